@@ -1,0 +1,6 @@
+//! shardgate, a layer-7 HTTP reverse proxy and load balancer for servers that are sharded by asset and region.
+//!
+//! The modules in reading order. A file imports only from modules of a lower level than its own (`tests/it/tidy.rs`
+//! checks it); ARCHITECTURE.md says why.
+
+pub mod model;

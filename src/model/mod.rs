@@ -1,0 +1,26 @@
+//! What the operator asks for, as types: a [`Plan`] and its parts.
+//!
+//! A Plan is made once, by `config`, from text that has passed every check. Whoever holds one never checks again: a
+//! region it names exists, an address parses, a path template is well formed. Nothing here does input or output, and
+//! nothing here knows the time; that is why every other room may import it.
+
+mod address;
+mod key;
+mod names;
+mod plan;
+mod pool;
+mod reason;
+mod route;
+mod settings;
+
+pub use address::{Address, Bind};
+pub use key::{AssetId, Key, PoolId, RegionId};
+pub use names::Names;
+pub use plan::{Admin, Asset, Limits, Listener, Log, LogFormat, LogLevel, LogSink, Plan, Region, Secret, Server};
+pub use pool::{Member, Pool, PoolAsset, Role};
+pub use reason::{Outcome, Reason};
+pub use route::{Action, HeaderEdits, HostPattern, Rewrite, Route, Source, SourceKind};
+pub use settings::{
+    Failover, HealthCheck, HostHeader, HttpCheck, Limit, Policy, PoolSettings, Protocol, Retry, RetryOn, RetryOverride,
+    StatusRange, Timeouts, TimeoutsOverride, Via,
+};

@@ -1,0 +1,188 @@
+//! The whole of a configuration, checked.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::{Bind, Pool, RegionId, Route};
+
+/// The whole of a configuration, checked. Every name in it has been resolved, every number is in range.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Of all that was read: the files' text and what the environment put into it. 16 hex digits, for `config_info`.
+    pub hash: String,
+    /// `[server]`
+    pub server: Server,
+    /// `[[listeners]]`; at least one; names are unique.
+    pub listeners: Vec<Listener>,
+    /// `[admin]`; `None`: `admin = false`.
+    pub admin: Option<Admin>,
+    /// `[regions.*]`, in the order of the file.
+    pub regions: Vec<Region>,
+    /// Every asset that stands in `[assets]` or has a pool; `*` is not one of them.
+    pub assets: Vec<Asset>,
+    /// `[pools.*.*]`, sorted by asset (`*` last) and region, so that an asset's pools are neighbours.
+    pub pools: Vec<Pool>,
+    /// `[[routes]]`, in the order of the files.
+    pub routes: Vec<Route>,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[log]`
+    pub log: Log,
+    /// `metrics.max_pools`: pools that get series of their own; the rest share `_other`.
+    pub max_metric_pools: usize,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Threads of the data plane; `None`: one per core that this process may use.
+    pub workers: Option<usize>,
+    /// After SIGTERM, how long serving goes on as before while `/readyz` already fails.
+    pub drain_delay: Duration,
+    /// Then, how long requests in flight may take.
+    pub drain_timeout: Duration,
+    /// For requests that name none.
+    pub default_region: RegionId,
+}
+
+/// `[[listeners]]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Its label; the bind address unless said otherwise.
+    pub name: Arc<str>,
+    /// Where.
+    pub bind: Bind,
+    /// Whose X-Forwarded-* is believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Where.
+    pub bind: Bind,
+    /// The secret itself, read from `token_file`; `Secret` hides it from logs.
+    pub token: Option<Secret>,
+    /// Whether `/metrics` needs the token too, on a bind beyond loopback.
+    pub protect_metrics: bool,
+}
+
+/// Something that must not be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[hidden]")
+    }
+}
+
+/// `[regions.*]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Region {
+    /// As the file spells it.
+    pub name: Arc<str>,
+    /// Addresses that are local to it.
+    pub clients: Vec<IpNet>,
+    /// Regions tried, in this order, when it can't serve.
+    pub fallback: Vec<RegionId>,
+}
+
+/// `[assets.*]`, or named by a pool alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asset {
+    /// As the file spells it.
+    pub name: Arc<str>,
+    /// Other names of it.
+    pub aliases: Vec<String>,
+}
+
+/// `[limits]`: what clients may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Open client connections, over all listeners and workers.
+    pub max_connections: u32,
+    /// The same for one client address; 0: no limit.
+    pub max_connections_per_client: u32,
+    /// Bytes of a request head.
+    pub max_header_bytes: u32,
+    /// Header fields of a request.
+    pub max_headers: u32,
+    /// Bytes of a request target.
+    pub max_target_bytes: u32,
+    /// Bytes of a request body.
+    pub max_body_bytes: u64,
+    /// For a whole request head, from its first byte (or from the accept, for the first).
+    pub header_timeout: Duration,
+    /// Between two requests of a connection.
+    pub idle_timeout: Duration,
+    /// Bytes per second that a body must reach after a grace of 10 s, both directions; 0: no minimum.
+    pub min_body_rate: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 50_000,
+            max_connections_per_client: 0,
+            max_header_bytes: 16 * 1024,
+            max_headers: 100,
+            max_target_bytes: 8 * 1024,
+            max_body_bytes: 16 * 1024 * 1024,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            min_body_rate: 240,
+        }
+    }
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Log {
+    /// The least severe that is written.
+    pub level: LogLevel,
+    /// How.
+    pub format: LogFormat,
+    /// Where a line per request goes.
+    pub access: LogSink,
+}
+
+/// See [`Log::level`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(missing_docs, reason = "the words of every log")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+/// See [`Log::format`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    #[default]
+    Auto,
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// See [`Log::access`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum LogSink {
+    /// None.
+    Off,
+    /// Standard output.
+    #[default]
+    Stdout,
+    /// Appended to this file; SIGUSR1 opens it anew.
+    File(PathBuf),
+}
