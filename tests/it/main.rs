@@ -1,0 +1,9 @@
+//! Drives the real binary through TOML files and sockets: a file per capability, all of them in one binary, because
+//! linking is what takes the time. Backends are scriptable ones of `support`, or real servers in `real_peers`.
+//!
+//! Rules: ports are 0 and read from the daemon's log; nothing sleeps in order to wait (`support::poll_until` and the
+//! methods built on it look again until a deadline); no test depends on how fast the machine is.
+#![allow(unreachable_pub, reason = "modules of one test binary")]
+#![allow(clippy::print_stderr, reason = "a failing test shows the daemon's log")]
+
+mod support;
