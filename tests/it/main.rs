@@ -7,3 +7,4 @@
 #![allow(clippy::print_stderr, reason = "a failing test shows the daemon's log")]
 
 mod support;
+mod tidy;

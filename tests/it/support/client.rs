@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use super::DEADLINE;
 
+/// Name and value, in order.
+pub type Fields = Vec<(String, String)>;
+
 /// One connection.
 pub struct Client {
     socket: Socket,
@@ -29,15 +32,15 @@ pub struct Response {
     /// The number.
     pub status: u16,
     /// Name and value, names as sent, in order.
-    pub headers: Vec<(String, String)>,
+    pub headers: Fields,
     /// Without its framing.
     pub body: Vec<u8>,
     /// Fields after a chunked body.
-    pub trailers: Vec<(String, String)>,
+    pub trailers: Fields,
     /// Whether the body came in chunks.
     pub chunked: bool,
     /// Interim responses that came first: status and fields.
-    pub interim: Vec<(u16, Vec<(String, String)>)>,
+    pub interim: Vec<(u16, Fields)>,
 }
 
 impl Response {
@@ -180,7 +183,7 @@ impl Client {
     }
 
     /// Reads only a response head; what follows stays unread.
-    pub fn head_only(&mut self) -> (u16, Vec<(String, String)>) {
+    pub fn head_only(&mut self) -> (u16, Fields) {
         let (_, status, headers) = self.head().unwrap_or_else(|e| panic!("response head: {e}"));
         (status, headers)
     }
@@ -243,7 +246,7 @@ impl Client {
         }
     }
 
-    fn head(&mut self) -> io::Result<(String, u16, Vec<(String, String)>)> {
+    fn head(&mut self) -> io::Result<(String, u16, Fields)> {
         let line = self.line()?;
         let mut words = line.splitn(3, ' ');
         let version = words.next().unwrap_or_default().to_owned();
@@ -258,7 +261,7 @@ impl Client {
         Ok((version, status, self.fields()?))
     }
 
-    fn fields(&mut self) -> io::Result<Vec<(String, String)>> {
+    fn fields(&mut self) -> io::Result<Fields> {
         let mut fields = Vec::new();
         loop {
             let line = self.line()?;

@@ -5,11 +5,12 @@
 use std::time::{Duration, Instant};
 
 pub mod client;
+pub mod exchange;
 pub mod origin;
 pub mod proxy;
 
 pub use client::{Client, Response};
-pub use origin::Origin;
+pub use origin::{After, Behaviour, Gate, Origin};
 pub use proxy::Proxy;
 
 /// How long anything that must happen may take. Generous: it is only ever waited out by a test that fails.

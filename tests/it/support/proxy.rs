@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use super::client::Fields;
 use super::{Client, DEADLINE, Response, poll, poll_until};
 
 /// A running daemon; killed on drop. A test that fails shows its log.
@@ -34,10 +35,16 @@ pub struct Failed {
     pub stderr: String,
 }
 
+#[derive(Default)]
+struct Collected {
+    lines: Vec<String>,
+    ended: bool,
+}
+
 /// Lines of a stream, collected by a thread as they come.
 #[derive(Clone, Default)]
 struct Lines {
-    shared: Arc<(Mutex<(Vec<String>, bool)>, Condvar)>,
+    shared: Arc<(Mutex<Collected>, Condvar)>,
 }
 
 impl Lines {
@@ -47,18 +54,18 @@ impl Lines {
         std::thread::spawn(move || {
             for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
                 let (state, changed) = &*writer.shared;
-                state.lock().unwrap().0.push(String::from_utf8_lossy(&line).into_owned());
+                state.lock().unwrap().lines.push(String::from_utf8_lossy(&line).into_owned());
                 changed.notify_all();
             }
             let (state, changed) = &*writer.shared;
-            state.lock().unwrap().1 = true;
+            state.lock().unwrap().ended = true;
             changed.notify_all();
         });
         lines
     }
 
     fn all(&self) -> Vec<String> {
-        self.shared.0.lock().unwrap().0.clone()
+        self.shared.0.lock().unwrap().lines.clone()
     }
 
     /// The first line that passes; `None` when the stream has ended or the time is up.
@@ -68,13 +75,13 @@ impl Lines {
         let mut seen = 0;
         let mut state = state.lock().unwrap();
         loop {
-            while seen < state.0.len() {
-                if let Some(found) = pass(&state.0[seen]) {
+            while seen < state.lines.len() {
+                if let Some(found) = pass(&state.lines[seen]) {
                     return Some(found);
                 }
                 seen += 1;
             }
-            if state.1 {
+            if state.ended {
                 return None;
             }
             let left = end.checked_duration_since(Instant::now())?;
@@ -245,7 +252,7 @@ impl Proxy {
     }
 
     /// The series of this name that have these labels: all labels, and the value.
-    pub fn series(&self, name: &str, labels: &[(&str, &str)]) -> Vec<(Vec<(String, String)>, f64)> {
+    pub fn series(&self, name: &str, labels: &[(&str, &str)]) -> Vec<(Fields, f64)> {
         let page = self.admin_request("GET", "/metrics");
         assert_eq!(page.status, 200, "/metrics: {}", page.text());
         let text = page.text();
@@ -347,7 +354,7 @@ fn message(line: &str) -> Option<String> {
 }
 
 /// `name{a="b",c="d"} 1` of the Prometheus text format.
-fn sample(line: &str) -> Option<(String, Vec<(String, String)>, f64)> {
+fn sample(line: &str) -> Option<(String, Fields, f64)> {
     let name_end = line.find(['{', ' '])?;
     let (name, mut rest) = line.split_at(name_end);
     let mut labels = Vec::new();
