@@ -4,3 +4,4 @@
 //! checks it); ARCHITECTURE.md says why.
 
 pub mod model;
+pub mod message;

@@ -1,0 +1,399 @@
+//! The body of a request on its way to a backend: streamed, counted, kept for replay while that is possible.
+//!
+//! A [`RequestBody`] belongs to one request and outlives its tries. Each try reads through an [`Attempt`]: first what
+//! earlier tries have read already, then the client. What is kept is bounded twice, per request and per worker; past
+//! either bound the body goes on streaming and only the chance to replay it is gone.
+//!
+//! Trailers are dropped: a field that comes after the body could not have been checked when the request was routed
+//! (RFC 9110, 6.5.1 lets an intermediary do so).
+
+use std::cell::{Cell, RefCell};
+use std::future::Future as _;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// How long a backend may take to say 100 before the body is sent anyway (RFC 9110, 10.1.1).
+const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Bytes that one worker may keep for replays, over all its requests.
+#[derive(Debug, Clone)]
+pub struct ReplayBudget(Rc<Cell<u64>>);
+
+impl ReplayBudget {
+    /// A budget of so many bytes.
+    pub fn new(bytes: u64) -> Self {
+        Self(Rc::new(Cell::new(bytes)))
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        let enough = self.0.get() >= bytes;
+        if enough {
+            self.0.set(self.0.get() - bytes);
+        }
+        enough
+    }
+
+    fn give(&self, bytes: u64) {
+        self.0.set(self.0.get() + bytes);
+    }
+}
+
+/// Why a request body could not be read on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BodyFault {
+    /// Larger than `max_body_bytes`.
+    #[error("the request body is over the limit")]
+    TooLarge,
+    /// The client's connection ended or what it sent was not valid; the connection knows more.
+    #[error("the client's body ended badly")]
+    Client,
+    /// A later try has taken over, or the answer is there already.
+    #[error("this try is over")]
+    Over,
+}
+
+/// The body of one request.
+pub struct RequestBody<B> {
+    shared: Rc<Shared<B>>,
+}
+
+struct Shared<B> {
+    source: RefCell<B>,
+    total: Option<u64>,
+    max: u64,
+    kept: RefCell<Vec<Bytes>>,
+    kept_bytes: Cell<u64>,
+    keep_max: Cell<u64>,
+    keeping: Cell<bool>,
+    budget: ReplayBudget,
+    budget_hit: Cell<bool>,
+    received: Cell<u64>,
+    done: Cell<Option<Instant>>,
+    progress: Cell<Instant>,
+    waiting_for_client: Cell<bool>,
+    fault: Cell<Option<BodyFault>>,
+    held: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+    attempt: Cell<u32>,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
+    /// `max`: bytes of the whole body. `hold`: the client expects 100-continue, so nothing is read until
+    /// [`release`](Self::release), or a second after the first try asks.
+    pub fn new(source: B, max: u64, hold: bool, budget: &ReplayBudget) -> Self {
+        let now = Instant::now();
+        let empty = source.is_end_stream();
+        let total = source.size_hint().exact();
+        Self {
+            shared: Rc::new(Shared {
+                total,
+                max,
+                kept: RefCell::new(Vec::new()),
+                kept_bytes: Cell::new(0),
+                keep_max: Cell::new(0),
+                keeping: Cell::new(true),
+                budget: budget.clone(),
+                budget_hit: Cell::new(false),
+                received: Cell::new(0),
+                done: Cell::new(empty.then_some(now)),
+                progress: Cell::new(now),
+                waiting_for_client: Cell::new(false),
+                fault: Cell::new(None),
+                held: Cell::new(hold && !empty),
+                waker: RefCell::new(None),
+                attempt: Cell::new(0),
+                source: RefCell::new(source),
+            }),
+        }
+    }
+
+    /// How much may be kept for replay. To be set before the first try.
+    pub fn keep(&self, bytes: u64) {
+        self.shared.keep_max.set(bytes);
+    }
+
+    /// Whether the declared length alone is over the limit.
+    pub fn is_declared_too_large(&self) -> bool {
+        self.shared.total.is_some_and(|total| total > self.shared.max)
+    }
+
+    /// A body for the next try; the one before is over.
+    pub fn attempt(&self) -> Attempt<B> {
+        let number = self.shared.attempt.get() + 1;
+        self.shared.attempt.set(number);
+        Attempt { shared: Rc::clone(&self.shared), number, next: 0, sent: 0, patience: None }
+    }
+
+    /// Whether another try could send the same body from its beginning.
+    pub fn is_replayable(&self) -> bool {
+        self.shared.fault.get().is_none() && (self.shared.keeping.get() || self.shared.received.get() == 0)
+    }
+
+    /// Lets a held body flow: the backend has said 100.
+    pub fn release(&self) {
+        self.shared.held.set(false);
+        if let Some(waker) = self.shared.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Ends a body that is still held: the answer is there, so the client is not asked for it any more.
+    pub fn abandon_if_held(&self) {
+        if self.shared.held.get() {
+            self.shared.fault.set(Some(BodyFault::Over));
+            self.release();
+        }
+    }
+
+    /// Bytes received of it so far.
+    pub fn received(&self) -> u64 {
+        self.shared.received.get()
+    }
+
+    /// What went wrong while reading it.
+    pub fn fault(&self) -> Option<BodyFault> {
+        self.shared.fault.get()
+    }
+
+    /// When its last byte was read; `None`: there is more to come.
+    pub fn done(&self) -> Option<Instant> {
+        self.shared.done.get()
+    }
+
+    /// When anything was last read, and whether it is the client who is being waited for now.
+    pub fn progress(&self) -> (Instant, bool) {
+        (self.shared.progress.get(), self.shared.waiting_for_client.get())
+    }
+
+    /// Whether the worker's budget made it give up replaying.
+    pub fn hit_budget(&self) -> bool {
+        self.shared.budget_hit.get()
+    }
+}
+
+impl<B> Drop for Shared<B> {
+    fn drop(&mut self) {
+        self.budget.give(self.kept_bytes.get());
+    }
+}
+
+impl<B> Shared<B> {
+    fn keep(&self, data: &Bytes) -> bool {
+        if !self.keeping.get() {
+            return false;
+        }
+        let len = data.len() as u64;
+        let fits = self.kept_bytes.get() + len <= self.keep_max.get();
+        if fits && self.budget.take(len) {
+            self.kept_bytes.set(self.kept_bytes.get() + len);
+            self.kept.borrow_mut().push(data.clone());
+            return true;
+        }
+        self.budget_hit.set(fits);
+        self.keeping.set(false);
+        self.kept.borrow_mut().clear();
+        self.budget.give(self.kept_bytes.replace(0));
+        false
+    }
+}
+
+/// The body as one try sends it.
+pub struct Attempt<B> {
+    shared: Rc<Shared<B>>,
+    number: u32,
+    /// The next kept piece to send.
+    next: usize,
+    sent: u64,
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Attempt<B> {
+    /// Whether the body may be read, or must wait for the backend's 100.
+    fn poll_released(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.shared.held.get() {
+            return Poll::Ready(());
+        }
+        let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(CONTINUE_PATIENCE)));
+        if patience.as_mut().poll(cx).is_ready() {
+            self.shared.held.set(false);
+            return Poll::Ready(());
+        }
+        *self.shared.waker.borrow_mut() = Some(cx.waker().clone());
+        self.shared.progress.set(Instant::now());
+        Poll::Pending
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = &mut *self;
+        if this.number != this.shared.attempt.get() {
+            return Poll::Ready(Some(Err(BodyFault::Over)));
+        }
+        if this.poll_released(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let shared = &*this.shared;
+        if let Some(fault) = shared.fault.get() {
+            return Poll::Ready(Some(Err(fault)));
+        }
+        let kept = shared.kept.borrow().get(this.next).cloned();
+        if let Some(data) = kept {
+            this.next += 1;
+            this.sent += data.len() as u64;
+            shared.progress.set(Instant::now());
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if shared.done.get().is_some() {
+            return Poll::Ready(None);
+        }
+        loop {
+            let polled = Pin::new(&mut *shared.source.borrow_mut()).poll_frame(cx);
+            shared.waiting_for_client.set(polled.is_pending());
+            let frame = match polled {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Ok(frame))) => frame,
+                Poll::Ready(Some(Err(_))) => {
+                    shared.fault.set(Some(BodyFault::Client));
+                    return Poll::Ready(Some(Err(BodyFault::Client)));
+                }
+                Poll::Ready(None) => {
+                    shared.done.set(Some(Instant::now()));
+                    return Poll::Ready(None);
+                }
+            };
+            let Ok(data) = frame.into_data() else { continue };
+            let now = Instant::now();
+            shared.progress.set(now);
+            shared.received.set(shared.received.get() + data.len() as u64);
+            if shared.received.get() > shared.max {
+                shared.fault.set(Some(BodyFault::TooLarge));
+                return Poll::Ready(Some(Err(BodyFault::TooLarge)));
+            }
+            if shared.keep(&data) {
+                this.next += 1;
+            }
+            this.sent += data.len() as u64;
+            if shared.source.borrow().is_end_stream() {
+                shared.done.set(Some(now));
+            }
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let shared = &*self.shared;
+        shared.done.get().is_some() && shared.fault.get().is_none() && self.next >= shared.kept.borrow().len()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.shared.total {
+            Some(total) => SizeHint::with_exact(total.saturating_sub(self.sent)),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt, StreamBody};
+
+    type Pieces = Vec<Result<Frame<Bytes>, &'static str>>;
+
+    fn source(pieces: Pieces) -> impl Body<Data = Bytes, Error = &'static str> + Unpin {
+        StreamBody::new(futures_util::stream::iter(pieces))
+    }
+
+    fn data(text: &'static str) -> Result<Frame<Bytes>, &'static str> {
+        Ok(Frame::data(Bytes::from_static(text.as_bytes())))
+    }
+
+    async fn read<B: Body<Data = Bytes, Error = BodyFault>>(body: B) -> Result<String, BodyFault> {
+        let bytes = body.collect().await?.to_bytes();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn body(pieces: Pieces, max: u64, keep: u64) -> RequestBody<impl Body<Data = Bytes> + Unpin> {
+        let body = RequestBody::new(source(pieces), max, false, &ReplayBudget::new(100));
+        body.keep(keep);
+        body
+    }
+
+    #[tokio::test]
+    async fn a_second_try_sends_what_the_first_had_read_and_the_rest() {
+        let body = body(vec![data("one "), data("two "), data("three")], 100, 64);
+        let mut first = body.attempt();
+        assert!(first.frame().await.unwrap().is_ok());
+        assert!(body.is_replayable());
+        let second = body.attempt();
+        assert_eq!(first.frame().await.unwrap().unwrap_err(), BodyFault::Over);
+        assert_eq!(read(second).await.unwrap(), "one two three");
+        assert_eq!(read(body.attempt()).await.unwrap(), "one two three");
+        assert_eq!(body.received(), 13);
+        assert!(body.done().is_some());
+    }
+
+    #[tokio::test]
+    async fn past_its_bound_a_body_streams_on_but_can_t_be_replayed() {
+        let body = body(vec![data("0123456789"), data("0123456789")], 100, 15);
+        assert_eq!(read(body.attempt()).await.unwrap().len(), 20);
+        assert!(!body.is_replayable());
+        assert!(!body.hit_budget());
+    }
+
+    #[tokio::test]
+    async fn the_budget_of_a_worker_is_given_back() {
+        let budget = ReplayBudget::new(15);
+        let one = RequestBody::new(source(vec![data("0123456789")]), 100, false, &budget);
+        one.keep(64);
+        let two = RequestBody::new(source(vec![data("0123456789")]), 100, false, &budget);
+        two.keep(64);
+        read(one.attempt()).await.unwrap();
+        read(two.attempt()).await.unwrap();
+        assert!(one.is_replayable() && !two.is_replayable() && two.hit_budget());
+        drop(one);
+        assert_eq!(budget.0.get(), 15);
+    }
+
+    #[tokio::test]
+    async fn too_large_and_broken_bodies_are_told_apart() {
+        let large = body(vec![data("0123456789")], 9, 64);
+        assert_eq!(read(large.attempt()).await.unwrap_err(), BodyFault::TooLarge);
+        let broken = body(vec![data("01"), Err("reset")], 9, 64);
+        assert_eq!(read(broken.attempt()).await.unwrap_err(), BodyFault::Client);
+        assert!(!broken.is_replayable());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_held_body_flows_when_released_or_after_a_second() {
+        let budget = ReplayBudget::new(0);
+        let body = RequestBody::new(source(vec![data("x")]), 9, true, &budget);
+        let mut attempt = body.attempt();
+        assert!(futures_util::poll!(attempt.frame()).is_pending());
+        body.release();
+        assert!(futures_util::poll!(attempt.frame()).is_ready());
+
+        let body = RequestBody::new(source(vec![data("x")]), 9, true, &budget);
+        let began = Instant::now();
+        assert_eq!(read(body.attempt()).await.unwrap(), "x");
+        assert_eq!(began.elapsed().as_secs(), 1);
+
+        let body = RequestBody::new(source(vec![data("x")]), 9, true, &budget);
+        let attempt = body.attempt();
+        body.abandon_if_held();
+        assert_eq!(read(attempt).await.unwrap_err(), BodyFault::Over);
+    }
+}

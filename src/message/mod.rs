@@ -1,0 +1,9 @@
+//! HTTP messages as such: what is allowed in them, what must change on the way, and what we say ourselves.
+//!
+//! One set of rules serves both sides, clients and backends. Nothing here knows of pools, routes or connections to
+//! backends.
+
+pub mod body;
+pub mod forwarded;
+pub mod hop;
+pub mod respond;

@@ -1,0 +1,92 @@
+//! From a reason to an answer: the only place where the status of an error of ours is chosen.
+//!
+//! Answers are problem documents (RFC 9457). The client learns the reason word and its request's id, and no more; what
+//! really happened stands in the log under the same id.
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
+use serde::Serialize;
+
+use crate::model::Reason;
+
+/// The status that a reason becomes. 499, in the log alone, stands for a client that went away.
+pub fn status(reason: Reason) -> StatusCode {
+    let code = match reason {
+        Reason::BadRequest | Reason::NoAsset => 400,
+        Reason::NoRoute | Reason::UnknownAsset | Reason::UnknownRegion => 404,
+        Reason::MethodNotAllowed => 405,
+        Reason::RequestTimeout => 408,
+        Reason::RequestTooLarge => 413,
+        Reason::TargetTooLong => 414,
+        Reason::RateLimited => 429,
+        Reason::HeadersTooLarge => 431,
+        Reason::ClientClosed => 499,
+        Reason::ConnectFailed | Reason::UpstreamReset | Reason::UpstreamProtocolError | Reason::UpstreamTruncated => {
+            502
+        }
+        Reason::NoHealthyBackend | Reason::Overloaded | Reason::QueueTimeout | Reason::Draining => 503,
+        Reason::UpstreamTimeout => 504,
+    };
+    StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'a str,
+    title: &'a str,
+    status: u16,
+    reason: &'a str,
+    request_id: &'a str,
+}
+
+/// The answer for a reason.
+pub fn problem(reason: Reason, request_id: &str) -> Response<Bytes> {
+    let status = status(reason);
+    let problem = Problem {
+        r#type: "about:blank",
+        title: status.canonical_reason().unwrap_or("Error"),
+        status: status.as_u16(),
+        reason: reason.as_str(),
+        request_id,
+    };
+    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::SERVER, HeaderValue::from_static("shardgate"));
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_an_error_status() {
+        for &reason in Reason::ALL {
+            let status = status(reason);
+            assert!(status.is_client_error() || status.is_server_error(), "{reason}: {status}");
+            assert_ne!(status, StatusCode::INTERNAL_SERVER_ERROR, "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_problem_says_what_and_for_which_request() {
+        let response = problem(Reason::NoHealthyBackend, "4f\"x");
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(
+            body,
+            serde_json::json!({
+                "type": "about:blank", "title": "Service Unavailable", "status": 503,
+                "reason": "no_healthy_backend", "request_id": "4f\"x",
+            })
+        );
+    }
+}
