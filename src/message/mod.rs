@@ -3,7 +3,11 @@
 //! One set of rules serves both sides, clients and backends. Nothing here knows of pools, routes or connections to
 //! backends.
 
+pub mod framing;
+pub mod conn;
 pub mod body;
 pub mod forwarded;
 pub mod hop;
 pub mod respond;
+
+pub use conn::Conn;

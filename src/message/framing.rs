@@ -1,0 +1,94 @@
+//! Strict rules for HTTP/1 messages: where one ends and the next begins, and what may stand in a head.
+//!
+//! Two parsers that read the same bytes differently are how requests are smuggled, so everything here refuses what RFC
+//! 9112 calls invalid, and also what it merely tolerates where tolerance has been abused (a bare LF, equal
+//! Content-Lengths on two lines, `Transfer-Encoding` beside `Content-Length`). What passes is read alike by every
+//! parser behind us. Pure: no input or output, no clock; the same rules serve the gate and whoever reads a backend.
+//!
+//! Sources: RFC 9110 (fields, Host, Expect), RFC 9112 (messages), RFC 3986 (host and path).
+
+use std::fmt;
+
+use crate::model::Reason;
+
+mod chunk;
+mod head;
+mod target;
+#[cfg(test)]
+mod tests;
+
+pub use chunk::{Chunks, Step};
+pub use head::{Head, HeadLimits, Scan};
+pub use target::{origin_form, valid_host};
+
+/// How the end of a message's body is found (RFC 9112, 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Framing {
+    /// There is no body, or one of no bytes.
+    #[default]
+    Empty,
+    /// `Content-Length`: this many bytes, at least one.
+    Length(u64),
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+}
+
+/// Why bytes were refused: a word for the client, a sentence for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// What the client is told.
+    pub reason: Reason,
+    /// Which rule it broke.
+    pub detail: &'static str,
+}
+
+impl Fault {
+    /// The request is not valid HTTP.
+    pub(super) const fn bad(detail: &'static str) -> Self {
+        Self { reason: Reason::BadRequest, detail }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason, self.detail)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// Whether every byte may stand in a token (RFC 9110, 5.6.2).
+fn is_token(bytes: &[u8]) -> bool {
+    bytes.iter().fold(true, |ok, &b| ok & TOKEN[usize::from(b)])
+}
+
+/// Whether every byte may stand in a field value (RFC 9110, 5.5): no control character but HTAB.
+fn is_value(bytes: &[u8]) -> bool {
+    // A fold without an early end, so that the compiler makes vector instructions of it.
+    bytes.iter().fold(true, |ok, &b| ok & (b >= b' ' || b == b'\t') & (b != 0x7f))
+}
+
+/// Without the white space around it (RFC 9110, 5.6.3).
+fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = value {
+        value = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut b = 0u8;
+    while b < 128 {
+        table[b as usize] = b.is_ascii_alphanumeric()
+            || matches!(
+                b,
+                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+            );
+        b += 1;
+    }
+    table
+};

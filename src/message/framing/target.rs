@@ -1,0 +1,118 @@
+//! Request targets and hosts: RFC 9112, 3.2 and 3.2.1 to 3.2.4; RFC 9110, 7.2; RFC 3986, 3.2.2.
+//!
+//! Of characters, those pass that `http::Uri` takes as well, as far as they are ASCII: hyper reads the target after us,
+//! and what it would refuse must be refused here, with an answer of ours. A `#` never passes: a target has no fragment,
+//! and `http::Uri` would drop it silently.
+
+use std::borrow::Cow;
+use std::net::Ipv6Addr;
+
+use super::Fault;
+
+const INVALID: Fault = Fault::bad("invalid character in the target");
+
+/// Whether a request target may stand with this method (RFC 9112, 3.2).
+pub(super) fn check(method: &[u8], target: &[u8]) -> Result<(), Fault> {
+    match target {
+        [b'/', ..] => path_and_query(target),
+        b"*" if method == b"OPTIONS" => Ok(()),
+        b"*" => Err(Fault::bad("asterisk-form without OPTIONS")),
+        _ => {
+            let Some((authority, rest)) = split_absolute(target) else {
+                return Err(Fault::bad("target is neither a path nor an http URI"));
+            };
+            if !valid_host(authority) {
+                return Err(Fault::bad("invalid authority in the target"));
+            }
+            path_and_query(rest)
+        }
+    }
+}
+
+/// What a backend is sent in the request line for a target that passed the gate: the path and query, also where the
+/// client sent an absolute URI (RFC 9112, 3.2.2).
+pub fn origin_form(target: &[u8]) -> Cow<'_, [u8]> {
+    match split_absolute(target) {
+        None => Cow::Borrowed(target),
+        Some((_, b"")) => Cow::Borrowed(b"/"),
+        Some((_, rest @ [b'/', ..])) => Cow::Borrowed(rest),
+        Some((_, query)) => Cow::Owned([b"/", query].concat()),
+    }
+}
+
+/// Whether this is `host [":" port]` with a host that is not empty: a name, an IPv4 address, or an IPv6 address in
+/// brackets (RFC 9110, 7.2). No user information, no percent-encoding, no zone.
+pub fn valid_host(value: &[u8]) -> bool {
+    let (host, port) = if let [b'[', rest @ ..] = value {
+        let Some(end) = memchr::memchr(b']', rest) else { return false };
+        let (address, after) = rest.split_at(end);
+        let valid = str::from_utf8(address).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok());
+        if !valid {
+            return false;
+        }
+        match after {
+            [b']'] => return true,
+            [b']', b':', port @ ..] => (&b"v6"[..], port),
+            _ => return false,
+        }
+    } else {
+        match memchr::memchr(b':', value) {
+            None => (value, &b""[..]),
+            Some(at) => (&value[..at], &value[at + 1..]),
+        }
+    };
+    !host.is_empty() && host.iter().fold(true, |ok, &b| ok & is_reg_name(b)) && valid_port(port)
+}
+
+/// `*DIGIT` (RFC 3986, 3.2.3), and no more than a port can be.
+fn valid_port(port: &[u8]) -> bool {
+    port.len() <= 5
+        && port.iter().all(u8::is_ascii_digit)
+        && port.iter().fold(0u32, |n, b| n * 10 + u32::from(b - b'0')) <= u32::from(u16::MAX)
+}
+
+/// `unreserved / sub-delims` of RFC 3986.
+fn is_reg_name(b: u8) -> bool {
+    b.is_ascii_alphanumeric()
+        || matches!(
+            b,
+            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
+        )
+}
+
+/// The authority of an absolute http URI and what follows it.
+fn split_absolute(target: &[u8]) -> Option<(&[u8], &[u8])> {
+    let start = [&b"http://"[..], b"https://"]
+        .into_iter()
+        .find(|scheme| target.get(..scheme.len()).is_some_and(|s| s.eq_ignore_ascii_case(scheme)))?
+        .len();
+    let rest = target.get(start..)?;
+    Some(rest.split_at(memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len())))
+}
+
+fn path_and_query(target: &[u8]) -> Result<(), Fault> {
+    let (path, query) = target.split_at(memchr::memchr(b'?', target).unwrap_or(target.len()));
+    let valid = path.iter().fold(true, |ok, &b| ok & PATH[usize::from(b)])
+        & query.iter().fold(true, |ok, &b| ok & QUERY[usize::from(b)]);
+    if valid { Ok(()) } else { Err(INVALID) }
+}
+
+const PATH: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut b = 0x21u8;
+    while b < 0x7f {
+        table[b as usize] = !matches!(b, b'#' | b'<' | b'>' | b'?' | b'`');
+        b += 1;
+    }
+    table
+};
+
+const QUERY: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut b = 0x21u8;
+    while b < 0x7f {
+        table[b as usize] = !matches!(b, b'"' | b'#' | b'<' | b'>');
+        b += 1;
+    }
+    table
+};
