@@ -6,3 +6,4 @@
 pub mod model;
 pub mod message;
 pub mod telemetry;
+pub mod listen;
