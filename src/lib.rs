@@ -7,3 +7,4 @@ pub mod model;
 pub mod message;
 pub mod telemetry;
 pub mod listen;
+pub mod cli;

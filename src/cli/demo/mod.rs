@@ -1,0 +1,159 @@
+//! `shardgate demo`: serves at once, with sample backends of its own.
+//!
+//! What it serves is data: `config/demo.toml`, a configuration like any other, in which the addresses of backends are
+//! replaced by those of sample backends that are started here, and `config/demo-prices.json`, a made-up history.
+
+mod backends;
+mod forecast;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use serde::Deserialize;
+
+use backends::Sample;
+
+const CONFIG: &str = include_str!("../../../config/demo.toml");
+const PRICES: &str = include_str!("../../../config/demo-prices.json");
+
+/// A character that no configuration has.
+const MARK: char = '\u{1}';
+
+/// A demo whose backends run.
+pub(super) struct Demo {
+    /// The configuration, with the addresses of the running backends.
+    pub(super) config: String,
+    /// What to type, one to a line, once the proxy listens.
+    lines: Lines,
+}
+
+struct Lines {
+    control: SocketAddr,
+    /// Asset and region of the pool that is killed.
+    first: (String, String),
+    /// Another pool, in another region if there is one.
+    other: (String, String),
+    backends: usize,
+}
+
+#[derive(Deserialize)]
+struct Prices {
+    note: String,
+    step: String,
+    prices: BTreeMap<String, Vec<f64>>,
+}
+
+/// The part of a configuration that says which sample backends are wanted.
+#[derive(Deserialize)]
+struct Wanted {
+    listeners: Vec<Bound>,
+    admin: Bound,
+    server: Server,
+    pools: BTreeMap<String, BTreeMap<String, Members>>,
+}
+
+#[derive(Deserialize)]
+struct Bound {
+    bind: String,
+}
+
+#[derive(Deserialize)]
+struct Server {
+    default_region: String,
+}
+
+#[derive(Deserialize)]
+struct Members {
+    primaries: Vec<String>,
+    replicas: Vec<String>,
+}
+
+/// Starts the backends. `listen` and `admin` take the place of the addresses in the file.
+pub(super) fn start(listen: &str, admin: &str) -> anyhow::Result<Demo> {
+    let wanted: Wanted = toml::from_str(CONFIG).context("config/demo.toml")?;
+    let prices: Prices = serde_json::from_str(PRICES).context("config/demo-prices.json")?;
+    let (note, step) = (Arc::from(prices.note), Arc::from(prices.step));
+    let mut placeholders = Vec::new();
+    let mut samples = Vec::new();
+    for (asset, regions) in &wanted.pools {
+        let history = prices.prices.get(asset).with_context(|| format!("no sample prices for {asset}"))?;
+        let history: Arc<[f64]> = history.as_slice().into();
+        for (region, members) in regions {
+            for (role, addresses) in [("primary", &members.primaries), ("replica", &members.replicas)] {
+                for address in addresses {
+                    placeholders.push(address.clone());
+                    samples.push(Sample {
+                        asset: asset.clone(),
+                        region: region.clone(),
+                        role,
+                        prices: history.clone(),
+                        note: Arc::clone(&note),
+                        step: Arc::clone(&step),
+                    });
+                }
+            }
+        }
+    }
+    let pools: Vec<_> = samples.iter().map(|s| (s.asset.clone(), s.region.clone())).collect();
+    let (control, addresses) = backends::start(samples).context("can't start the sample backends")?;
+
+    let mut config = CONFIG.to_owned();
+    let addresses = addresses.iter().map(ToString::to_string);
+    let fixed = wanted.listeners.iter().map(|l| (l.bind.clone(), listen)).chain([(wanted.admin.bind, admin)]);
+    let replaced = placeholders.into_iter().zip(addresses).chain(fixed.map(|(from, to)| (from, to.to_owned())));
+    // An address just put in must not be taken for one that is still to be replaced: it is marked until the end.
+    for (from, to) in replaced {
+        config = config.replacen(&format!("\"{from}\""), &format!("\"{MARK}{to}\""), 1);
+    }
+    config.retain(|c| c != MARK);
+
+    let home = pools.iter().find(|p| p.1 == wanted.server.default_region);
+    let first = home.cloned().context("config/demo.toml has no pool in its default region")?;
+    let other = pools.iter().find(|p| p.0 != first.0 && p.1 != first.1).unwrap_or(&first).clone();
+    Ok(Demo { config, lines: Lines { control, first, other, backends: pools.len() } })
+}
+
+impl Demo {
+    /// What to try, for people, once it is known where the proxy listens.
+    pub(super) fn invitation(&self, proxy: &str, admin: &str) -> String {
+        let Lines { control, first: (asset, region), other: (other_asset, other_region), backends } = &self.lines;
+        format!(
+            "shardgate demo: http://{proxy}, admin http://{admin}, {backends} sample backends (their data is made up)\n\
+             \n\
+             Try, in another terminal:\n\
+             \n  curl -s http://{proxy}/v1/predict/{asset}\n\
+             \n  curl -s -H 'x-region: {other_region}' 'http://{proxy}/v1/predict/{other_asset}?horizon=7'\n\
+             \n  curl -s -X POST http://{control}/die/{asset}/{region}   # kills every backend of {asset} in {region}\n\
+             \n\
+             Then ask for {asset} again: another region answers. `/revive/{asset}/{region}` brings them back.\n\
+             Metrics: http://{admin}/metrics. State: shardgate status --admin {admin}. Ctrl-C ends it.\n"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_of_the_file_becomes_one_that_runs() {
+        let demo = start("127.0.0.1:0", "127.0.0.1:0").unwrap();
+        let before: Wanted = toml::from_str(CONFIG).unwrap();
+        let after: Wanted = toml::from_str(&demo.config).unwrap();
+        assert_eq!(after.listeners[0].bind, "127.0.0.1:0");
+        assert_eq!(after.admin.bind, "127.0.0.1:0");
+        let all = |w: &Wanted| -> Vec<String> {
+            let pools = w.pools.values().flat_map(BTreeMap::values);
+            pools.flat_map(|m| m.primaries.iter().chain(&m.replicas)).cloned().collect()
+        };
+        assert_eq!(all(&after).len(), all(&before).len());
+        let distinct: std::collections::BTreeSet<_> = all(&after).into_iter().collect();
+        assert_eq!(distinct.len(), all(&before).len());
+        for address in distinct {
+            std::net::TcpStream::connect(&address).unwrap();
+        }
+        assert!(demo.invitation("h:1", "h:2").contains("curl -s http://h:1/v1/predict/"));
+    }
+}

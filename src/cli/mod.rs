@@ -1,0 +1,113 @@
+//! The command line: what is asked for, and the exit code that tells how it went.
+//!
+//! 0 done, 1 the configuration or the request is wrong, 2 usage (clap's own), 3 a listener can't be bound, 4 anything
+//! else. What was asked for goes to standard output, errors to standard error.
+
+mod admin;
+#[allow(dead_code, reason = "waits for the daemon that serves it")]
+mod demo;
+mod fault;
+mod status;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use fault::Fault;
+
+/// Where the admin address is unless said otherwise.
+const DEFAULT_ADMIN: &str = "127.0.0.1:9600";
+
+#[derive(Debug, Parser)]
+#[command(name = "shardgate", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Ask the running daemon to read its configuration again
+    Reload {
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Show regions, pools and backends of the running daemon
+    Status {
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (roff)
+    Man,
+}
+
+/// How to reach the running daemon.
+#[derive(Debug, Args)]
+struct Daemon {
+    /// Its admin address: HOST:PORT or unix:PATH
+    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADMIN)]
+    admin: String,
+    /// A file that holds the admin token
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does what the arguments of this process say.
+pub fn run() -> ExitCode {
+    match Cli::parse().command.execute() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            // There is nobody left to tell when standard error is gone, too.
+            let _ = std::io::stderr().lock().write_all(fault.to_string().as_bytes());
+            fault.code()
+        }
+    }
+}
+
+impl Command {
+    fn execute(self) -> Result<(), Fault> {
+        match self {
+            Self::Reload { daemon } => admin::reload(&daemon),
+            Self::Status { daemon } => admin::status(&daemon),
+            Self::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "shardgate", &mut script);
+                print(&script)
+            }
+            Self::Man => {
+                let mut page = Vec::new();
+                clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+                print(&page)
+            }
+        }
+    }
+}
+
+/// To standard output. A reader that has gone away (`| head`) is no fault.
+fn print(text: impl AsRef<[u8]>) -> Result<(), Fault> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}
