@@ -56,11 +56,15 @@ impl AccessWriter {
     /// Opens what `[log] access` names, and starts the thread.
     pub fn spawn(log: &Log, metrics: &Metrics) -> io::Result<Self> {
         let (sink, form) = open(log)?;
+        Self::start(sink, form, metrics.dropped_access())
+    }
+
+    fn start(sink: Sink, form: Form, dropped: Arc<AtomicU64>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             form: AtomicU8::new(form as u8),
             orders: Mutex::default(),
             stop: AtomicBool::new(false),
-            dropped: metrics.dropped_access(),
+            dropped,
         });
         let writer = Writer { shared: shared.clone(), rings: Vec::new(), sink };
         let thread = std::thread::Builder::new().name("access-log".into()).spawn(move || writer.run())?;
@@ -224,4 +228,138 @@ fn open(log: &Log) -> io::Result<(Sink, Form)> {
         LogFormat::Auto | LogFormat::Json => Form::Json,
     };
     Ok((sink, form))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::time::{Instant, SystemTime};
+
+    use super::*;
+
+    fn record(request_id: &str) -> AccessRecord<'_> {
+        AccessRecord {
+            time: SystemTime::UNIX_EPOCH,
+            client: "192.0.2.7",
+            listener: "public",
+            method: b"GET",
+            target: b"/",
+            host: b"",
+            route: "",
+            status: 200,
+            reason: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            asset: "",
+            region: "",
+            backend: "",
+            attempts: 0,
+            duration: Duration::ZERO,
+            upstream: None,
+            connect: None,
+            request_id: request_id.as_bytes(),
+        }
+    }
+
+    fn request_id(line: &str) -> String {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line["request_id"].as_str().unwrap().to_owned()
+    }
+
+    fn log(access: LogSink) -> Log {
+        Log { access, format: LogFormat::Auto, ..Log::default() }
+    }
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn lines_of_all_workers_arrive_whole_and_in_each_workers_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let metrics = Metrics::new(1);
+        let writer = AccessWriter::spawn(&log(LogSink::File(path.clone())), &metrics).unwrap();
+        std::thread::scope(|scope| {
+            for worker in 0..4 {
+                let access = writer.worker();
+                scope.spawn(move || (0..500).for_each(|n| access.line(&record(&format!("{worker}-{n}")))));
+            }
+        });
+        assert!(writer.flush(LONG));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let ids: Vec<_> = text.lines().map(request_id).collect();
+        for worker in 0..4 {
+            let prefix = format!("{worker}-");
+            let of_worker: Vec<_> = ids.iter().filter_map(|id| id.strip_prefix(&prefix)).collect();
+            assert_eq!(of_worker, (0..500).map(|n| n.to_string()).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_reader_that_stands_still_costs_lines_that_are_counted() {
+        let (reader, pipe) = io::pipe().unwrap();
+        let dropped = Arc::new(AtomicU64::new(0));
+        let writer = AccessWriter::start(Sink::stream(&pipe).unwrap(), Form::Json, dropped.clone()).unwrap();
+        drop(pipe);
+        let access = writer.with_ring(64 * 1024);
+        // More than ring and pipe hold: nobody reads, and this ends all the same.
+        let total = 4_000;
+        (0..total).for_each(|n| access.line(&record(&n.to_string())));
+        assert!(dropped.load(Ordering::Relaxed) > 0);
+        assert!(!writer.flush(Duration::from_millis(1)));
+
+        // The reader goes on: what was kept comes whole, and with what was counted that is all.
+        drop(access);
+        drop(writer);
+        let mut last = None;
+        let mut read = 0;
+        for line in BufReader::new(reader).lines() {
+            let id: u64 = request_id(&line.unwrap()).parse().unwrap();
+            assert!(last < Some(id));
+            last = Some(id);
+            read += 1;
+        }
+        assert_eq!(read + dropped.load(Ordering::Relaxed), total);
+    }
+
+    #[test]
+    fn a_line_is_written_without_being_asked_for() {
+        let (reader, pipe) = io::pipe().unwrap();
+        let writer = AccessWriter::start(Sink::stream(&pipe).unwrap(), Form::Json, Arc::default()).unwrap();
+        let access = writer.worker();
+        access.line(&record("one"));
+        let mut line = String::new();
+        BufReader::new(reader).read_line(&mut line).unwrap();
+        assert_eq!(request_id(&line), "one");
+    }
+
+    #[test]
+    fn the_sink_changes_and_reopens() {
+        let dir = tempfile::tempdir().unwrap();
+        let [first, second, moved] = ["first", "second", "moved"].map(|name| dir.path().join(name));
+        let writer = AccessWriter::spawn(&log(LogSink::File(first.clone())), &Metrics::new(1)).unwrap();
+        let access = writer.worker();
+        access.line(&record("1"));
+        assert!(writer.configure(&log(LogSink::File(dir.path().join("no/such/dir")))).is_err());
+        writer.configure(&log(LogSink::File(second.clone()))).unwrap();
+        assert!(writer.flush(LONG));
+        access.line(&record("2"));
+        assert!(writer.flush(LONG));
+        std::fs::rename(&second, &moved).unwrap();
+        writer.reopen();
+        let deadline = Instant::now() + LONG;
+        while !second.exists() {
+            assert!(Instant::now() < deadline, "never reopened");
+            std::thread::yield_now();
+        }
+        access.line(&record("3"));
+        assert!(writer.flush(LONG));
+        writer.configure(&log(LogSink::Off)).unwrap();
+        assert!(!access.enabled());
+        access.line(&record("4"));
+        assert!(writer.flush(LONG));
+        for (path, id) in [(first, "1"), (moved, "2"), (second, "3")] {
+            let text = std::fs::read_to_string(path).unwrap();
+            assert_eq!(text.lines().map(request_id).collect::<Vec<_>>(), [id]);
+        }
+    }
 }

@@ -22,3 +22,6 @@ pub use main_log::{MainLog, init_logging};
 pub use metrics::{Cause, ClientConnection, ListenerCells, Metrics, OTHER, Subject, UNKNOWN};
 pub use record::AccessRecord;
 pub use worker::{BackendCells, InFlight, KeyCells, PoolCells, WorkerMetrics};
+
+#[cfg(test)]
+mod tests;
