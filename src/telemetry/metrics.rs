@@ -37,14 +37,14 @@ pub(super) struct State {
     workers: AtomicUsize,
     max_pools: usize,
     /// The pairs of asset and region that have series of their own.
-    admitted: Mutex<HashSet<[Arc<str>; 2]>>,
+    admitted: Mutex<HashSet<Labels<2>>>,
     pub(super) keys: Table<KeyBlock, 2>,
     pub(super) pools: Table<PoolBlock, 2>,
     pub(super) backends: Table<BackendBlock, 3>,
     /// Passed and failed checks. Only the control plane counts these, so a lock does.
-    pub(super) checks: Mutex<HashMap<[Arc<str>; 3], [u64; 2]>>,
+    pub(super) checks: Mutex<HashMap<Labels<3>, [u64; 2]>>,
     /// To up and to down, by cause.
-    pub(super) transitions: Mutex<HashMap<([Arc<str>; 3], Cause), [u64; 2]>>,
+    pub(super) transitions: Mutex<HashMap<(Labels<3>, Cause), [u64; 2]>>,
     pub(super) listeners: Mutex<Vec<Arc<ListenerCells>>>,
     pub(super) limits: Tally<&'static str>,
     /// Regions that `retain` was told are gone: what failed over to them is not shown.
@@ -60,8 +60,11 @@ pub(super) struct State {
     pub(super) dropped_access: Arc<AtomicU64>,
 }
 
+/// The values of some labels: asset, region, and perhaps a backend.
+type Labels<const N: usize> = [Arc<str>; N];
+
 /// All series that have these labels.
-pub(super) struct Table<B, const LABELS: usize>(Mutex<HashMap<[Arc<str>; LABELS], Arc<Series<B, LABELS>>>>);
+pub(super) struct Table<B, const LABELS: usize>(Mutex<HashMap<Labels<LABELS>, Arc<Series<B, LABELS>>>>);
 
 impl<B, const LABELS: usize> Default for Table<B, LABELS> {
     fn default() -> Self {

@@ -345,8 +345,7 @@ fn with_admin(toml: &str) -> String {
 }
 
 fn fields(line: &str) -> Option<Value> {
-    let mut line: Value = serde_json::from_str(line).ok()?;
-    Some(line.get_mut("fields")?.take())
+    serde_json::from_str(line).ok()
 }
 
 fn message(line: &str) -> Option<String> {
