@@ -1,0 +1,40 @@
+# Short names for what a developer does often. Everything works without `just`: each line is a plain command.
+
+# Compile, quickly.
+check:
+    cargo check --all-targets --locked
+
+# Formatting and lints.
+lint:
+    cargo fmt --check
+    cargo clippy --all-targets --locked -- -D warnings
+
+# All that a change must pass.
+test:
+    tests/run.sh
+
+# Benchmarks.
+bench *ARGS:
+    cargo bench --locked {{ARGS}}
+
+# A fuzz target (framing, config, key); needs nightly and cargo-fuzz.
+fuzz TARGET *ARGS:
+    cargo +nightly fuzz run {{TARGET}} {{ARGS}}
+
+# The documentation of the code.
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --document-private-items
+
+# Licences, bans, advisories; needs cargo-deny.
+deny:
+    cargo deny check
+
+# The binary, its man page and completions, in target/package.
+package:
+    cargo build --release --locked
+    mkdir -p target/package
+    cp target/release/shardgate packaging/shardgate.service config/shardgate.toml target/package/
+    target/release/shardgate man > target/package/shardgate.1
+    target/release/shardgate completions bash > target/package/shardgate.bash
+    target/release/shardgate completions zsh > target/package/_shardgate
+    target/release/shardgate completions fish > target/package/shardgate.fish
