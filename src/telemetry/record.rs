@@ -325,6 +325,15 @@ mod tests {
     }
 
     #[test]
+    fn the_reference_names_every_field() {
+        let reference = include_str!("../../docs/logs.md");
+        let parsed: serde_json::Value = serde_json::from_str(&line(Form::Json, &record(b"/", UNIX_EPOCH))).unwrap();
+        for field in parsed.as_object().unwrap().keys() {
+            assert!(reference.contains(&format!("\n| `{field}` |")), "{field} is not in docs/logs.md");
+        }
+    }
+
+    #[test]
     fn a_line_as_text() {
         let time = UNIX_EPOCH + Duration::from_micros(1_783_252_800_000_042);
         let refused = AccessRecord { status: 404, reason: Some(Reason::NoRoute), ..record(b"/\x1b[2J \"x", time) };

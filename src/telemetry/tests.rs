@@ -195,3 +195,14 @@ fn every_name_is_well_formed_and_once() {
     names.dedup();
     assert_eq!(names.len(), families().len());
 }
+
+#[test]
+fn the_reference_names_every_metric_with_its_labels() {
+    let reference = include_str!("../../docs/metrics.md");
+    for spec in families() {
+        let row = reference.lines().find(|line| line.starts_with(&format!("| `{}` |", spec.full_name())));
+        let row = row.unwrap_or_else(|| panic!("{} is not in docs/metrics.md", spec.full_name()));
+        let labels: Vec<_> = spec.labels.iter().map(|label| format!("`{label}`")).collect();
+        assert!(row.contains(&format!("| {} |", labels.join(" ")).replace("|  |", "| |")), "{row}");
+    }
+}

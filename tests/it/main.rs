@@ -6,5 +6,6 @@
 #![allow(unreachable_pub, reason = "modules of one test binary")]
 #![allow(clippy::print_stderr, reason = "a failing test shows the daemon's log")]
 
+mod metrics;
 mod support;
 mod tidy;

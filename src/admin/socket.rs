@@ -1,0 +1,124 @@
+//! The admin address's socket, and the loop that serves its connections.
+//!
+//! On the control plane's runtime, apart from the data path: its bounds are a number of connections, a time for each
+//! request's head, and what `tower` adds per request (`super::app`).
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::model::Bind;
+
+/// Connections at a time; more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 128;
+
+/// For a request's head, and between two requests of a connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After a failed accept (out of descriptors): time for something to be closed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A bound address.
+#[derive(Debug)]
+pub struct Socket {
+    kind: SocketKind,
+    /// Where, with the port that was given if 0 was asked for.
+    address: Bind,
+}
+
+#[derive(Debug)]
+enum SocketKind {
+    Tcp(TcpListener),
+    Unix(UnixListener, RemoveOnDrop),
+}
+
+#[derive(Debug)]
+struct RemoveOnDrop(PathBuf);
+
+impl Drop for RemoveOnDrop {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0); // Nothing is left to be told, and the next start removes it too.
+    }
+}
+
+impl Socket {
+    /// Binds. Needs a tokio runtime with IO around. A socket file that nobody listens at any more is taken over.
+    pub async fn bind(bind: &Bind) -> io::Result<Self> {
+        match bind {
+            Bind::Tcp(address) => {
+                let listener = TcpListener::bind(address).await?;
+                let address = Bind::Tcp(listener.local_addr()?);
+                Ok(Self { kind: SocketKind::Tcp(listener), address })
+            }
+            Bind::Unix(path) => {
+                remove_stale(path).await?;
+                let listener = UnixListener::bind(path)?;
+                Ok(Self { kind: SocketKind::Unix(listener, RemoveOnDrop(path.clone())), address: bind.clone() })
+            }
+            Bind::Systemd(_) => {
+                let message = "the admin address can't be a socket of systemd: use an address or unix:PATH";
+                Err(io::Error::new(io::ErrorKind::Unsupported, message))
+            }
+        }
+    }
+
+    /// Where, with the port that was given if 0 was asked for.
+    pub fn address(&self) -> &Bind {
+        &self.address
+    }
+
+    /// Serves until it is dropped; so do its connections.
+    pub(super) async fn serve(self, app: Router) {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            while connections.try_join_next().is_some() {}
+            let accepted = match &self.kind {
+                SocketKind::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                    let _ = stream.set_nodelay(true); // Only a matter of speed.
+                    connections.spawn(connection(stream, app.clone(), place));
+                }),
+                SocketKind::Unix(listener, _) => listener.accept().await.map(|(stream, _)| {
+                    connections.spawn(connection(stream, app.clone(), place));
+                }),
+            };
+            if let Err(error) = accepted {
+                tracing::warn!(%error, "the admin address can't accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, app: Router, _place: OwnedSemaphorePermit) {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(64 * 1024);
+    let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)).await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection to the admin address ended early");
+    }
+}
+
+/// Removes a socket file whose owner is gone.
+async fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.file_type().is_socket() => match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+            // Bound: let the bind say so.
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
