@@ -7,4 +7,5 @@ pub mod model;
 pub mod message;
 pub mod telemetry;
 pub mod listen;
+pub mod admin;
 pub mod cli;

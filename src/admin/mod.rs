@@ -1,5 +1,142 @@
-//! The admin address.
+//! The admin address: metrics, probes of life and readiness, and the API that `shardgate status`, `explain` and `reload`
+//! speak to (interface.md 5).
+//!
+//! It is a listener of its own on the control plane's runtime, so that nothing asked here can slow a client's request:
+//! what takes long (a scrape of many series, the status of many pools) runs on a thread of its own, a few at a time, and
+//! whoever comes on top is told so at once. Probes are not among those: a slow scrape must not look like a death.
+
+mod explain;
 mod guard;
 mod problem;
 mod socket;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::error_handling::HandleErrorLayer;
+use axum::extract::{Query, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use axum::{BoxError, Json, Router};
+use http::{StatusCode, header};
+use serde_json::Value;
+use tower::ServiceBuilder;
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower::load_shed::LoadShedLayer;
+use tower::timeout::TimeoutLayer;
+
+pub use explain::Question;
+use guard::Guard;
+use problem::Problem;
 pub use socket::Socket;
+
+use crate::model::Admin;
+use crate::telemetry::{CONTENT_TYPE, Metrics};
+
+/// For an answer that is worked out.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A reload waits for the first round of health checks; `shardgate reload` waits two minutes.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(110);
+
+/// Answers worked out at a time.
+const MAX_REQUESTS: usize = 8;
+
+/// What is asked about.
+pub trait Daemon: Clone + Send + Sync + 'static {
+    /// Everything that is counted.
+    fn metrics(&self) -> Arc<Metrics>;
+    /// Whether traffic should come, or a word for why not.
+    fn readiness(&self) -> Result<(), &'static str>;
+    /// Reads the configuration again: what is in force now, or every diagnostic.
+    fn reload(&self) -> impl Future<Output = Result<Value, String>> + Send;
+    /// Regions, assets, pools, tiers, backends. May take long.
+    fn status(&self) -> Value;
+    /// What a request would get. May take long.
+    fn explain(&self, question: &Question) -> Value;
+}
+
+/// Serves until it is dropped.
+pub async fn serve(socket: Socket, admin: &Admin, daemon: impl Daemon) {
+    socket.serve(app(admin, daemon)).await;
+}
+
+/// The layers, from the outside: the guard; then, for what is worked out, a bound in number and one in time.
+fn app<D: Daemon>(admin: &Admin, daemon: D) -> Router {
+    let places = GlobalConcurrencyLimitLayer::new(MAX_REQUESTS);
+    let bounded = |route: MethodRouter<D>, timeout| {
+        let layers = ServiceBuilder::new()
+            .layer(HandleErrorLayer::new(overrun))
+            .layer(LoadShedLayer::new())
+            .layer(places.clone())
+            .layer(TimeoutLayer::new(timeout));
+        route.layer(layers)
+    };
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz::<D>))
+        .route("/metrics", bounded(get(metrics::<D>), TIMEOUT))
+        .route("/api/v1/status", bounded(get(status::<D>), TIMEOUT))
+        .route("/api/v1/explain", bounded(get(explain::<D>), TIMEOUT))
+        .route("/api/v1/reload", bounded(post(reload::<D>), RELOAD_TIMEOUT))
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "not_found", "nothing is served at this path"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "not with this method: see Allow")
+        })
+        .layer(middleware::from_fn_with_state(Arc::new(Guard::new(admin)), guarded))
+        .with_state(daemon)
+}
+
+async fn guarded(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    let mut response = match guard.check(request.method(), request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    };
+    response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    response
+}
+
+/// What the bounds in number and time become.
+async fn overrun(error: BoxError) -> Problem {
+    if error.is::<tower::timeout::error::Elapsed>() {
+        return Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", "this took too long, and may still be going on");
+    }
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many requests to this address at once")
+}
+
+async fn readyz<D: Daemon>(State(daemon): State<D>) -> (StatusCode, String) {
+    match daemon.readiness() {
+        Ok(()) => (StatusCode::OK, "ready\n".into()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}
+
+async fn metrics<D: Daemon>(State(daemon): State<D>) -> Result<Response, Problem> {
+    let page = apart(move || daemon.metrics().encode()).await?;
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response())
+}
+
+async fn status<D: Daemon>(State(daemon): State<D>) -> Result<Json<Value>, Problem> {
+    Ok(Json(apart(move || daemon.status()).await?))
+}
+
+async fn explain<D: Daemon>(
+    State(daemon): State<D>,
+    Query(parameters): Query<Vec<(String, String)>>,
+) -> Result<Json<Value>, Problem> {
+    let question = Question::from_parameters(&parameters)?;
+    Ok(Json(apart(move || daemon.explain(&question)).await?))
+}
+
+async fn reload<D: Daemon>(State(daemon): State<D>) -> Result<Json<Value>, Problem> {
+    daemon.reload().await.map(Json).map_err(Problem::refused)
+}
+
+/// Works something out on a thread of its own, so that health checks and reloads do not wait for it.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this failed; the log says more"))
+}

@@ -35,12 +35,14 @@ pub struct Socket {
     kind: SocketKind,
     /// Where, with the port that was given if 0 was asked for.
     address: Bind,
+    /// Of a Unix socket.
+    _file: Option<RemoveOnDrop>,
 }
 
 #[derive(Debug)]
 enum SocketKind {
     Tcp(TcpListener),
-    Unix(UnixListener, RemoveOnDrop),
+    Unix(UnixListener),
 }
 
 #[derive(Debug)]
@@ -59,12 +61,13 @@ impl Socket {
             Bind::Tcp(address) => {
                 let listener = TcpListener::bind(address).await?;
                 let address = Bind::Tcp(listener.local_addr()?);
-                Ok(Self { kind: SocketKind::Tcp(listener), address })
+                Ok(Self { kind: SocketKind::Tcp(listener), address, _file: None })
             }
             Bind::Unix(path) => {
                 remove_stale(path).await?;
                 let listener = UnixListener::bind(path)?;
-                Ok(Self { kind: SocketKind::Unix(listener, RemoveOnDrop(path.clone())), address: bind.clone() })
+                let file = Some(RemoveOnDrop(path.clone()));
+                Ok(Self { kind: SocketKind::Unix(listener), address: bind.clone(), _file: file })
             }
             Bind::Systemd(_) => {
                 let message = "the admin address can't be a socket of systemd: use an address or unix:PATH";
@@ -90,7 +93,7 @@ impl Socket {
                     let _ = stream.set_nodelay(true); // Only a matter of speed.
                     connections.spawn(connection(stream, app.clone(), place));
                 }),
-                SocketKind::Unix(listener, _) => listener.accept().await.map(|(stream, _)| {
+                SocketKind::Unix(listener) => listener.accept().await.map(|(stream, _)| {
                     connections.spawn(connection(stream, app.clone(), place));
                 }),
             };

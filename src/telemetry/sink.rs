@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,9 +31,10 @@ impl Sink {
         Ok(Self { file: Some(file), ..Self::nowhere() })
     }
 
-    /// A file that is appended to.
+    /// A file that is appended to. A FIFO that nobody reads is an error: to open it would wait for a reader.
     pub(super) fn file(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).open(path)?;
+        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new().append(true).create(true).custom_flags(flags).open(path)?;
         Ok(Self { file: Some(file), path: Some(path.to_owned()), ..Self::nowhere() })
     }
 

@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 use shardgate::model::{Outcome, Reason, Role};
 use shardgate::telemetry::{Cause, Metrics, RetryResult, families};
 
+use crate::support::{Origin, Proxy};
+
 /// Passes if `promtool check metrics` neither fails nor complains.
 fn promtool(page: &str) {
     let mut tool = Command::new("promtool")
@@ -52,4 +54,126 @@ fn promtool_accepts_every_metric() {
         assert!(page.contains(&format!("\n{name}")), "{name} has no series in\n{page}");
     }
     promtool(&page);
+}
+
+/// Two backends for one asset, a catch-all, and what can't be served.
+fn config(one: &Origin, two: &Origin) -> String {
+    format!(
+        r#"
+        [[listeners]]
+        name = "public"
+        bind = "127.0.0.1:0"
+        [[routes]]
+        path = "/v1/{{asset}}"
+        [defaults.health]
+        path = "/healthz"
+        interval = "50ms"
+        fast_interval = "20ms"
+        [server]
+        default_region = "east"
+        [regions.east]
+        [regions.west]
+        [pools.BTC.east]
+        primaries = ["{}"]
+        [pools."*".east]
+        primaries = ["{}"]
+        "#,
+        one.addr(),
+        two.addr()
+    )
+}
+
+#[test]
+fn requests_are_counted_by_key_class_and_reason() {
+    let (one, two) = (Origin::start("one"), Origin::start("two"));
+    let proxy = Proxy::start(&config(&one, &two));
+    let mut client = proxy.client();
+    assert_eq!(client.post("/v1/btc", "12345").status, 200);
+    assert_eq!(client.get("/v1/BTC").status, 200);
+    assert_eq!(client.get("/v1/anything").status, 200);
+    assert_eq!(client.get("/elsewhere/x").reason(), "no_route");
+    let refused = client.request("GET", "/v1/BTC", &[("x-region", "mars")], b"");
+    assert_eq!(refused.reason(), "unknown_region");
+
+    let requests = "shardgate_requests_total";
+    for (labels, expected) in [
+        ([("asset", "BTC"), ("region", "east"), ("code", "2xx"), ("reason", "")], 2.0),
+        ([("asset", "*"), ("region", "east"), ("code", "2xx"), ("reason", "")], 1.0),
+        ([("asset", "_unknown"), ("region", "_unknown"), ("code", "4xx"), ("reason", "no_route")], 1.0),
+    ] {
+        proxy.metric_until(requests, &labels, |n| n == expected);
+    }
+    proxy.metric_until(requests, &[("reason", "unknown_region")], |n| n == 1.0);
+    let key = [("asset", "BTC"), ("region", "east")];
+    assert_eq!(proxy.metric("shardgate_request_bytes_total", &key), 5.0);
+    assert!(proxy.metric("shardgate_response_bytes_total", &key) > 0.0);
+    assert_eq!(proxy.metric("shardgate_request_duration_seconds_count", &key), 2.0);
+    assert_eq!(proxy.metric("shardgate_requests_in_flight", &[]), 0.0);
+    assert_eq!(proxy.metric("shardgate_upstream_duration_seconds_count", &key), 2.0);
+    assert_eq!(proxy.metric("shardgate_upstream_connect_duration_seconds_count", &key), 1.0);
+    let address = one.addr().to_string();
+    let backend = [("asset", "BTC"), ("region", "east"), ("backend", address.as_str())];
+    assert_eq!(proxy.metric("shardgate_upstream_attempts_total", &[&backend[..], &[("outcome", "ok")]].concat()), 2.0);
+    assert_eq!(proxy.metric("shardgate_backend_up", &[&backend[..], &[("role", "primary")]].concat()), 1.0);
+    assert_eq!(proxy.metric("shardgate_backend_weight", &backend), 1.0);
+    assert_eq!(proxy.metric("shardgate_client_connections", &[("listener", "public")]), 1.0);
+    assert_eq!(proxy.metric("shardgate_client_connections_total", &[("listener", "public")]), 1.0);
+    assert!(proxy.metric("shardgate_health_checks_total", &[&backend[..], &[("result", "success")]].concat()) >= 1.0);
+    assert_eq!(proxy.metric("shardgate_tier_load_ratio", &[&key[..], &[("role", "primary")]].concat()), 1.0);
+
+    promtool(&proxy.admin_request("GET", "/metrics").text());
+}
+
+#[test]
+fn gauges_follow_what_happens() {
+    let (one, two) = (Origin::start("one"), Origin::start("two"));
+    let proxy = Proxy::start(&config(&one, &two));
+    let gate = one.hold("/v1/BTC");
+    let mut client = proxy.client();
+    client.send("GET /v1/BTC HTTP/1.1\r\nHost: a\r\n\r\n");
+    gate.waiting(1);
+    let key = [("asset", "BTC"), ("region", "east")];
+    for name in ["shardgate_requests_in_flight", "shardgate_backend_requests_in_flight"] {
+        assert_eq!(proxy.metric(name, &key), 1.0, "{name}");
+    }
+    assert!(proxy.metric("shardgate_backend_connections", &key) >= 1.0);
+    // The client goes: nothing stays in flight.
+    drop(client);
+    for name in ["shardgate_requests_in_flight", "shardgate_backend_requests_in_flight", "shardgate_client_connections"]
+    {
+        proxy.metric_until(name, &[], |n| n == 0.0);
+    }
+    proxy.metric_until("shardgate_requests_total", &[("reason", "client_closed")], |n| n == 1.0);
+    gate.open();
+
+    one.kill();
+    let address = one.addr().to_string();
+    let backend = [("asset", "BTC"), ("backend", address.as_str())];
+    proxy.metric_until("shardgate_backend_up", &backend, |n| n == 0.0);
+    proxy.metric_until("shardgate_pool_panic", &key, |n| n == 0.0);
+    let down = [&backend[..], &[("to", "down"), ("cause", "active")]].concat();
+    proxy.metric_until("shardgate_backend_transitions_total", &down, |n| n == 1.0);
+}
+
+#[test]
+fn series_end_with_what_they_describe() {
+    let (one, two) = (Origin::start("one"), Origin::start("two"));
+    let proxy = Proxy::start(&config(&one, &two));
+    let mut client = proxy.client();
+    assert_eq!(client.get("/v1/BTC").status, 200);
+    assert_eq!(client.get("/v1/other").status, 200);
+    proxy.metric_until("shardgate_requests_total", &[("asset", "BTC")], |n| n == 1.0);
+    let hash = proxy.config_hash();
+
+    let without = config(&one, &two).replace("[pools.BTC.east]", "[pools.ETH.east]");
+    assert!(proxy.reload(&without));
+    assert_ne!(proxy.config_hash(), hash);
+    let page = proxy.admin_request("GET", "/metrics").text();
+    assert!(!page.contains("asset=\"BTC\""), "{page}");
+    assert_eq!(proxy.metric("shardgate_requests_total", &[("asset", "*")]), 1.0);
+    assert_eq!(proxy.metric("shardgate_config_last_reload_successful", &[]), 1.0);
+
+    assert!(!proxy.reload("nonsense = true"));
+    assert_eq!(proxy.metric("shardgate_config_last_reload_successful", &[]), 0.0);
+    assert_eq!(proxy.metric("shardgate_requests_total", &[("asset", "*")]), 1.0);
 }
