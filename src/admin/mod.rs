@@ -140,3 +140,107 @@ async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
         .await
         .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this failed; the log says more"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::sync::{Mutex, PoisonError};
+
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::model::Bind;
+
+    /// Its status takes as long as the test wants.
+    #[derive(Clone)]
+    struct Slow {
+        started: mpsc::Sender<()>,
+        go_on: Arc<Mutex<mpsc::Receiver<()>>>,
+    }
+
+    impl Daemon for Slow {
+        fn metrics(&self) -> Arc<Metrics> {
+            Metrics::new(1)
+        }
+
+        fn readiness(&self) -> Result<(), &'static str> {
+            Err("starting")
+        }
+
+        async fn reload(&self) -> Result<Value, String> {
+            Err("error: no".into())
+        }
+
+        fn status(&self) -> Value {
+            self.started.send(()).unwrap();
+            let _ = self.go_on.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            Value::Null
+        }
+
+        fn explain(&self, question: &Question) -> Value {
+            question.request.uri.to_string().into()
+        }
+    }
+
+    fn slow() -> (Router, mpsc::Receiver<()>, mpsc::Sender<()>) {
+        let (started, starts) = mpsc::channel();
+        let (go, go_on) = mpsc::channel();
+        let bind = Bind::Tcp("127.0.0.1:9600".parse().unwrap());
+        let admin = Admin { bind, token: None, protect_metrics: false };
+        (app(&admin, Slow { started, go_on: Arc::new(Mutex::new(go_on)) }), starts, go)
+    }
+
+    async fn ask(app: &Router, method: &str, target: &str) -> (StatusCode, String) {
+        let request = http::Request::builder().method(method).uri(target).header("host", "localhost");
+        let answer = app.clone().oneshot(request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
+        let status = answer.status();
+        (status, String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn answers_and_problems() {
+        let (app, ..) = slow();
+        for (request, status, word) in [
+            ("GET /livez", 200, "ok"),
+            ("HEAD /livez", 200, ""),
+            ("GET /readyz", 503, "starting"),
+            ("GET /metrics", 200, "shardgate_build_info{"),
+            ("GET /api/v1/explain?url=/x%3Fy", 200, "\"/x?y\""),
+            ("GET /api/v1/explain?url=%ZZ", 400, "bad_request"),
+            ("POST /api/v1/reload", 422, "error: no"),
+            ("GET /api/v1/reload", 405, "method_not_allowed"),
+            ("GET /", 404, "not_found"),
+        ] {
+            let (method, target) = request.split_once(' ').unwrap();
+            let (got, body) = ask(&app, method, target).await;
+            assert!(got == status && body.contains(word), "{request}: {got} {body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_comes_on_top_is_told_and_probes_go_on() {
+        let (app, starts, go) = slow();
+        let busy: Vec<_> = (0..MAX_REQUESTS)
+            .map(|_| {
+                tokio::spawn({
+                    let app = app.clone();
+                    async move { ask(&app, "GET", "/api/v1/status").await.0 }
+                })
+            })
+            .collect();
+        let starts = tokio::task::spawn_blocking(move || {
+            (0..MAX_REQUESTS).for_each(|_| starts.recv().unwrap());
+            starts
+        });
+        let _starts = starts.await.unwrap();
+        let (status, body) = ask(&app, "GET", "/metrics").await;
+        assert!(status == 503 && body.contains("overloaded"), "{status} {body}");
+        assert_eq!(ask(&app, "GET", "/livez").await.0, 200);
+        drop(go);
+        for answer in busy {
+            assert_eq!(answer.await.unwrap(), 200);
+        }
+        assert_eq!(ask(&app, "GET", "/metrics").await.0, 200);
+    }
+}

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
+use tracing::Subscriber;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -27,32 +28,43 @@ const QUEUE_BYTES: usize = 1 << 20;
 pub struct MainLog {
     queue: Queue,
     /// Sets the least severe level of the text form and of the JSON form; the one that is not used is off.
-    levels: [Box<dyn Fn(LevelFilter) + Send + Sync>; 2],
+    levels: Levels,
 }
+
+type Levels = [Box<dyn Fn(LevelFilter) + Send + Sync>; 2];
 
 /// Starts the log of the process. Fails if the process has one already, or has no standard error.
 pub fn init_logging(log: &Log, metrics: &Metrics) -> io::Result<MainLog> {
     let stderr = io::stderr();
     let queue = Queue::spawn(Sink::stream(&stderr)?, metrics.dropped_main())?;
-    let [text_level, json_level] = levels(log, stderr.is_terminal());
+    let (subscriber, levels) = subscriber(log, stderr.is_terminal(), &queue);
+    tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
+    Ok(MainLog { queue, levels })
+}
+
+/// Two layers, one of which is off.
+fn subscriber(log: &Log, terminal: bool, queue: &Queue) -> (impl Subscriber + Send + Sync + 'static, Levels) {
+    let [text_level, json_level] = levels(log, terminal);
     let (text_level, text_handle) = reload::Layer::new(text_level);
     let (json_level, json_handle) = reload::Layer::new(json_level);
-    let text = fmt::layer().with_ansi(stderr.is_terminal()).with_writer(queue.clone()).with_filter(text_level);
+    let text = fmt::layer().with_ansi(terminal).with_writer(queue.clone()).with_filter(text_level);
     let json = fmt::layer().json().flatten_event(true).with_writer(queue.clone()).with_filter(json_level);
-    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(text).with(json))
-        .map_err(io::Error::other)?;
     // A handle fails only when its subscriber is gone; the global one never goes.
-    let levels: [Box<dyn Fn(LevelFilter) + Send + Sync>; 2] = [
+    let levels: Levels = [
         Box::new(move |level| drop(text_handle.reload(level))),
         Box::new(move |level| drop(json_handle.reload(level))),
     ];
-    Ok(MainLog { queue, levels })
+    (tracing_subscriber::registry().with(text).with(json), levels)
 }
 
 impl MainLog {
     /// After a reload: goes over to the level and format that `[log]` says now.
     pub fn configure(&self, log: &Log) {
-        for (set, level) in self.levels.iter().zip(levels(log, io::stderr().is_terminal())) {
+        self.configure_for(log, io::stderr().is_terminal());
+    }
+
+    fn configure_for(&self, log: &Log, terminal: bool) {
+        for (set, level) in self.levels.iter().zip(levels(log, terminal)) {
             set(level);
         }
     }
@@ -150,5 +162,72 @@ impl<'a> MakeWriter<'a> for Queue {
 
     fn make_writer(&'a self) -> Self {
         self.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    fn log(level: LogLevel, format: LogFormat) -> Log {
+        Log { level, format, ..Log::default() }
+    }
+
+    #[test]
+    fn level_and_form_change_while_running() {
+        let (mut reader, pipe) = io::pipe().unwrap();
+        let queue = Queue::spawn(Sink::stream(&pipe).unwrap(), Arc::default()).unwrap();
+        drop(pipe);
+        let (subscriber, levels) = subscriber(&log(LogLevel::Info, LogFormat::Auto), false, &queue);
+        let main = MainLog { queue, levels };
+        tracing::subscriber::with_default(subscriber, || {
+            for round in 0..4 {
+                match round {
+                    1 => main.configure_for(&log(LogLevel::Debug, LogFormat::Json), false),
+                    2 => main.configure_for(&log(LogLevel::Warn, LogFormat::Text), false),
+                    3 => main.configure_for(&log(LogLevel::Info, LogFormat::Auto), true),
+                    _ => {}
+                }
+                tracing::debug!(round, "fine");
+                tracing::info!(round, name = "a\"b", "usual");
+                tracing::warn!(round, "odd");
+            }
+        });
+        assert!(main.flush(Duration::from_secs(30)));
+        drop(main);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        let [usual, odd, fine, usual_1, odd_1, odd_2, usual_3, odd_3] = &lines[..] else { panic!("{text}") };
+        let parsed: serde_json::Value = serde_json::from_str(usual).unwrap();
+        assert_eq!((&parsed["level"], &parsed["message"]), (&"INFO".into(), &"usual".into()));
+        assert_eq!((&parsed["name"], &parsed["round"]), (&"a\"b".into(), &0.into()));
+        for line in [odd, fine, usual_1, odd_1] {
+            assert!(line.starts_with('{'), "{line}");
+        }
+        for line in [odd_2, usual_3, odd_3] {
+            assert!(!line.starts_with('{'), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_reader_that_stands_still_costs_lines_that_are_counted() {
+        let (mut reader, pipe) = io::pipe().unwrap();
+        let dropped = Arc::new(AtomicU64::new(0));
+        let queue = Queue::spawn(Sink::stream(&pipe).unwrap(), dropped.clone()).unwrap();
+        drop(pipe);
+        let total = 5_000;
+        for _ in 0..total {
+            let line = [&[b'x'; 999][..], b"\n"].concat();
+            assert_eq!(io::Write::write(&mut queue.clone(), &line).unwrap(), line.len());
+        }
+        let lost = dropped.load(Ordering::Relaxed);
+        assert!(lost > 0);
+        drop(queue);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text.lines().count() as u64, total - lost);
     }
 }
