@@ -155,7 +155,7 @@ mod tests {
     /// Its status takes as long as the test wants.
     #[derive(Clone)]
     struct Slow {
-        started: mpsc::Sender<()>,
+        started: mpsc::SyncSender<()>,
         go_on: Arc<Mutex<mpsc::Receiver<()>>>,
     }
 
@@ -183,9 +183,9 @@ mod tests {
         }
     }
 
-    fn slow() -> (Router, mpsc::Receiver<()>, mpsc::Sender<()>) {
-        let (started, starts) = mpsc::channel();
-        let (go, go_on) = mpsc::channel();
+    fn slow() -> (Router, mpsc::Receiver<()>, mpsc::SyncSender<()>) {
+        let (started, starts) = mpsc::sync_channel(MAX_REQUESTS);
+        let (go, go_on) = mpsc::sync_channel(MAX_REQUESTS);
         let bind = Bind::Tcp("127.0.0.1:9600".parse().unwrap());
         let admin = Admin { bind, token: None, protect_metrics: false };
         (app(&admin, Slow { started, go_on: Arc::new(Mutex::new(go_on)) }), starts, go)
