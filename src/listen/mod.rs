@@ -1,5 +1,18 @@
 //! Listeners and client connections: bind, accept, the gate before hyper, limits, time-outs, drain.
 
+mod bind;
+mod gate;
+mod holder;
+mod serve;
+mod server;
+mod shared;
+mod watch;
+mod wire;
+
+pub use bind::{BindError, Sockets, bind};
+pub use server::Server;
+pub use shared::Shared;
+
 use std::future::Future;
 use std::rc::Rc;
 

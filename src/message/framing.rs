@@ -68,6 +68,12 @@ fn is_value(bytes: &[u8]) -> bool {
     bytes.iter().fold(true, |ok, &b| ok & (b >= b' ' || b == b'\t') & (b != 0x7f))
 }
 
+/// What stands before the first such byte, and what after it.
+fn cut(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+    let (before, rest) = bytes.split_at_checked(memchr::memchr(at, bytes)?)?;
+    Some((before, rest.get(1..)?))
+}
+
 /// Without the white space around it (RFC 9110, 5.6.3).
 fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {

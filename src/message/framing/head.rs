@@ -8,7 +8,7 @@ use std::ops::Range;
 use http::Version;
 use memchr::memchr;
 
-use super::{Fault, Framing, is_token, is_value, target, trim};
+use super::{Fault, Framing, cut, is_token, is_value, target, trim};
 use crate::model::Reason;
 
 /// What a head may be at most.
@@ -72,9 +72,8 @@ impl Scan {
         while let Some(rest) = bytes.get(self.searched..) {
             let Some(found) = memchr(b'\n', rest) else { break };
             let end = self.searched + found;
-            let line = match &bytes[self.line..end] {
-                [line @ .., b'\r'] => line,
-                _ => return Err(Fault::bad("line ends with a bare LF")),
+            let Some([line @ .., b'\r']) = bytes.get(self.line..end) else {
+                return Err(Fault::bad("line ends with a bare LF"));
             };
             let next = end + 1;
             if next - self.start > limits.bytes {
@@ -178,8 +177,7 @@ impl Scan {
         if let [b' ' | b'\t', ..] = line {
             return Err(Fault::bad("line folding"));
         }
-        let Some(colon) = memchr(b':', line) else { return Err(Fault::bad("field without a colon")) };
-        let (name, value) = (&line[..colon], &line[colon + 1..]);
+        let Some((name, value)) = cut(line, b':') else { return Err(Fault::bad("field without a colon")) };
         if name.is_empty() || !is_token(name) {
             return Err(Fault::bad("invalid field name"));
         }

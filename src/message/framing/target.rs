@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
-use super::Fault;
+use super::{Fault, cut};
 
 const INVALID: Fault = Fault::bad("invalid character in the target");
 
@@ -56,10 +56,7 @@ pub fn valid_host(value: &[u8]) -> bool {
             _ => return false,
         }
     } else {
-        match memchr::memchr(b':', value) {
-            None => (value, &b""[..]),
-            Some(at) => (&value[..at], &value[at + 1..]),
-        }
+        cut(value, b':').unwrap_or((value, b""))
     };
     !host.is_empty() && host.iter().fold(true, |ok, &b| ok & is_reg_name(b)) && valid_port(port)
 }

@@ -1,0 +1,398 @@
+//! One worker's client connections: accepting them, counting them, sweeping them, ending them.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::rc::{Rc, Weak};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+use super::Service;
+use super::bind::{Listening, Sockets};
+use super::serve::{linger, serve};
+use super::shared::{Place, Shared};
+use super::watch::{Clock, TICK, Watch};
+use super::wire::Wire;
+use crate::message::{Conn, respond};
+use crate::model::{Listener, Reason};
+use crate::telemetry::{ClientConnection, ListenerCells};
+
+/// How long accepting rests when there is no descriptor left, or no memory.
+const REST: Duration = Duration::from_millis(100);
+
+/// Refused connections that get an answer at the same time; any more are closed without.
+const REFUSALS: u32 = 64;
+
+/// One worker's client connections. Must be made on the worker's thread, inside its runtime. Cloning gives another
+/// handle to the same.
+pub struct Server<S: Service> {
+    inner: Rc<Inner<S>>,
+}
+
+impl<S: Service> Clone for Server<S> {
+    fn clone(&self) -> Self {
+        Self { inner: Rc::clone(&self.inner) }
+    }
+}
+
+struct Inner<S> {
+    service: Rc<S>,
+    shared: Arc<Shared>,
+    worker: usize,
+    clock: Rc<Clock>,
+    listeners: RefCell<Vec<Rc<Bound>>>,
+    connections: RefCell<Slab<Rc<Watch>>>,
+    /// Set once the worker drains: until when.
+    draining: Cell<Option<Instant>>,
+    /// Told whenever the last connection has ended.
+    emptied: Notify,
+    refusing: Rc<Cell<u32>>,
+}
+
+/// A listener of this worker.
+struct Bound {
+    listener: RefCell<Arc<Listener>>,
+    /// Let go of when it stops, so that the sockets close once every worker has stopped.
+    sockets: RefCell<Option<Arc<Sockets>>>,
+    cells: Arc<ListenerCells>,
+    acceptors: RefCell<Vec<AbortHandle>>,
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Bound {
+    fn is_on(&self, sockets: &Arc<Sockets>) -> bool {
+        self.sockets.borrow().as_ref().is_some_and(|own| Arc::ptr_eq(own, sockets))
+    }
+
+    fn stop(&self) {
+        self.sockets.take();
+        self.acceptors.borrow_mut().drain(..).for_each(|task| task.abort());
+    }
+}
+
+/// A connection that has been accepted, perhaps by another worker.
+pub(super) struct Accepted {
+    stream: Stream,
+    peer: Option<IpAddr>,
+    listener: Arc<str>,
+    pub(super) place: Place,
+}
+
+enum Stream {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl<S: Service> Server<S> {
+    /// A worker's server without listeners. `worker` is its number, below what `shared` was made for.
+    pub fn new(service: Rc<S>, shared: Arc<Shared>, worker: usize) -> Self {
+        let inner = Rc::new(Inner {
+            service,
+            worker,
+            clock: Rc::default(),
+            listeners: RefCell::default(),
+            connections: RefCell::default(),
+            draining: Cell::default(),
+            emptied: Notify::new(),
+            refusing: Rc::default(),
+            shared,
+        });
+        // The tasks end when the server is gone.
+        spawn_local(sweep(Rc::downgrade(&inner)));
+        if let Some(inbox) = inner.shared.inbox(worker) {
+            spawn_local(receive(Rc::downgrade(&inner), inbox));
+        }
+        Self { inner }
+    }
+
+    /// Accepts on these sockets. A listener that is there already keeps its connections; if only its settings differ,
+    /// new connections get the new ones.
+    pub fn add(&self, listener: Arc<Listener>, sockets: &Arc<Sockets>) -> io::Result<()> {
+        let inner = &self.inner;
+        let known = inner.find(&listener.name).filter(|bound| bound.is_on(sockets));
+        if let Some(bound) = known {
+            *bound.listener.borrow_mut() = listener;
+            return Ok(());
+        }
+        inner.listeners.borrow_mut().retain(|bound| bound.listener.borrow().name != listener.name);
+        let bound = Rc::new(Bound {
+            cells: inner.shared.metrics.listener(&listener.name),
+            listener: RefCell::new(listener),
+            sockets: RefCell::new(Some(Arc::clone(sockets))),
+            acceptors: RefCell::default(),
+        });
+        for socket in sockets.of_worker(inner.worker, inner.shared.workers())? {
+            let (server, to) = (Rc::downgrade(inner), Rc::downgrade(&bound));
+            let task = match socket {
+                Listening::Tcp(socket) => spawn_local(accept(server, to, TcpListener::from_std(socket)?)),
+                Listening::Unix(socket) => spawn_local(accept(server, to, UnixListener::from_std(socket)?)),
+            };
+            bound.acceptors.borrow_mut().push(task.abort_handle());
+        }
+        inner.listeners.borrow_mut().push(bound);
+        Ok(())
+    }
+
+    /// Accepts no more for this listener and drains its connections, as [`drain`](Self::drain) does for all.
+    pub fn remove(&self, name: &str, drain_timeout: Duration) {
+        self.inner.listeners.borrow_mut().retain(|bound| &*bound.listener.borrow().name != name);
+        for (_, watch) in &*self.inner.connections.borrow() {
+            if &*watch.conn.listener.name == name {
+                drain(watch, drain_timeout);
+            }
+        }
+    }
+
+    /// Accepts no more. Answers say `Connection: close`; connections that are idle are closed, spread over the first
+    /// half of the timeout; what is left at the end of it is cut off.
+    pub fn drain(&self, timeout: Duration) {
+        self.inner.draining.set(Some(Instant::now() + timeout));
+        self.inner.listeners.borrow().iter().for_each(|bound| bound.stop());
+        for (_, watch) in &*self.inner.connections.borrow() {
+            drain(watch, timeout);
+        }
+    }
+
+    /// Waits until there is no connection.
+    pub async fn idle(&self) {
+        loop {
+            let emptied = self.inner.emptied.notified();
+            if self.inner.connections.borrow().is_empty() {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    /// Ends every connection now.
+    pub fn close_all(&self) {
+        for (_, watch) in &*self.inner.connections.borrow() {
+            watch.kill();
+        }
+    }
+}
+
+fn drain(watch: &Watch, timeout: Duration) {
+    // At random, so that clients don't all come back at once somewhere else.
+    watch.drain(timeout.mul_f32(fastrand::f32() / 2.0), timeout);
+}
+
+impl<S: Service> Inner<S> {
+    fn find(&self, name: &str) -> Option<Rc<Bound>> {
+        self.listeners.borrow().iter().find(|bound| &*bound.listener.borrow().name == name).cloned()
+    }
+
+    /// A connection has been accepted here: served here or by another worker, or refused.
+    fn take<W: Accept>(self: &Rc<Self>, bound: &Bound, stream: W, peer: Option<IpAddr>) {
+        let place = match self.shared.admit(self.worker, peer, &self.service.limits()) {
+            Ok(place) => place,
+            Err(limit) => {
+                self.shared.metrics.limit_hit(limit);
+                self.refuse(stream);
+                return;
+            }
+        };
+        let worker = self.shared.choose(self.worker);
+        if worker == self.worker {
+            self.begin(stream, peer, Arc::clone(&bound.listener.borrow()), &bound.cells, place);
+            return;
+        }
+        let listener = Arc::clone(&bound.listener.borrow().name);
+        let Ok(stream) = stream.into_std() else { return };
+        if let Err(accepted) = self.shared.hand_over(Accepted { stream, peer, listener, place }, worker) {
+            self.resume(*accepted);
+        }
+    }
+
+    /// A connection that was accepted by another worker.
+    fn resume(self: &Rc<Self>, accepted: Accepted) {
+        let Accepted { stream, peer, listener, place } = accepted;
+        // A listener that has been removed in the meantime serves nobody any more.
+        let Some(bound) = self.find(&listener) else { return };
+        let listener = Arc::clone(&bound.listener.borrow());
+        let begun = match stream {
+            Stream::Tcp(stream) => {
+                TcpStream::from_std(stream).map(|stream| self.begin(stream, peer, listener, &bound.cells, place))
+            }
+            Stream::Unix(stream) => {
+                UnixStream::from_std(stream).map(|stream| self.begin(stream, peer, listener, &bound.cells, place))
+            }
+        };
+        if let Err(error) = begun {
+            tracing::warn!(%error, "a connection could not be taken over");
+        }
+    }
+
+    fn begin<W: Wire>(
+        self: &Rc<Self>,
+        stream: W,
+        peer: Option<IpAddr>,
+        listener: Arc<Listener>,
+        cells: &Arc<ListenerCells>,
+        place: Place,
+    ) {
+        let conn = Conn::new(peer, listener, std::time::Instant::now());
+        let watch = Watch::new(conn, Rc::clone(&self.clock), &self.service.limits());
+        if let Some(until) = self.draining.get() {
+            drain(&watch, until.saturating_duration_since(Instant::now()));
+        }
+        let number = self.connections.borrow_mut().insert(Rc::clone(&watch));
+        let open = Open { server: Rc::clone(self), number, _place: place, _counted: cells.connected() };
+        let service = Rc::clone(&self.service);
+        spawn_local(async move {
+            // Dropped at the end, also of a panic.
+            let _open = open;
+            serve(stream, watch, service).await;
+        });
+    }
+
+    /// Says 503 to a connection over a limit and closes it.
+    fn refuse<W: Accept>(&self, mut stream: W) {
+        let refusing = Rc::clone(&self.refusing);
+        if refusing.get() >= REFUSALS || !stream.try_say(&OVERLOADED) {
+            return;
+        }
+        refusing.set(refusing.get() + 1);
+        spawn_local(async move {
+            linger(&mut stream).await;
+            refusing.set(refusing.get() - 1);
+        });
+    }
+}
+
+/// An open connection in the books.
+struct Open<S> {
+    server: Rc<Inner<S>>,
+    number: usize,
+    _place: Place,
+    _counted: ClientConnection,
+}
+
+impl<S> Drop for Open<S> {
+    fn drop(&mut self) {
+        let mut connections = self.server.connections.borrow_mut();
+        connections.try_remove(self.number);
+        if connections.is_empty() {
+            self.server.emptied.notify_waiters();
+        }
+    }
+}
+
+async fn sweep<S: Service>(server: Weak<Inner<S>>) {
+    let began = Instant::now();
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        let Some(server) = server.upgrade() else { return };
+        server.clock.set(began.elapsed());
+        let limits = server.service.limits();
+        for (_, watch) in &*server.connections.borrow() {
+            watch.sweep(&limits);
+        }
+    }
+}
+
+async fn receive<S: Service>(server: Weak<Inner<S>>, mut inbox: mpsc::Receiver<Accepted>) {
+    while let Some(accepted) = inbox.recv().await {
+        let Some(server) = server.upgrade() else { return };
+        server.resume(accepted);
+    }
+}
+
+async fn accept<S: Service, L: Acceptor>(server: Weak<Inner<S>>, bound: Weak<Bound>, socket: L) {
+    let mut resting = false;
+    loop {
+        let accepted = socket.accept().await;
+        let (Some(server), Some(bound)) = (server.upgrade(), bound.upgrade()) else { return };
+        match accepted {
+            Ok((stream, peer)) => {
+                resting = false;
+                server.take(&bound, stream, peer);
+            }
+            // The client has gone already.
+            Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+            Err(error) => {
+                // No descriptor or no memory. What waits in the queue stays there; connections that end make room.
+                server.shared.metrics.limit_hit("descriptors");
+                if !std::mem::replace(&mut resting, true) {
+                    tracing::warn!(%error, listener = %bound.listener.borrow().name, "can't accept");
+                }
+                drop((server, bound));
+                sleep(REST).await;
+            }
+        }
+    }
+}
+
+trait Acceptor: 'static {
+    type Stream: Accept;
+
+    async fn accept(&self) -> io::Result<(Self::Stream, Option<IpAddr>)>;
+}
+
+impl Acceptor for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<(TcpStream, Option<IpAddr>)> {
+        Self::accept(self).await.map(|(stream, peer)| (stream, Some(peer.ip().to_canonical())))
+    }
+}
+
+impl Acceptor for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<(UnixStream, Option<IpAddr>)> {
+        Self::accept(self).await.map(|(stream, _)| (stream, None))
+    }
+}
+
+/// A stream as it comes from a socket that accepts.
+trait Accept: Wire + AsFd {
+    /// Off this worker's runtime.
+    fn into_std(self) -> io::Result<Stream>;
+
+    /// Writes this at once, or not.
+    fn try_say(&self, bytes: &[u8]) -> bool {
+        rustix::io::write(self, bytes) == Ok(bytes.len())
+    }
+}
+
+impl Accept for TcpStream {
+    fn into_std(self) -> io::Result<Stream> {
+        self.into_std().map(Stream::Tcp)
+    }
+}
+
+impl Accept for UnixStream {
+    fn into_std(self) -> io::Result<Stream> {
+        self.into_std().map(Stream::Unix)
+    }
+}
+
+/// What a connection over a limit is told.
+static OVERLOADED: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let response = respond::problem(Reason::Overloaded, "");
+    let mut out = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+    for (name, value) in response.headers() {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", response.body().len()).as_bytes());
+    out.extend_from_slice(response.body());
+    out
+});

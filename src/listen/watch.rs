@@ -1,0 +1,257 @@
+//! Time-outs of client connections, on one coarse tick per worker.
+//!
+//! A timer per request costs over a thousand instructions; a cell per connection that a sweep looks at four times a
+//! second costs a few. So every time here is exact to a quarter of a second, always late and never early.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::message::Conn;
+use crate::message::framing::Fault;
+use crate::model::{Limits, Reason};
+
+/// Between two sweeps.
+pub(super) const TICK: Duration = Duration::from_millis(250);
+
+/// Ticks over which `min_body_rate` is measured: the 10 s of grace, and after that again each 10 s in which the client
+/// was being waited for.
+const WINDOW: u32 = 40;
+
+const TOO_SLOW: Fault = Fault { reason: Reason::RequestTimeout, detail: "the body came too slowly" };
+
+/// The worker's time, in ticks.
+#[derive(Debug, Default)]
+pub(super) struct Clock(Cell<u32>);
+
+impl Clock {
+    pub(super) fn now(&self) -> u32 {
+        self.0.get()
+    }
+
+    /// So much time has passed since the worker began.
+    pub(super) fn set(&self, since: Duration) {
+        let ticks = since.as_millis() / TICK.as_millis();
+        self.0.set(u32::try_from(ticks).unwrap_or(u32::MAX));
+    }
+
+    /// The tick at which at least this much time will have passed.
+    pub(super) fn after(&self, time: Duration) -> u32 {
+        let ticks = time.as_millis().div_ceil(TICK.as_millis()).saturating_add(1);
+        self.now().saturating_add(u32::try_from(ticks).unwrap_or(u32::MAX))
+    }
+}
+
+/// What a connection is doing, as far as a time-out depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Accepted; no byte yet. Closed without an answer at the deadline.
+    Fresh,
+    /// Between two requests. Closed without an answer at the deadline.
+    Idle,
+    /// In a head. Answered with 408 at the deadline.
+    Head,
+    /// From the head of a request to the end of its answer.
+    Exchange,
+}
+
+/// How fast one direction of a body goes while it is the client who is waited for.
+#[derive(Debug, Default)]
+struct Pace {
+    waiting: Cell<bool>,
+    ticks: Cell<u32>,
+    bytes: Cell<u64>,
+}
+
+/// What the gate has to measure, because only it can ask the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Measure {
+    /// Note how much has been delivered.
+    Begin,
+    /// Compare; the connection ends if it was less than this many bytes.
+    End(u64),
+}
+
+/// One connection's times: written by its gate, read by the sweep, which leaves orders behind and wakes the task.
+pub(super) struct Watch {
+    pub(super) conn: Rc<Conn>,
+    clock: Rc<Clock>,
+    phase: Cell<Phase>,
+    deadline: Cell<u32>,
+    reading: Pace,
+    writing: Pace,
+    /// Set by drain: when to close even if idle for a moment only, and when to close in any case.
+    close_at: Cell<u32>,
+    kill_at: Cell<u32>,
+    close: Cell<bool>,
+    expired: Cell<bool>,
+    killed: Cell<bool>,
+    measure: Cell<Option<Measure>>,
+}
+
+impl Watch {
+    pub(super) fn new(conn: Rc<Conn>, clock: Rc<Clock>, limits: &Limits) -> Rc<Self> {
+        let deadline = clock.after(limits.header_timeout);
+        Rc::new(Self {
+            conn,
+            clock,
+            phase: Cell::new(Phase::Fresh),
+            deadline: Cell::new(deadline),
+            reading: Pace::default(),
+            writing: Pace::default(),
+            close_at: Cell::new(u32::MAX),
+            kill_at: Cell::new(u32::MAX),
+            close: Cell::default(),
+            expired: Cell::default(),
+            killed: Cell::default(),
+            measure: Cell::default(),
+        })
+    }
+
+    /// The connection's part of a sweep.
+    pub(super) fn sweep(&self, limits: &Limits) {
+        let now = self.clock.now();
+        let over = now >= self.deadline.get();
+        let act = match self.phase.get() {
+            Phase::Fresh | Phase::Idle => {
+                let close = over || now >= self.close_at.get();
+                self.close.set(close);
+                close
+            }
+            Phase::Head => {
+                self.expired.set(over);
+                over
+            }
+            Phase::Exchange => self.sweep_bodies(limits),
+        };
+        let kill = now >= self.kill_at.get();
+        if kill {
+            self.killed.set(true);
+        }
+        if act || kill {
+            self.conn.wake();
+        }
+    }
+
+    fn sweep_bodies(&self, limits: &Limits) -> bool {
+        let enough = limits.min_body_rate.saturating_mul(u64::from(WINDOW)) * TICK.as_millis() as u64 / 1000;
+        if enough == 0 {
+            return false;
+        }
+        let mut act = false;
+        if self.reading.tick() == WINDOW && self.reading.restart() < enough {
+            self.conn.set_fault(TOO_SLOW);
+            act = true;
+        }
+        match self.writing.tick() {
+            1 => {
+                self.measure.set(Some(Measure::Begin));
+                act = true;
+            }
+            WINDOW => {
+                self.writing.restart();
+                self.measure.set(Some(Measure::End(enough)));
+                act = true;
+            }
+            _ => {}
+        }
+        act
+    }
+
+    /// Closes the connection when it is idle and this time has passed, and in any case after that one.
+    pub(super) fn drain(&self, close_in: Duration, kill_in: Duration) {
+        self.conn.set_draining();
+        self.close_at.set(self.close_at.get().min(self.clock.after(close_in)));
+        self.kill_at.set(self.kill_at.get().min(self.clock.after(kill_in)));
+    }
+
+    /// Ends the connection now, whatever it is doing.
+    pub(super) fn kill(&self) {
+        self.killed.set(true);
+        self.conn.wake();
+    }
+
+    pub(super) fn is_killed(&self) -> bool {
+        self.killed.get()
+    }
+
+    /// Whether to close now; true only while there is no request.
+    pub(super) fn is_to_close(&self) -> bool {
+        self.close.get() && matches!(self.phase.get(), Phase::Fresh | Phase::Idle)
+    }
+
+    /// Whether the head that is being read took too long. Tells once.
+    pub(super) fn take_expired(&self) -> bool {
+        self.expired.take() && self.phase.get() == Phase::Head
+    }
+
+    pub(super) fn take_measure(&self) -> Option<Measure> {
+        self.measure.take()
+    }
+
+    pub(super) fn idle(&self, timeout: Duration) {
+        self.phase.set(Phase::Idle);
+        self.close.set(false);
+        self.deadline.set(self.clock.after(timeout));
+    }
+
+    /// The first byte of a head is there.
+    pub(super) fn head(&self, timeout: Duration) {
+        // The first head of a connection has been waited for since the accept.
+        if matches!(self.phase.get(), Phase::Idle | Phase::Exchange) {
+            self.deadline.set(self.clock.after(timeout));
+        }
+        self.phase.set(Phase::Head);
+    }
+
+    pub(super) fn exchange(&self) {
+        self.phase.set(Phase::Exchange);
+        self.reading.clear();
+        self.writing.clear();
+    }
+
+    /// Nothing more has come from the client, who is in the middle of a body.
+    pub(super) fn read_waits(&self) {
+        self.reading.waiting.set(true);
+    }
+
+    pub(super) fn read(&self, bytes: usize) {
+        self.reading.went(bytes);
+    }
+
+    /// The client takes nothing more at the moment.
+    pub(super) fn write_waits(&self) {
+        self.writing.waiting.set(true);
+    }
+
+    pub(super) fn written(&self, bytes: usize) {
+        self.writing.went(bytes);
+    }
+}
+
+impl Pace {
+    fn went(&self, bytes: usize) {
+        self.waiting.set(false);
+        self.bytes.set(self.bytes.get().saturating_add(bytes as u64));
+    }
+
+    /// How many ticks of this window have been spent waiting; 0 if this one was not.
+    fn tick(&self) -> u32 {
+        if !self.waiting.get() {
+            return 0;
+        }
+        self.ticks.set(self.ticks.get() + 1);
+        self.ticks.get()
+    }
+
+    /// Begins a new window; the bytes of the last.
+    fn restart(&self) -> u64 {
+        self.ticks.set(0);
+        self.bytes.take()
+    }
+
+    fn clear(&self) {
+        self.waiting.set(false);
+        self.restart();
+    }
+}

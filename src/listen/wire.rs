@@ -1,0 +1,68 @@
+//! What a client connection runs over, and the two questions to the kernel that tokio has no words for.
+//!
+//! This is the one file of the data plane with `unsafe` in it: one `ioctl` that writes an int, and taking over the
+//! descriptors that systemd passed on, which are ours by the protocol of sd_listen_fds(3).
+
+#![expect(unsafe_code, reason = "see above; each use is argued where it stands")]
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::ioctl::{Getter, Opcode, ioctl};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A byte stream to a client.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + 'static {
+    /// Bytes written that the other side has not acknowledged yet.
+    fn undelivered(&self) -> usize;
+
+    /// Has the connection end with a reset when it is dropped, so that the client can't take what it got for whole.
+    fn abort(&self);
+}
+
+impl Wire for TcpStream {
+    fn undelivered(&self) -> usize {
+        outq(self.as_fd())
+    }
+
+    fn abort(&self) {
+        // It fails only on a socket that is gone, and then there is nothing to end.
+        let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+}
+
+impl Wire for UnixStream {
+    fn undelivered(&self) -> usize {
+        outq(self.as_fd())
+    }
+
+    /// A Unix socket knows no reset: the client sees the end of a body that is not whole.
+    fn abort(&self) {}
+}
+
+#[cfg(test)]
+impl Wire for tokio::io::DuplexStream {
+    fn undelivered(&self) -> usize {
+        0
+    }
+
+    fn abort(&self) {}
+}
+
+/// SIOCOUTQ, tcp(7) and unix(7). 0 if the kernel does not say.
+fn outq(fd: BorrowedFd<'_>) -> usize {
+    const SIOCOUTQ: Opcode = 0x5411;
+    // SAFETY: SIOCOUTQ takes a pointer to an int and writes one int there, as `Getter` provides.
+    let bytes = unsafe { ioctl(fd, Getter::<SIOCOUTQ, std::ffi::c_int>::new()) };
+    bytes.ok().and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
+}
+
+/// The sockets that systemd passed on, with their names. To be called once: the second caller gets the same numbers.
+pub(super) fn systemd_sockets() -> io::Result<Vec<(String, OwnedFd)>> {
+    let passed = sd_notify::listen_fds_with_names()?;
+    // SAFETY: the variables name this process's id, so these descriptors were opened for it, and nothing else in it
+    // takes them: `bind` calls this once and keeps what it gets.
+    Ok(passed.map(|(fd, name)| (name, unsafe { OwnedFd::from_raw_fd(fd) })).collect())
+}
