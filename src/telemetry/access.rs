@@ -44,6 +44,16 @@ struct Shared {
     dropped: Arc<AtomicU64>,
 }
 
+impl Shared {
+    fn form(&self) -> Form {
+        match self.form.load(Ordering::Relaxed) {
+            0 => Form::Off,
+            1 => Form::Text,
+            _ => Form::Json,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Orders {
     rings: Vec<Consumer<u8>>,
@@ -134,12 +144,12 @@ struct Local {
 impl AccessLog {
     /// Whether lines are wanted at all.
     pub fn enabled(&self) -> bool {
-        self.form() != Form::Off
+        self.shared.form() != Form::Off
     }
 
     /// Writes a line. Never waits.
     pub fn line(&self, record: &AccessRecord<'_>) {
-        let form = self.form();
+        let form = self.shared.form();
         if form == Form::Off {
             return;
         }
@@ -152,14 +162,6 @@ impl AccessLog {
         }
         if ring.cached_slots() < *low && ring.slots() < *low {
             self.writer.unpark();
-        }
-    }
-
-    fn form(&self) -> Form {
-        match self.shared.form.load(Ordering::Relaxed) {
-            0 => Form::Off,
-            1 => Form::Text,
-            _ => Form::Json,
         }
     }
 }
@@ -194,7 +196,11 @@ impl Writer {
             if last {
                 return;
             }
-            std::thread::park_timeout(INTERVAL);
+            // Without an access log nothing comes but orders, and those wake this thread.
+            match self.shared.form() {
+                Form::Off => std::thread::park(),
+                Form::Text | Form::Json => std::thread::park_timeout(INTERVAL),
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto;
 
-use super::cells::{BOUNDS, CLASSES, Distribution, RetryResult};
+use super::cells::{BOUNDS, Distribution, KeyBlock, Refused, RetryResult};
 use super::metrics::{Cause, State, lock};
 use crate::model::{Outcome, Reason, Role};
 
@@ -218,18 +218,15 @@ impl Export {
         for series in self.state.keys.all() {
             let labels @ [asset, region] = [&*series.labels[0], &*series.labels[1]];
             let blocks = series.blocks();
-            let sum = |cell: &dyn Fn(&super::cells::KeyBlock) -> u64| {
-                blocks.iter().fold(0_u64, |sum, block| sum.wrapping_add(cell(block)))
-            };
-            for class in 0..CLASSES {
-                let code = ["1xx", "2xx", "3xx", "4xx", "5xx"][class];
+            let sum =
+                |cell: &dyn Fn(&KeyBlock) -> u64| blocks.iter().fold(0_u64, |sum, block| sum.wrapping_add(cell(block)));
+            let refused: Vec<&Refused> = blocks.iter().filter_map(|b| b.refused.get().map(|r| &**r)).collect();
+            for (class, code) in ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().enumerate() {
                 let n = sum(&|block| block.answered[class].get());
                 push_some(&mut requests, &[asset, region, code, ""], n);
-                for reason in Reason::ALL {
-                    let cell = |block: &super::cells::KeyBlock| {
-                        block.refused.get().and_then(|r| r.rows().get(reason.index())).map_or(0, |row| row[class].get())
-                    };
-                    push_some(&mut requests, &[asset, region, code, reason.as_str()], sum(&cell));
+                for reason in Reason::ALL.iter().filter(|_| !refused.is_empty()) {
+                    let n = refused.iter().map(|refused| refused.rows()[reason.index()][class].get()).sum();
+                    push_some(&mut requests, &[asset, region, code, reason.as_str()], n);
                 }
             }
             let mut distribution = Distribution::default();
