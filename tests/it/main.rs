@@ -6,6 +6,10 @@
 #![allow(unreachable_pub, reason = "modules of one test binary")]
 #![allow(clippy::print_stderr, reason = "a failing test shows the daemon's log")]
 
+mod cli;
+mod demo;
 mod metrics;
+mod real_peers;
 mod support;
+mod systemd;
 mod tidy;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 pub mod client;
 pub mod exchange;
 pub mod origin;
+pub mod peer;
 pub mod proxy;
 
 pub use client::{Client, Response};

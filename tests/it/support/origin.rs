@@ -257,7 +257,8 @@ impl Shared {
     }
 }
 
-fn bound(address: SocketAddr) -> Socket {
+/// A socket that is bound and does not listen.
+pub fn bound(address: SocketAddr) -> Socket {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();
     socket.bind(&SockAddr::from(address)).unwrap_or_else(|e| panic!("bind {address}: {e}"));

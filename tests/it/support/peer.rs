@@ -1,0 +1,142 @@
+//! Web servers that we did not write, as backends: nginx and uvicorn, each a process of its own on a loopback port.
+//!
+//! `tests/run.sh` installs both. Each writes the ids of the POSTs it got into a file, so that a test can count them.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use socket2::Socket;
+
+use super::origin::bound;
+use super::{Client, poll};
+
+/// A running server; killed on drop.
+pub struct Peer {
+    name: String,
+    address: SocketAddr,
+    directory: tempfile::TempDir,
+    child: Child,
+    /// Bound, never listening: the port is ours before the server has it, and after it was killed.
+    _reserved: Socket,
+}
+
+impl Peer {
+    /// nginx in one process. It answers `NAME METHOD TARGET`; the id of a POST is its query parameter `id`.
+    pub fn nginx(name: &str) -> Self {
+        let (directory, reserved, address) = prepare();
+        let (at, log) = (directory.path().display(), "ids.log");
+        let config = format!(
+            "daemon off; master_process off; worker_processes 1; pid {at}/pid; error_log {at}/error.log;
+             events {{ worker_connections 512; }}
+             http {{
+               access_log off; client_body_temp_path {at}/body; proxy_temp_path {at}/proxy;
+               fastcgi_temp_path {at}/fastcgi; uwsgi_temp_path {at}/uwsgi; scgi_temp_path {at}/scgi;
+               log_format id '$arg_id';
+               map $request_method $is_post {{ default 0; POST 1; }}
+               server {{
+                 listen {address};
+                 add_header x-peer {name};
+                 default_type text/plain;
+                 location = /healthz {{ return 200 'ok'; }}
+                 location / {{ access_log {at}/{log} id if=$is_post; return 200 '{name} $request_method $request_uri'; }}
+               }}
+             }}"
+        );
+        std::fs::write(directory.path().join("nginx.conf"), config).unwrap();
+        let mut command = Command::new(find("nginx", "/usr/sbin/nginx"));
+        command.arg("-p").arg(directory.path()).arg("-c").arg(directory.path().join("nginx.conf"));
+        Self::start(name, address, directory, reserved, command)
+    }
+
+    /// uvicorn with the application of `tests/it/peers`. It answers `NAME METHOD PATH BODY`; the id of a POST is its
+    /// body.
+    pub fn uvicorn(name: &str) -> Self {
+        let (directory, reserved, address) = prepare();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut command = Command::new(find("uvicorn", root.join("target/peers/bin/uvicorn").to_str().unwrap()));
+        command.args(["app:app", "--no-access-log", "--log-level", "warning", "--http", "h11", "--loop", "asyncio"]);
+        command.arg("--app-dir").arg(root.join("tests/it/peers"));
+        command.args(["--host", &address.ip().to_string(), "--port", &address.port().to_string()]);
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        command.env("PEER_NAME", name).env("PEER_LOG", directory.path().join("ids.log"));
+        Self::start(name, address, directory, reserved, command)
+    }
+
+    fn start(
+        name: &str,
+        address: SocketAddr,
+        directory: tempfile::TempDir,
+        reserved: Socket,
+        mut command: Command,
+    ) -> Self {
+        let log = std::fs::File::create(directory.path().join("output.log")).unwrap();
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let mut peer = Self { name: name.into(), address, directory, child, _reserved: reserved };
+        poll(&format!("{name} to listen"), || {
+            if let Some(status) = peer.child.try_wait().unwrap() {
+                panic!("{name} ended: {status}\n{}", peer.read("output.log") + &peer.read("error.log"));
+            }
+            Some(Client::try_connect(address).ok()?.get("/healthz").status)
+        });
+        peer
+    }
+
+    /// Its name, as answers give it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// The ids of the POSTs it got, in order.
+    pub fn ids(&self) -> Vec<String> {
+        self.read("ids.log").lines().map(str::to_owned).collect()
+    }
+
+    fn read(&self, file: &str) -> String {
+        std::fs::read_to_string(self.directory.path().join(file)).unwrap_or_default()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A tool of this machine, or a panic that says how to get it.
+pub fn find(tool: &str, usual: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = [PathBuf::from(usual)].into_iter().chain(std::env::split_paths(&path).map(|d| d.join(tool)));
+    found.into_iter().find(|p| p.is_file()).unwrap_or_else(|| panic!("{tool} is missing; tests/run.sh installs it"))
+}
+
+fn prepare() -> (tempfile::TempDir, Socket, SocketAddr) {
+    let reserved = bound("127.0.0.1:0".parse().unwrap());
+    let address = reserved.local_addr().unwrap().as_socket().unwrap();
+    (tempfile::tempdir().unwrap(), reserved, address)
+}
+
+#[test]
+fn both_servers_answer_and_note_the_ids_of_posts() {
+    for mut peer in [Peer::nginx("n"), Peer::uvicorn("u")] {
+        let mut client = Client::connect(peer.addr());
+        assert!(client.get("/x").text().starts_with(&format!("{} GET /x", peer.name())));
+        assert_eq!(client.post("/x?id=7", "7").status, 200);
+        poll("the id", || (peer.ids() == ["7"]).then_some(()));
+        peer.kill();
+        assert!(Client::try_connect(peer.addr()).is_err());
+    }
+}
