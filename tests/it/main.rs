@@ -8,6 +8,7 @@
 
 mod cli;
 mod demo;
+mod docs;
 mod metrics;
 mod real_peers;
 mod support;
