@@ -1,0 +1,20 @@
+//! The live state of one server, apart from what the operator says about it.
+//!
+//! A reload builds a new Snapshot, but a server that the new file still names has not changed: its connections are
+//! open, its requests are in flight, its checks have passed. So that state lives here, by [`Identity`], and the
+//! [`Registry`] hands the same [`Backend`] and the same [`Check`] to every Plan that names them.
+//!
+//! Everything here is atomics and guards: workers write without locks, and what a cancelled request held is given
+//! back when its guard is dropped. No clock and no runtime: whoever knows the time passes it in.
+
+mod check;
+mod identity;
+mod live;
+mod registry;
+mod verdict;
+
+pub use check::{Cause, Check, Status};
+pub use identity::Identity;
+pub use live::{Backend, Connection, InFlight};
+pub use registry::Registry;
+pub use verdict::{Verdict, Why, verdict};
