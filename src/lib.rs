@@ -7,6 +7,7 @@ pub mod model;
 pub mod backend;
 pub mod message;
 pub mod telemetry;
+pub mod balance;
 pub mod listen;
 pub mod admin;
 pub mod cli;

@@ -1,0 +1,156 @@
+//! Which server of a tier gets a request, and how a request's load spreads over tiers. Pure: no clock, no runtime, the
+//! random numbers are handed in, and a server is whatever has a weight and a number of requests in flight.
+//!
+//! Nothing here can fail: there is a server or there is none.
+//!
+//! - [`tiers`]: shares of load over failover tiers (Envoy's priority levels), and when a tier is in panic.
+//! - [`pick`] and a file for each [`Policy`]: one server out of one tier.
+//!
+//! A policy gets the servers of a tier, the places of those that may be used now, and a question it must ask before
+//! it settles: was this one tried already for this request? So one policy serves first tries, retries and panic alike.
+
+pub mod tiers;
+mod least_request;
+mod random;
+mod round_robin;
+
+use crate::model::Policy;
+
+pub use round_robin::Rotation;
+
+/// What a policy needs to know of a server.
+pub trait Candidate {
+    /// Relative capacity, at least 1.
+    fn weight(&self) -> u16;
+    /// Requests in flight at it, over all pools and workers.
+    fn in_flight(&self) -> u32;
+}
+
+/// The servers of one tier, and which of them may be used now.
+#[derive(Debug)]
+pub struct Group<'a, C> {
+    /// All of them. Places count in this slice, so that they stay the same while health changes.
+    pub servers: &'a [C],
+    /// The places of those that may be used, ascending, each at most once.
+    pub usable: &'a [u32],
+    /// The largest weight in `usable`, or more: what is lighter is drawn less often. Too large costs time only.
+    pub heaviest: u16,
+}
+
+impl<C> Clone for Group<'_, C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<C> Copy for Group<'_, C> {}
+
+/// The place of the server that gets the next request: a usable one that `tried` does not know, if there is any.
+///
+/// `rotation` is this worker's memory for this tier; only round robin writes to it.
+pub fn pick<C: Candidate>(
+    policy: Policy,
+    group: Group<'_, C>,
+    tried: impl Fn(usize) -> bool,
+    rotation: &mut Rotation,
+    rng: &mut fastrand::Rng,
+) -> Option<usize> {
+    match policy {
+        Policy::LeastRequest => least_request::pick(group, tried, rng),
+        Policy::RoundRobin => round_robin::pick(group, tried, rotation, rng),
+        Policy::Random => random::pick(group, tried, rng),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    pub(super) struct Mock {
+        pub(super) weight: u16,
+        pub(super) in_flight: u32,
+    }
+
+    impl Candidate for Mock {
+        fn weight(&self) -> u16 {
+            self.weight
+        }
+        fn in_flight(&self) -> u32 {
+            self.in_flight
+        }
+    }
+
+    const POLICIES: [Policy; 3] = [Policy::LeastRequest, Policy::RoundRobin, Policy::Random];
+
+    fn servers() -> impl Strategy<Value = Vec<(Mock, bool, bool)>> {
+        let weight = prop_oneof![3 => 1..=10u16, 1 => Just(1000u16), 1 => Just(u16::MAX)];
+        let server = (weight, 0..50u32).prop_map(|(weight, in_flight)| Mock { weight, in_flight });
+        prop::collection::vec((server, any::<bool>(), any::<bool>()), 0..20)
+    }
+
+    fn usable_of(servers: &[(Mock, bool, bool)]) -> Vec<u32> {
+        servers.iter().zip(0..).filter(|(s, _)| s.1).map(|(_, i)| i).collect()
+    }
+
+    proptest! {
+        /// A pick is usable and not tried; and there is a pick whenever there is such a server.
+        #[test]
+        fn picks_what_may_be_picked(drawn in servers(), policy in 0..3usize, seed: u64) {
+            let servers: Vec<_> = drawn.iter().map(|s| s.0.clone()).collect();
+            let usable = usable_of(&drawn);
+            let heaviest = servers.iter().map(|s| s.weight).max().unwrap_or(1);
+            let group = Group { servers: &servers, usable: &usable, heaviest };
+            let (mut rotation, mut rng) = (Rotation::default(), fastrand::Rng::with_seed(seed));
+            for _ in 0..5 {
+                let got = pick(POLICIES[policy], group, |i| drawn[i].2, &mut rotation, &mut rng);
+                match got {
+                    Some(i) => prop_assert!(drawn[i].1 && !drawn[i].2, "{i}"),
+                    None => prop_assert!(drawn.iter().all(|s| !s.1 || s.2)),
+                }
+            }
+        }
+
+        /// Asked again and again with what it gave before as tried, a policy gives every usable server once, then none.
+        #[test]
+        fn never_repeats_and_ends(drawn in servers(), policy in 0..3usize, seed: u64) {
+            let servers: Vec<_> = drawn.iter().map(|s| s.0.clone()).collect();
+            let usable = usable_of(&drawn);
+            let heaviest = servers.iter().map(|s| s.weight).max().unwrap_or(1);
+            let group = Group { servers: &servers, usable: &usable, heaviest };
+            let (mut rotation, mut rng) = (Rotation::default(), fastrand::Rng::with_seed(seed));
+            let mut tried = BTreeSet::new();
+            while let Some(i) = pick(POLICIES[policy], group, |i| tried.contains(&i), &mut rotation, &mut rng) {
+                prop_assert!(tried.insert(i));
+            }
+            prop_assert_eq!(tried.len(), usable.len());
+        }
+
+        /// With nothing in flight, every policy spreads by weight.
+        #[test]
+        fn spreads_by_weight(weights in prop::collection::vec(1..=9u16, 2..6), policy in 0..3usize, seed: u64) {
+            let servers: Vec<_> = weights.iter().map(|&weight| Mock { weight, in_flight: 0 }).collect();
+            let usable: Vec<u32> = (0..).take(servers.len()).collect();
+            let group = Group { servers: &servers, usable: &usable, heaviest: 9 };
+            let (mut rotation, mut rng) = (Rotation::default(), fastrand::Rng::with_seed(seed));
+            let rounds = 4000;
+            let mut got = vec![0u32; servers.len()];
+            for _ in 0..rounds {
+                let i = pick(POLICIES[policy], group, |_| false, &mut rotation, &mut rng).expect("all are usable");
+                got[i] += 1;
+            }
+            let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
+            for (i, &weight) in weights.iter().enumerate() {
+                let share = f64::from(weight) / total;
+                // Six standard deviations of a binomial draw.
+                let slack = 6.0 * (f64::from(rounds) * share * (1.0 - share)).sqrt() + 1.0;
+                let off = (f64::from(got[i]) - f64::from(rounds) * share).abs();
+                prop_assert!(off <= slack, "server {i}: {got:?} for {weights:?}");
+            }
+        }
+    }
+}
