@@ -8,6 +8,7 @@ pub mod backend;
 pub mod message;
 pub mod telemetry;
 pub mod balance;
+pub mod upstream;
 pub mod listen;
 pub mod admin;
 pub mod cli;

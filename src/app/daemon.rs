@@ -1,0 +1,427 @@
+//! The control plane's loop: signals, reloads, facts, drain.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
+
+use super::listeners::Listeners;
+use super::reload::{self, Job, Step};
+use super::worker::{self, Kit, Order};
+use super::{Addresses, Options, RunError, Source, notify};
+use crate::admin;
+use crate::config::Loaded;
+use crate::control::{self, Command, Controller, GATHER, Handle, Readiness, ReloadReport};
+use crate::discovery::{Resolved, Resolver};
+use crate::health::{Event, Prober};
+use crate::listen::Shared;
+use crate::model::{Bind, Plan};
+use crate::routing::{Index, Table};
+use crate::telemetry::{AccessWriter, MainLog, Metrics, init_logging};
+
+/// How often the control plane lets go of what is past its time.
+const TICK: Duration = Duration::from_millis(500);
+/// How long the logs may take to be written at the end.
+const FLUSH: Duration = Duration::from_secs(1);
+/// Between the end of `drain_timeout` and the end of the workers.
+const STOP: Duration = Duration::from_millis(500);
+
+type Drained = Pin<Box<dyn Future<Output = ()>>>;
+
+pub(super) fn run(options: Options) -> Result<(), RunError> {
+    let Loaded { plan, warnings, .. } = options.config.load().map_err(RunError::Config)?;
+    let plan = Arc::new(plan);
+    let metrics = Metrics::new(plan.max_metric_pools);
+    let log = init_logging(&plan.log, &metrics).map_err(other("cannot start logging"))?;
+    let access = AccessWriter::spawn(&plan.log, &metrics).map_err(other("cannot open the access log"))?;
+    for warning in warnings.summaries() {
+        tracing::warn!("{warning}");
+    }
+    raise_descriptor_limit();
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .map_err(other("cannot start the control plane"))?;
+    let result = runtime.block_on(async {
+        let mut daemon = Daemon::start(options.config, plan, &metrics, log, access).await?;
+        daemon.serve(options.ready).await;
+        daemon.stop();
+        Ok(())
+    });
+    runtime.shutdown_background();
+    result
+}
+
+struct Daemon {
+    source: Source,
+    log: MainLog,
+    access: AccessWriter,
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
+    controller: Controller,
+    resolver: Resolver,
+    listeners: Listeners,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    workers: usize,
+    admin: Option<Bind>,
+    signals: Signals,
+    commands: mpsc::Receiver<Command>,
+    health: mpsc::Receiver<Event>,
+    resolved: mpsc::Receiver<Resolved>,
+    job: Option<Job>,
+    drain: Drain,
+}
+
+enum Drain {
+    No,
+    /// `/readyz` fails already.
+    Delay(Instant),
+    /// Connections are ending; all of them by then.
+    Ending(Drained),
+}
+
+struct Signals {
+    hup: Signal,
+    term: Signal,
+    int: Signal,
+    usr1: Signal,
+    usr2: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hup: signal(SignalKind::hangup())?,
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            usr1: signal(SignalKind::user_defined1())?,
+            usr2: signal(SignalKind::user_defined2())?,
+        })
+    }
+}
+
+impl Daemon {
+    /// Binds everything, starts the workers, and sets the first configuration on its way. Nothing is accepted yet.
+    async fn start(
+        source: Source,
+        plan: Arc<Plan>,
+        metrics: &Arc<Metrics>,
+        log: MainLog,
+        access: AccessWriter,
+    ) -> Result<Self, RunError> {
+        let signals = Signals::new().map_err(other("cannot listen to signals"))?;
+        let workers = plan.server.workers.unwrap_or_else(available_cores);
+        let table = Arc::new(Table::new(crate::routing::build(Arc::new(Index::new(Arc::clone(&plan))), 0, |_| {
+            Default::default()
+        })));
+        let readiness = Arc::new(Readiness::default());
+
+        let mut orders = Vec::new();
+        let mut receivers = VecDeque::new();
+        for _ in 0..workers {
+            let (sender, receiver) = mpsc::channel(64);
+            orders.push(sender);
+            receivers.push_back(receiver);
+        }
+        let listeners = Listeners::new(orders, Arc::clone(metrics));
+        let opened = listeners.prepare(&plan, workers)?;
+
+        let (command_sender, commands) = mpsc::channel(16);
+        let handle = Handle::new(command_sender, Arc::clone(&table), Arc::clone(metrics), Arc::clone(&readiness));
+        let admin = match &plan.admin {
+            None => None,
+            Some(config) => {
+                let cannot = |source| RunError::Admin { address: config.bind.to_string(), source };
+                let socket = admin::Socket::bind(&config.bind).await.map_err(cannot)?;
+                let address = socket.address().clone();
+                tracing::info!(address = address.to_string(), "admin listening");
+                let config = config.clone();
+                tokio::task::spawn_local(async move { admin::serve(socket, &config, handle).await });
+                Some(address)
+            }
+        };
+
+        let shared = Shared::new(workers, Arc::clone(metrics));
+        let threads = receivers
+            .into_iter()
+            .enumerate()
+            .map(|(number, orders)| {
+                let kit = Kit {
+                    number,
+                    table: Arc::clone(&table),
+                    metrics: Arc::clone(metrics),
+                    log: access.worker(),
+                    shared: Arc::clone(&shared),
+                };
+                worker::spawn(kit, orders)
+            })
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(other("cannot start a worker"))?;
+
+        let (events, health) = mpsc::channel(1024);
+        let prober = Prober::spawn(events, Arc::clone(metrics));
+        let (answers, resolved) = mpsc::channel(256);
+        let resolver = Resolver::spawn(answers);
+        let step = Box::pin(reload::resolve(resolver.clone(), Arc::clone(&plan)));
+        let mut daemon = Self {
+            source,
+            log,
+            access,
+            metrics: Arc::clone(metrics),
+            readiness,
+            controller: Controller::new(table, Arc::clone(metrics), prober),
+            resolver,
+            listeners,
+            threads,
+            workers,
+            admin,
+            signals,
+            commands,
+            health,
+            resolved,
+            job: None,
+            drain: Drain::No,
+        };
+        daemon.job = Some(Job { step, opened, plan: Some(plan), reply: None });
+        Ok(daemon)
+    }
+
+    async fn serve(&mut self, ready: Box<dyn FnOnce(&Addresses)>) {
+        let mut ready = Some(ready);
+        let mut tick = interval(TICK);
+        let mut alive = notify::watchdog_interval().map(interval);
+        let mut gather: Option<Instant> = None;
+        loop {
+            let idle = self.job.is_none() && matches!(self.drain, Drain::No);
+            tokio::select! {
+                step = step(&mut self.job) => {
+                    self.advance(step).await;
+                    if self.job.is_none()
+                        && let Some(ready) = ready.take()
+                    {
+                        ready(&self.addresses());
+                    }
+                }
+                Some(event) = self.health.recv() => {
+                    if let Event::Transition(transition) = event {
+                        self.controller.transition(&transition);
+                        gather.get_or_insert(Instant::now() + GATHER);
+                    }
+                }
+                () = until(gather) => {
+                    gather = None;
+                    self.controller.flush();
+                }
+                Some(Resolved { name, addresses }) = self.resolved.recv() => self.controller.resolved(name, addresses),
+                _ = self.signals.hup.recv(), if idle => self.reload(None),
+                Some(Command::Reload(reply)) = self.commands.recv(), if idle => self.reload(Some(reply)),
+                _ = self.signals.usr1.recv() => {
+                    tracing::info!("opening the log files anew");
+                    self.access.reopen();
+                }
+                _ = self.signals.usr2.recv() => tracing::warn!("SIGUSR2: a binary upgrade is not supported yet"),
+                _ = self.signals.term.recv() => {
+                    if self.terminate() { return }
+                }
+                _ = self.signals.int.recv() => {
+                    if self.terminate() { return }
+                }
+                () = drained(&mut self.drain) => match self.drain {
+                    Drain::Delay(_) => self.end_connections().await,
+                    _ => return,
+                },
+                _ = tick.tick() => self.controller.tick(),
+                () = due(&mut alive) => notify::alive(),
+            }
+        }
+    }
+
+    fn reload(&mut self, reply: Option<oneshot::Sender<ReloadReport>>) {
+        tracing::info!("reloading");
+        notify::reloading();
+        self.job = Some(Job::load(&self.source, reply));
+    }
+
+    /// Takes the configuration on its way one step further.
+    async fn advance(&mut self, step: Step) {
+        let Some(mut job) = self.job.take() else { return };
+        match step {
+            Step::Loaded(result) => match *result {
+                Err(diagnostics) => self.refuse(job, diagnostics.to_string()),
+                Ok(Loaded { plan, warnings, .. }) => {
+                    for warning in warnings.summaries() {
+                        tracing::warn!("{warning}");
+                    }
+                    let fixed = control::unchangeable(self.controller.plan(), &plan);
+                    if !fixed.is_empty() {
+                        let names = fixed.join("` and `");
+                        let text = format!("error: a reload can't change `{names}`: restart shardgate to do that");
+                        return self.refuse(job, text);
+                    }
+                    match self.listeners.prepare(&plan, self.workers) {
+                        Err(error) => self.refuse(job, format!("error: {error}")),
+                        Ok(opened) => {
+                            let plan = Arc::new(plan);
+                            job.step = Box::pin(reload::resolve(self.resolver.clone(), Arc::clone(&plan)));
+                            job.plan = Some(plan);
+                            job.opened = opened;
+                            self.job = Some(job);
+                        }
+                    }
+                }
+            },
+            Step::Resolved(plan, answers) => {
+                job.step = Box::pin(reload::checked(self.controller.stage(plan, answers)));
+                self.job = Some(job);
+            }
+            Step::Checked => self.put_in_force(job).await,
+        }
+    }
+
+    fn refuse(&mut self, job: Job, text: String) {
+        tracing::error!("the configuration was refused, the old one goes on\n{text}");
+        self.metrics.reload(false);
+        notify::ready("reload refused, the old configuration goes on");
+        if let Some(reply) = job.reply {
+            let _ = reply.send(ReloadReport { result: Err(text) });
+        }
+    }
+
+    async fn put_in_force(&mut self, job: Job) {
+        let Some(summary) = self.controller.publish() else { return };
+        let plan = Arc::clone(self.controller.plan());
+        self.resolver.set(control::names(&plan));
+        self.listeners.commit(job.opened, plan.server.drain_timeout).await;
+        self.log.configure(&plan.log);
+        if let Err(error) = self.access.configure(&plan.log) {
+            tracing::error!(%error, "the access log can't be opened; the old one goes on");
+        }
+        let status = format!("{} pools, {} backends", summary.pools, self.controller.backends());
+        if self.readiness.set_ready() {
+            tracing::info!(hash = plan.hash, "ready");
+        } else {
+            self.metrics.reload(true);
+            tracing::info!(hash = plan.hash, changes = %summary, "reloaded");
+        }
+        notify::ready(&status);
+        if let Some(reply) = job.reply {
+            let _ = reply.send(ReloadReport { result: Ok(summary.to_string()) });
+        }
+    }
+
+    fn addresses(&self) -> Addresses {
+        Addresses { listeners: self.listeners.addresses(), admin: self.admin.as_ref().map(ToString::to_string) }
+    }
+
+    /// Begins to drain. True: it is the second time, end at once.
+    fn terminate(&mut self) -> bool {
+        if !matches!(self.drain, Drain::No) {
+            tracing::warn!("ending at once");
+            return true;
+        }
+        let delay = self.controller.plan().server.drain_delay;
+        tracing::info!(?delay, "draining");
+        self.readiness.set_draining();
+        self.metrics.draining(true);
+        notify::stopping("draining");
+        self.drain = Drain::Delay(Instant::now() + delay);
+        false
+    }
+
+    async fn end_connections(&mut self) {
+        let within = self.controller.plan().server.drain_timeout;
+        let hard_stop = Instant::now() + within;
+        let mut waiting = Vec::new();
+        for worker in self.listeners.workers() {
+            let (done, ended) = oneshot::channel();
+            let _ = worker.send(Order::Drain(within, done)).await;
+            waiting.push(ended);
+        }
+        self.drain = Drain::Ending(Box::pin(async move {
+            if tokio::time::timeout_at(hard_stop, join_all(waiting)).await.is_err() {
+                tracing::warn!(?within, "requests were still in flight when drain_timeout was over");
+            }
+        }));
+    }
+
+    /// Ends the workers and writes what is left of the logs.
+    fn stop(self) {
+        let Self { listeners, threads, access, log, .. } = self;
+        for worker in listeners.workers() {
+            let _ = worker.try_send(Order::Stop);
+        }
+        drop(listeners);
+        let deadline = std::time::Instant::now() + STOP;
+        for thread in threads {
+            while !thread.is_finished() && std::time::Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        tracing::info!("stopped");
+        access.flush(FLUSH);
+        log.flush(FLUSH);
+    }
+}
+
+async fn step(job: &mut Option<Job>) -> Step {
+    match job {
+        Some(job) => job.step.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn drained(drain: &mut Drain) {
+    match drain {
+        Drain::No => std::future::pending().await,
+        Drain::Delay(until) => sleep_until(*until).await,
+        Drain::Ending(done) => done.as_mut().await,
+    }
+}
+
+async fn due(interval: &mut Option<Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn interval(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+fn available_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A proxy holds two descriptors for each request; the soft limit of 1,024 is for programs that use select(2).
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}
+
+fn other(what: &'static str) -> impl Fn(io::Error) -> RunError {
+    move |source| RunError::Other { what, source }
+}

@@ -1,0 +1,97 @@
+//! Which listeners are open, over reloads.
+//!
+//! Sockets that are bound stay open for as long as a listener with that name and address is configured: closing and
+//! opening again would lose the connections that wait in its queue. What a reload adds is bound before anything else
+//! changes, so that an address that is taken refuses the reload instead of half of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::worker::Order;
+use crate::listen::{BindError, Sockets, bind};
+use crate::model::{Listener, Plan};
+use crate::telemetry::Metrics;
+
+/// The listeners in force.
+pub(super) struct Listeners {
+    workers: Vec<mpsc::Sender<Order>>,
+    metrics: Arc<Metrics>,
+    open: Vec<Open>,
+}
+
+/// A listener with its sockets.
+#[derive(Clone)]
+pub(super) struct Open {
+    pub(super) listener: Arc<Listener>,
+    pub(super) sockets: Arc<Sockets>,
+}
+
+impl Listeners {
+    pub(super) fn new(workers: Vec<mpsc::Sender<Order>>, metrics: Arc<Metrics>) -> Self {
+        Self { workers, metrics, open: Vec::new() }
+    }
+
+    /// Binds what a Plan has and we have not. Nothing is accepted yet.
+    pub(super) fn prepare(&self, plan: &Plan, workers: usize) -> Result<Vec<Open>, BindError> {
+        plan.listeners
+            .iter()
+            .map(|listener| {
+                let known = self.open.iter().find(|open| is_same_socket(&open.listener, listener));
+                let sockets = match known {
+                    Some(open) => Arc::clone(&open.sockets),
+                    None => Arc::new(bind(&listener.bind, workers)?),
+                };
+                let listener = match known {
+                    Some(open) if *open.listener == *listener => Arc::clone(&open.listener),
+                    _ => Arc::new(listener.clone()),
+                };
+                Ok(Open { listener, sockets })
+            })
+            .collect()
+    }
+
+    /// Makes every worker accept from these listeners and from no others.
+    pub(super) async fn commit(&mut self, next: Vec<Open>, drain_timeout: Duration) {
+        for gone in self.open.iter().filter(|open| !next.iter().any(|new| is_same_socket(&new.listener, &open.listener)))
+        {
+            tracing::info!(listener = &*gone.listener.name, "no longer listening");
+            for worker in &self.workers {
+                let _ = worker.send(Order::Remove(Arc::clone(&gone.listener.name), drain_timeout)).await;
+            }
+            self.metrics.remove_listener(&gone.listener.name);
+        }
+        for new in &next {
+            let known = self.open.iter().any(|open| Arc::ptr_eq(&open.listener, &new.listener));
+            if known {
+                continue;
+            }
+            let address = address(new);
+            tracing::info!(listener = &*new.listener.name, address, "listening");
+            for worker in &self.workers {
+                let _ = worker.send(Order::Add(Arc::clone(&new.listener), Arc::clone(&new.sockets))).await;
+            }
+        }
+        self.open = next;
+    }
+
+    /// Names and addresses, in the order of the file.
+    pub(super) fn addresses(&self) -> Vec<(String, String)> {
+        self.open.iter().map(|open| (open.listener.name.to_string(), address(open))).collect()
+    }
+
+    /// How every worker is told things.
+    pub(super) fn workers(&self) -> &[mpsc::Sender<Order>] {
+        &self.workers
+    }
+}
+
+/// With the port that the system chose.
+fn address(open: &Open) -> String {
+    open.sockets.local_addr().map_or_else(|| open.listener.bind.to_string(), |address| address.to_string())
+}
+
+fn is_same_socket(one: &Listener, other: &Listener) -> bool {
+    one.name == other.name && one.bind == other.bind
+}

@@ -1,0 +1,118 @@
+//! A worker: one thread of the data plane, with its own runtime, connections, cells and log.
+//!
+//! Workers share nothing that is written per request but the counts on a backend. What the control plane wants of one
+//! comes through a bounded channel and is done between requests.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+
+use crate::listen::{Server, Service, Shared, Sockets};
+use crate::message::Conn;
+use crate::message::body::Attempt;
+use crate::model::{Limits, Listener};
+use crate::proxy::{Proxy, ResponseBody};
+use crate::routing::Table;
+use crate::telemetry::{AccessLog, Metrics};
+use crate::upstream;
+
+/// How often a worker lets go of what is past its time.
+const TICK: Duration = Duration::from_millis(250);
+
+/// What a worker can be told.
+pub(super) enum Order {
+    /// Accept from this listener.
+    Add(Arc<Listener>, Arc<Sockets>),
+    /// Do so no more, and end its connections within this time.
+    Remove(Arc<str>, Duration),
+    /// Do so for all, and say when the last connection has ended.
+    Drain(Duration, oneshot::Sender<()>),
+    /// End every connection now.
+    Stop,
+}
+
+/// What a worker starts with.
+pub(super) struct Kit {
+    pub(super) number: usize,
+    pub(super) table: Arc<Table>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) log: AccessLog,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Starts a worker's thread. It ends when `orders` does, or at [`Order::Stop`].
+///
+/// # Errors
+/// When the operating system gives no thread.
+pub(super) fn spawn(kit: Kit, orders: mpsc::Receiver<Order>) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("worker-{}", kit.number)).spawn(move || {
+        let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(%error, "a worker could not start");
+                return;
+            }
+        };
+        runtime.block_on(run(kit, orders));
+    })
+}
+
+async fn run(kit: Kit, mut orders: mpsc::Receiver<Order>) {
+    let proxy = Proxy::new(kit.table.reader(), kit.metrics.worker(), kit.log);
+    let service = Rc::new(Front { proxy });
+    let server = Rc::new(Server::new(Rc::clone(&service), kit.shared, kit.number));
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(Order::Add(listener, sockets)) => {
+                    let name = Arc::clone(&listener.name);
+                    if let Err(error) = server.add(listener, &sockets) {
+                        tracing::error!(listener = &*name, %error, "a worker can't accept");
+                    }
+                }
+                Some(Order::Remove(name, within)) => server.remove(&name, within),
+                Some(Order::Drain(within, done)) => {
+                    server.drain(within);
+                    let server = Rc::clone(&server);
+                    tokio::task::spawn_local(async move {
+                        server.idle().await;
+                        // Nobody is left to be told only when the process is ending anyway.
+                        let _ = done.send(());
+                    });
+                }
+                Some(Order::Stop) | None => {
+                    server.close_all();
+                    return;
+                }
+            },
+            _ = tick.tick() => service.proxy.tick(),
+        }
+    }
+}
+
+/// The proxy as the connections of clients see it.
+struct Front {
+    proxy: Proxy<Incoming>,
+}
+
+impl Service for Front {
+    type Body = ResponseBody<upstream::ResponseBody<Attempt<Incoming>>>;
+
+    async fn call(&self, request: Request<Incoming>, conn: Rc<Conn>) -> Response<Self::Body> {
+        self.proxy.handle(request, conn).await
+    }
+
+    fn limits(&self) -> Limits {
+        self.proxy.limits()
+    }
+}

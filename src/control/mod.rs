@@ -1,0 +1,112 @@
+//! The control plane: what the data path reads is made here, and only here.
+//!
+//! [`Controller`] turns a Plan and the facts about the world (checks, addresses of names) into Snapshots and is their
+//! only writer. [`Handle`] is how others speak to it: a bounded channel, and what may be read by anyone at any time.
+
+mod controller;
+mod diff;
+mod world;
+
+pub use controller::{Controller, GATHER};
+pub use diff::{Summary, unchangeable};
+pub use world::names;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::routing::{Snapshot, Table};
+use crate::telemetry::Metrics;
+
+/// What the control plane can be asked for.
+#[derive(Debug)]
+pub enum Command {
+    /// Read the configuration again, and say how it went.
+    Reload(oneshot::Sender<ReloadReport>),
+}
+
+/// How a reload went.
+#[derive(Debug, Clone)]
+pub struct ReloadReport {
+    /// What changed, in a line; or why nothing did: every diagnostic, as `check` prints them.
+    pub result: Result<String, String>,
+}
+
+/// The running daemon, as the admin address sees it. Cloning it is cheap.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    table: Arc<Table>,
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
+}
+
+impl Handle {
+    /// A handle that speaks to whoever holds the other end of `commands`.
+    pub fn new(
+        commands: mpsc::Sender<Command>,
+        table: Arc<Table>,
+        metrics: Arc<Metrics>,
+        readiness: Arc<Readiness>,
+    ) -> Self {
+        Self { commands, table, metrics, readiness }
+    }
+
+    /// Asks for a reload and waits for its end.
+    pub async fn reload(&self) -> ReloadReport {
+        let (reply, report) = oneshot::channel();
+        if self.commands.send(Command::Reload(reply)).await.is_ok()
+            && let Ok(report) = report.await
+        {
+            return report;
+        }
+        ReloadReport { result: Err("shardgate is shutting down".into()) }
+    }
+
+    /// The newest Snapshot.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.table.load()
+    }
+
+    /// Whether requests should be sent here; if not, why.
+    ///
+    /// # Errors
+    /// A word for the answer of `/readyz`.
+    pub fn readiness(&self) -> Result<(), &'static str> {
+        self.readiness.check()
+    }
+
+    /// What is scraped.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+}
+
+/// Whether requests should be sent here. Written by the control plane alone.
+#[derive(Debug, Default)]
+pub struct Readiness(AtomicU8);
+
+const STARTING: u8 = 0;
+const READY: u8 = 1;
+const DRAINING: u8 = 2;
+
+impl Readiness {
+    /// Accepting begins. False: it had begun already, or is over.
+    pub fn set_ready(&self) -> bool {
+        self.0.compare_exchange(STARTING, READY, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Draining begins; there is no way back.
+    pub fn set_draining(&self) {
+        self.0.store(DRAINING, Ordering::Relaxed);
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        match self.0.load(Ordering::Relaxed) {
+            STARTING => Err("starting"),
+            READY => Ok(()),
+            _ => Err("draining"),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! One Plan and what it has to do with the world: whose facts concern which of its pools.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::backend::{Check, Identity, Registry};
+use crate::model::{Address, Plan, PoolId, Role};
+use crate::routing::{Index, Server};
+
+/// Addresses of names, as discovery last found them.
+pub(super) type Answers = HashMap<Arc<str>, Vec<IpAddr>>;
+
+/// One Plan, and which of its pools each fact concerns.
+pub(super) struct World {
+    pub(super) index: Arc<Index>,
+    /// By the check's place in memory; `checks` keeps it from being reused.
+    by_check: HashMap<usize, Vec<PoolId>>,
+    by_name: HashMap<Arc<str>, Vec<PoolId>>,
+}
+
+impl World {
+    pub(super) fn new(index: Arc<Index>) -> Self {
+        let mut by_name: HashMap<Arc<str>, Vec<PoolId>> = HashMap::new();
+        for (id, pool) in pools(&index) {
+            for member in &pool.members {
+                if let Address::Name(host, _) = &*member.address {
+                    let pools = by_name.entry(Arc::clone(host)).or_default();
+                    if pools.last() != Some(&id) {
+                        pools.push(id);
+                    }
+                }
+            }
+        }
+        Self { index, by_check: HashMap::new(), by_name }
+    }
+
+    /// The live servers of a pool, primaries and replicas.
+    pub(super) fn servers(&mut self, id: PoolId, registry: &mut Registry, answers: &Answers) -> [Vec<Server>; 2] {
+        let mut servers = [Vec::new(), Vec::new()];
+        let index = Arc::clone(&self.index);
+        let Some(pool) = index.plan.pools.get(id.index()) else { return servers };
+        let Some(region) = index.plan.regions.get(pool.region.index()) else { return servers };
+        let now = Instant::now();
+        for member in &pool.members {
+            let [primaries, replicas] = &mut servers;
+            let tier = match member.role {
+                Role::Primary => primaries,
+                Role::Replica => replicas,
+            };
+            for address in addresses(&member.address, answers) {
+                let protocol = pool.settings.protocol;
+                let backend = registry.backend(Identity { region: Arc::clone(&region.name), address, protocol });
+                // Two names may lead to one address; it is one backend all the same.
+                if tier.iter().any(|server: &Server| Arc::ptr_eq(&server.backend, &backend)) {
+                    continue;
+                }
+                let check = pool.settings.health.as_ref().map(|health| registry.check(&backend, health, now));
+                if let Some(check) = &check {
+                    let pools = self.by_check.entry(place(check)).or_default();
+                    if pools.last() != Some(&id) {
+                        pools.push(id);
+                    }
+                }
+                tier.push(Server { backend, check, weight: member.weight });
+            }
+        }
+        servers
+    }
+
+    /// The pools that a check's result concerns.
+    pub(super) fn pools_of_check(&self, check: &Arc<Check>) -> &[PoolId] {
+        self.by_check.get(&place(check)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The pools that a name's addresses concern.
+    pub(super) fn pools_of_name(&self, name: &str) -> &[PoolId] {
+        self.by_name.get(name).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// The names in a Plan that have to be resolved, each once.
+pub fn names(plan: &Plan) -> Vec<Arc<str>> {
+    let members = plan.pools.iter().flat_map(|pool| &pool.members);
+    let names: BTreeSet<_> = members
+        .filter_map(|member| match &*member.address {
+            Address::Name(host, _) => Some(Arc::clone(host)),
+            _ => None,
+        })
+        .collect();
+    names.into_iter().collect()
+}
+
+/// Every pool of an index with its number.
+pub(super) fn pools(index: &Index) -> impl Iterator<Item = (PoolId, &crate::model::Pool)> {
+    (0..).map(PoolId).zip(&index.plan.pools)
+}
+
+fn addresses(address: &Address, answers: &Answers) -> Vec<Address> {
+    match address {
+        Address::Name(host, port) => {
+            let found = answers.get(host).map_or(&[][..], Vec::as_slice);
+            found.iter().map(|ip| Address::Ip((*ip, *port).into())).collect()
+        }
+        other => vec![other.clone()],
+    }
+}
+
+fn place(check: &Arc<Check>) -> usize {
+    Arc::as_ptr(check) as usize
+}

@@ -1,0 +1,215 @@
+//! One try: a request sent to one backend, and what came of it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode};
+use http_body::Body;
+use tokio::time::Instant;
+
+use super::outgoing::Outgoing;
+use super::response::Relay;
+use super::slots::PoolSlot;
+use super::ticket::Ticket;
+use super::{BoxError, Proxy, UpstreamBody};
+use crate::backend::{self, Backend};
+use crate::message::body::RequestBody;
+use crate::model::{Outcome, PoolSettings, Reason, Timeouts};
+use crate::telemetry::BackendCells;
+use crate::upstream::{self, ErrorKind, Terms, Upload};
+
+/// A response head, and the way to the rest of it.
+pub(crate) struct Sent<U> {
+    pub(crate) response: Response<Relay<U>>,
+    /// The answer came before the request body was sent whole.
+    pub(crate) upload_pending: bool,
+}
+
+impl<U> Sent<U> {
+    /// Whether the backend says that it is itself a gateway in trouble, or overloaded.
+    pub(crate) fn is_gateway_error(&self) -> bool {
+        is_gateway_error(self.response.status())
+    }
+}
+
+fn is_gateway_error(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
+/// Why a try gave no response.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Failure {
+    /// The backend has all that it may be given; nothing was tried.
+    Full,
+    /// No connection was made, or it was closed, before anything was written: the backend knows nothing.
+    Unseen(Reason),
+    /// The backend may have seen the request.
+    Seen(Reason),
+    /// The client's own body ended it.
+    Client(Reason),
+}
+
+/// What a try goes by.
+pub(crate) struct Try<'a> {
+    pub(crate) backend: &'a Arc<Backend>,
+    pub(crate) pool: &'a PoolSlot,
+    pub(crate) settings: &'a PoolSettings,
+    pub(crate) timeouts: Timeouts,
+    /// For this try alone, if the retry settings say so.
+    pub(crate) per_try: Option<Duration>,
+    /// For all tries.
+    pub(crate) total: Duration,
+}
+
+impl Try<'_> {
+    pub(crate) async fn send<B>(
+        &self,
+        proxy: &Proxy<B>,
+        outgoing: &Outgoing,
+        body: &RequestBody<B>,
+        ticket: &mut Ticket,
+    ) -> Result<Sent<UpstreamBody<B>>, Failure>
+    where
+        B: Body<Data = Bytes> + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let limits = &self.settings.limits;
+        let Some(in_flight) = self.backend.try_request(limits.max_requests) else {
+            return Err(Failure::Full);
+        };
+        let cells = proxy.slots.borrow().backend(self.pool, self.backend);
+        let mut serving = Serving { backend: Arc::clone(self.backend), cells, outcome: None, _in_flight: in_flight };
+        let conn = Rc::clone(&ticket.conn);
+        let interim = |status: StatusCode, headers: &HeaderMap| {
+            if status == StatusCode::CONTINUE {
+                body.release();
+            } else {
+                conn.interim(status, headers);
+            }
+        };
+        let terms = Terms {
+            connect: self.timeouts.connect,
+            response: self.per_try.map_or(self.timeouts.response, |limit| limit.min(self.timeouts.response)),
+            since: ticket.started,
+            total: self.total,
+            idle: self.timeouts.idle,
+            keepalive: self.timeouts.keepalive,
+            max_connections: limits.max_connections,
+            upload: body,
+            interim: &interim,
+        };
+        let request = outgoing.request(self.backend, &self.settings.host, self.settings.via.0, body.attempt());
+        let began = Instant::now();
+        let result = proxy.client.exchange(self.backend, &terms, request).await;
+        let took = began.elapsed();
+        match result {
+            Ok(upstream::Reply { response, connect }) => {
+                self.note(ticket, took, connect);
+                if connect.is_some() {
+                    self.backend.note_connect(false);
+                }
+                serving.outcome = Some(match is_gateway_error(response.status()) {
+                    true => Outcome::GatewayError,
+                    false => Outcome::Ok,
+                });
+                let relay = |body| Relay { body, serving, idle: self.timeouts.idle, waiting: None, timer: None };
+                Ok(Sent { response: response.map(relay), upload_pending: body.done().is_none() })
+            }
+            Err(error) if error.kind == ErrorKind::Limit => Err(Failure::Full),
+            Err(error) => {
+                self.note(ticket, took, error.connect);
+                let failure = self.judge(&error);
+                tracing::warn!(
+                    backend = &*self.backend.label,
+                    request_id = ticket.request_id(),
+                    wrote = error.wrote,
+                    %error,
+                    "a try failed"
+                );
+                serving.outcome = outcome(error.kind);
+                Err(failure)
+            }
+        }
+    }
+
+    fn note(&self, ticket: &mut Ticket, took: Duration, connect: Option<Duration>) {
+        ticket.attempts += 1;
+        ticket.backend = Some(Arc::clone(self.backend));
+        ticket.upstream = Some(took);
+        ticket.connect = connect;
+        self.pool.cells.upstream(took);
+        if let Some(connect) = connect {
+            self.pool.cells.connect(connect);
+        }
+    }
+
+    fn judge(&self, error: &upstream::Error) -> Failure {
+        let reason = match error.kind {
+            ErrorKind::Limit => return Failure::Full,
+            ErrorKind::Body => return Failure::Client(Reason::ClientClosed),
+            ErrorKind::BodyTimeout => return Failure::Client(Reason::RequestTimeout),
+            ErrorKind::Refused | ErrorKind::Connect | ErrorKind::ConnectTimeout => {
+                self.backend.note_connect(error.kind == ErrorKind::Refused);
+                Reason::ConnectFailed
+            }
+            ErrorKind::Reset => Reason::UpstreamReset,
+            ErrorKind::Protocol => Reason::UpstreamProtocolError,
+            ErrorKind::Timeout => Reason::UpstreamTimeout,
+        };
+        // A time-out is never free, even if the request still lies in a buffer of ours: the time is spent.
+        if error.wrote || error.kind == ErrorKind::Timeout { Failure::Seen(reason) } else { Failure::Unseen(reason) }
+    }
+}
+
+fn outcome(kind: ErrorKind) -> Option<Outcome> {
+    match kind {
+        ErrorKind::Limit | ErrorKind::Body | ErrorKind::BodyTimeout => None,
+        ErrorKind::Refused | ErrorKind::Connect | ErrorKind::ConnectTimeout => Some(Outcome::ConnectFailed),
+        ErrorKind::Reset => Some(Outcome::Reset),
+        ErrorKind::Protocol => Some(Outcome::ProtocolError),
+        ErrorKind::Timeout => Some(Outcome::Timeout),
+    }
+}
+
+impl<B> Upload for RequestBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    fn done(&self) -> Option<Instant> {
+        RequestBody::done(self)
+    }
+
+    fn progress(&self) -> (Instant, bool) {
+        RequestBody::progress(self)
+    }
+}
+
+/// A backend at work for a request. Dropping it ends the try and counts how it went.
+pub(crate) struct Serving {
+    backend: Arc<Backend>,
+    cells: Rc<BackendCells>,
+    /// `None`: it is not known yet, or it was the client who ended it.
+    outcome: Option<Outcome>,
+    _in_flight: backend::InFlight,
+}
+
+impl Serving {
+    /// The body broke off after a good head.
+    pub(crate) fn truncated(&mut self) {
+        self.outcome = Some(Outcome::Truncated);
+    }
+
+    pub(crate) fn label(&self) -> &str {
+        &self.backend.label
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if let Some(outcome) = self.outcome {
+            self.cells.attempt(outcome);
+        }
+    }
+}

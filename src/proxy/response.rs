@@ -1,0 +1,152 @@
+//! The response on its way to the client: a backend's or our own, counted as it goes.
+//!
+//! A backend that sends nothing for `timeouts.idle`, or ends its body early, makes the client's connection end without
+//! a proper end of the message: that is the only way left to say that the body is not whole.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::attempt::Serving;
+use super::ticket::Ticket;
+use crate::model::Reason;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What goes to the client.
+pub struct ResponseBody<U> {
+    inner: Inner<U>,
+    ticket: Box<Ticket>,
+}
+
+enum Inner<U> {
+    Own(Option<Bytes>),
+    Backend(Box<Relay<U>>),
+    Over,
+}
+
+/// A backend's body, and what to hold on to until it has ended.
+pub(crate) struct Relay<U> {
+    pub(crate) body: U,
+    pub(crate) serving: Serving,
+    pub(crate) idle: Duration,
+    /// Since when the backend is being waited for; a client that reads slowly does not count against it.
+    pub(crate) waiting: Option<Instant>,
+    pub(crate) timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<U: Body<Data = Bytes> + Unpin> ResponseBody<U> {
+    /// An answer of our own. Nothing can go wrong with it any more but the client's leaving.
+    pub(crate) fn own(body: Bytes, mut ticket: Box<Ticket>) -> Self {
+        // For HEAD the body is never asked for; what counts is that there is an answer.
+        ticket.complete = true;
+        Self { inner: Inner::Own((!body.is_empty()).then_some(body)), ticket }
+    }
+
+    /// A backend's answer.
+    pub(crate) fn backend(relay: Relay<U>, ticket: Box<Ticket>) -> Self {
+        let mut body = Self { inner: Inner::Backend(Box::new(relay)), ticket };
+        if let Inner::Backend(relay) = &body.inner
+            && relay.body.is_end_stream()
+        {
+            body.end(true);
+        }
+        body
+    }
+
+    /// The end of a backend's body.
+    fn end(&mut self, whole: bool) {
+        if let Inner::Backend(mut relay) = std::mem::replace(&mut self.inner, Inner::Over) {
+            if whole {
+                self.ticket.complete = true;
+            } else {
+                relay.serving.truncated();
+                self.ticket.reason = Some(Reason::UpstreamTruncated);
+            }
+        }
+    }
+}
+
+impl<U> Body for ResponseBody<U>
+where
+    U: Body<Data = Bytes> + Unpin,
+    U::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = &mut *self;
+        let relay = match &mut this.inner {
+            Inner::Over => return Poll::Ready(None),
+            Inner::Own(body) => {
+                let data = body.take();
+                this.ticket.bytes_out += data.as_ref().map_or(0, |data| data.len() as u64);
+                return Poll::Ready(data.map(|data| Ok(Frame::data(data))));
+            }
+            Inner::Backend(relay) => relay,
+        };
+        loop {
+            match Pin::new(&mut relay.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    // Trailers are dropped, as on the way in.
+                    let Ok(data) = frame.into_data() else { continue };
+                    this.ticket.bytes_out += data.len() as u64;
+                    relay.waiting = None;
+                    if relay.body.is_end_stream() {
+                        this.end(true);
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Poll::Ready(None) => {
+                    this.end(true);
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    let error = error.into();
+                    tracing::warn!(backend = relay.serving.label(), %error, "a response body ended early");
+                    this.end(false);
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Poll::Pending => break,
+            }
+        }
+        let due = *relay.waiting.get_or_insert_with(Instant::now) + relay.idle;
+        let timer = relay.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        while timer.as_mut().poll(cx).is_ready() {
+            // The timer is left alone while data flows, so it may speak of an earlier wait.
+            if due > Instant::now() {
+                timer.as_mut().reset(due);
+                continue;
+            }
+            tracing::warn!(backend = relay.serving.label(), idle = ?relay.idle, "a response body stalled");
+            this.end(false);
+            return Poll::Ready(Some(Err("the backend's body stalled".into())));
+        }
+        Poll::Pending
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.inner {
+            Inner::Own(body) => body.is_none(),
+            Inner::Backend(relay) => relay.body.is_end_stream(),
+            Inner::Over => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Inner::Own(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
+            Inner::Backend(relay) => relay.body.size_hint(),
+            Inner::Over => SizeHint::with_exact(0),
+        }
+    }
+}

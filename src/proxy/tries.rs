@@ -1,0 +1,165 @@
+//! The tries of one request: which backend comes next, and whether there may be a next.
+//!
+//! Two kinds of failure, two rules (interface.md, 6). A try of which no byte was written is free: it goes on to
+//! backends not tried yet, tier by tier, at most [`FREE`] times, and after [`FREE_PER_TIER`] such failures in one tier
+//! to the next, because a tier in which nobody listens should not be worked through. A try that a backend may have seen
+//! is repeated only for a method without further effect (RFC 9110, 9.2.2), only while its body can be sent again, within
+//! `retry.max` and the budget, and after a pause.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use http_body::Body;
+use tokio::time::{Instant, sleep};
+
+use super::attempt::{Failure, Sent, Try};
+use super::budget::Counted;
+use super::order::Order;
+use super::outgoing::Outgoing;
+use super::ticket::Ticket;
+use super::{BoxError, Proxy, UpstreamBody};
+use crate::message::body::RequestBody;
+use crate::model::{Reason, Route};
+use crate::routing::{Snapshot, Target};
+use crate::telemetry::RetryResult;
+
+/// Free tries of one request.
+const FREE: u32 = 8;
+/// Free tries in one tier before the next is asked.
+pub(super) const FREE_PER_TIER: u32 = 2;
+/// Bytes of a body that are kept so that a free try can be followed by another, where no retry is configured.
+const KEEP_FOR_FREE: u64 = 64 * 1024;
+
+pub(super) async fn run<B>(
+    proxy: &Proxy<B>,
+    snapshot: &Snapshot,
+    route: &Route,
+    target: &Target,
+    outgoing: &Outgoing,
+    body: &RequestBody<B>,
+    ticket: &mut Ticket,
+) -> Result<Sent<UpstreamBody<B>>, Reason>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let random = proxy.random.borrow_mut().fork();
+    let mut order = Order::new(snapshot, &target.chain, random);
+    let Some(home) = order.home() else { return Err(Reason::NoHealthyBackend) };
+    let retry = route.retry.over(home.settings.retry);
+    let repeatable = retry.filter(|_| is_idempotent(outgoing.method()));
+    body.keep(retry.map_or(KEEP_FOR_FREE, |retry| retry.body_limit));
+    let slot = proxy.slots.borrow_mut().pool(&snapshot.index, home.id);
+    let _active = slot.budget.enter();
+
+    let mut held = None;
+    let mut last = None;
+    let mut free = 0;
+    let mut retries = 0;
+    let mut retrying: Option<Counted> = None;
+    while let Some(next) = order.next(&proxy.slots, &snapshot.index) {
+        let pool = next.slot;
+        if !next.is_first_tier
+            && let Some(key) = &ticket.key
+        {
+            key.cells.failover(&pool.region, next.role);
+        }
+        let settings = &next.pool.settings;
+        let attempt = Try {
+            backend: &next.server.backend,
+            pool: &pool,
+            settings,
+            timeouts: route.timeouts.over(settings.timeouts),
+            per_try: retry.and_then(|retry| retry.per_try_timeout),
+            total: route.timeout,
+        };
+        let result = attempt.send(proxy, outgoing, body, ticket).await;
+        let good = matches!(&result, Ok(sent) if !sent.is_gateway_error());
+        if retrying.take().is_some()
+            && !matches!(result, Err(Failure::Full))
+            && let Some(key) = &ticket.key
+        {
+            key.cells.retry(if good { RetryResult::Success } else { RetryResult::Failure });
+        }
+        let wanted = match result {
+            Ok(sent) if good => return Ok(sent),
+            Ok(sent) => {
+                held = Some(sent);
+                repeatable.filter(|retry| retry.on.gateway_error)
+            }
+            Err(Failure::Full) => {
+                last.get_or_insert(Reason::Overloaded);
+                continue;
+            }
+            Err(Failure::Client(reason)) => return Err(reason),
+            Err(Failure::Unseen(reason)) => {
+                last = Some(reason);
+                order.note_unseen();
+                free += 1;
+                if free < FREE && body.is_replayable() {
+                    continue;
+                }
+                repeatable.filter(|retry| retry.on.connect_failure)
+            }
+            Err(Failure::Seen(reason)) => {
+                last = Some(reason);
+                repeatable.filter(|retry| retry.on.reset)
+            }
+        };
+        let Some(terms) = wanted.filter(|terms| retries < terms.max && body.is_replayable()) else { break };
+        let deadline = body.done().map(|done| done.max(ticket.started) + route.timeout);
+        if !order.has_next() || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            break;
+        }
+        retrying = slot.budget.retry(&terms);
+        if retrying.is_none() {
+            if let Some(key) = &ticket.key {
+                key.cells.retry(RetryResult::NoBudget);
+            }
+            break;
+        }
+        sleep(pause(retries, &mut order.random)).await;
+        retries += 1;
+    }
+    // The last word of a backend is better than any of ours.
+    held.ok_or_else(|| last.unwrap_or(Reason::NoHealthyBackend))
+}
+
+/// Methods that may be sent twice (RFC 9110, 9.2.2).
+fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+}
+
+/// Before a retry: at random between 25 ms and a bound that doubles from 50 to 250 ms, so that the requests that failed
+/// together do not come back together.
+fn pause(retries: u32, random: &mut fastrand::Rng) -> Duration {
+    let most = 50_u64.checked_shl(retries).unwrap_or(250).clamp(50, 250);
+    Duration::from_millis(random.u64(25..=most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_are_bounded_and_differ() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for retries in [0, 1, 2, 3, 31, 32, 99] {
+            let pauses: Vec<_> = (0..50).map(|_| pause(retries, &mut random).as_millis()).collect();
+            assert!(pauses.iter().all(|pause| (25..=250).contains(pause)), "{retries}: {pauses:?}");
+            assert!(pauses.iter().any(|pause| *pause != pauses[0]));
+        }
+        assert!((0..50).all(|_| pause(0, &mut random).as_millis() <= 50));
+    }
+
+    #[test]
+    fn only_idempotent_methods_are_repeated() {
+        for method in ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"] {
+            assert!(is_idempotent(&method.parse().unwrap()));
+        }
+        for method in ["POST", "PATCH", "CONNECT", "QUERY", "get"] {
+            assert!(!is_idempotent(&method.parse().unwrap()));
+        }
+    }
+}

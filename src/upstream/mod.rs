@@ -1,0 +1,116 @@
+//! Exchanges with backends: dial, keep idle connections, send one request and get one response.
+//!
+//! The seam to the rest is [`Client`]: one request in, one response head and a streaming body out, or an [`Error`]
+//! that says whether the backend may have seen anything of it. That one bit decides whether a try may be repeated, so
+//! it is taken from the bytes that went to the socket, not guessed from the kind of error.
+//!
+//! Connections belong to one worker. Nothing here is shared between threads but the counts on the
+//! [`Backend`](crate::backend::Backend).
+
+mod dial;
+mod http1;
+mod pool;
+
+pub use dial::{Stream, dial};
+pub use http1::{Client, Reply, ResponseBody};
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
+
+/// What one exchange must keep to.
+pub struct Terms<'a> {
+    /// Until a connection stands.
+    pub connect: Duration,
+    /// From the end of the request body until the response head.
+    pub response: Duration,
+    /// When the client's request began.
+    pub since: Instant,
+    /// From there, or from the end of the request body if that is later, until the response head, all tries included.
+    pub total: Duration,
+    /// Between two pieces of the request body.
+    pub idle: Duration,
+    /// How long the connection is kept afterwards.
+    pub keepalive: Duration,
+    /// Open connections to the backend, over all workers.
+    pub max_connections: u32,
+    /// What the request body is doing.
+    pub upload: &'a dyn Upload,
+    /// Called for each interim response, 100 included.
+    pub interim: &'a dyn Fn(StatusCode, &HeaderMap),
+}
+
+/// What a client wants to know of the request body that it is sending.
+pub trait Upload {
+    /// When its last byte was handed over; `None`: there is more to come.
+    fn done(&self) -> Option<Instant>;
+    /// When anything was last handed over, and whether it is the sender of the body who is being waited for.
+    fn progress(&self) -> (Instant, bool);
+}
+
+/// Why an exchange gave no response.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind}{}", self.source.as_ref().map(|s| format!(": {s}")).unwrap_or_default())]
+pub struct Error {
+    /// What happened.
+    pub kind: ErrorKind,
+    /// Whether any byte of the request was written to the backend's socket. Only if not is it certain that the backend
+    /// knows nothing of the request.
+    pub wrote: bool,
+    /// The cause, for the log.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// How long connecting took, when it came to that.
+    pub connect: Option<Duration>,
+}
+
+/// See [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ErrorKind {
+    /// `limits.max_connections` is reached.
+    #[error("too many connections to the backend")]
+    Limit,
+    /// The connection was refused, or there is no such socket.
+    #[error("connection refused")]
+    Refused,
+    /// No connection for another reason.
+    #[error("cannot connect")]
+    Connect,
+    /// No connection in time.
+    #[error("connect timed out")]
+    ConnectTimeout,
+    /// The connection broke before the response head was complete.
+    #[error("connection broke")]
+    Reset,
+    /// What came is not valid HTTP/1.1.
+    #[error("not a valid response")]
+    Protocol,
+    /// No response head in time.
+    #[error("no response in time")]
+    Timeout,
+    /// The client's body failed, or the client is gone; the backend is not to blame.
+    #[error("request body failed")]
+    Body,
+    /// The client sent nothing of its body for too long.
+    #[error("request body stalled")]
+    BodyTimeout,
+}
+
+impl ErrorKind {
+    /// Whether no connection was made.
+    pub fn is_connect(self) -> bool {
+        matches!(self, Self::Refused | Self::Connect | Self::ConnectTimeout)
+    }
+}
+
+impl Error {
+    fn new(kind: ErrorKind, wrote: bool) -> Self {
+        Self { kind, wrote, source: None, connect: None }
+    }
+
+    fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+}

@@ -1,0 +1,85 @@
+//! Drain: SIGTERM lets what is under way end, takes nothing new, and leaves with 0.
+
+use rustix::process::Signal;
+
+use crate::support::{Client, DEADLINE, Origin, Proxy, poll};
+
+fn config(origin: &Origin, server: &str) -> String {
+    format!(
+        r#"
+[server]
+{server}
+[[listeners]]
+name = "main"
+bind = "127.0.0.1:0"
+[[routes]]
+path = "/v1/{{asset}}"
+[regions.a]
+[defaults]
+health = false
+[pools.BTC.a]
+primaries = ["{}"]
+"#,
+        origin.addr()
+    )
+}
+
+#[test]
+fn requests_in_flight_end_and_idle_connections_close() {
+    let origin = Origin::start("one");
+    let mut proxy = Proxy::start(&config(&origin, "drain_timeout = \"10s\""));
+    let gate = origin.hold("/v1/BTC");
+    let mut busy = proxy.client();
+    let request = busy.format("GET", "/v1/BTC", &[], b"");
+    busy.send(request);
+    gate.waiting(1);
+    let mut idle = proxy.client();
+    assert_eq!(idle.get("/nowhere").status, 404);
+    let address = proxy.address();
+    proxy.signal(Signal::TERM);
+    poll("the listener to close", || Client::try_connect(address).is_err().then_some(()));
+    assert!(proxy.is_running());
+    gate.open();
+    let got = busy.response();
+    assert_eq!((got.status, got.header("connection")), (200, Some("close")));
+    busy.expect_closed();
+    idle.expect_closed();
+    assert_eq!(proxy.wait_exit(DEADLINE).code(), Some(0));
+}
+
+#[test]
+fn readyz_fails_first_and_serving_goes_on_for_the_delay() {
+    let origin = Origin::start("one");
+    let proxy = Proxy::start(&config(&origin, "drain_delay = \"60s\""));
+    assert_eq!(proxy.admin_request("GET", "/readyz").status, 200);
+    proxy.signal(Signal::TERM);
+    poll("readyz to fail", || (proxy.admin_request("GET", "/readyz").status == 503).then_some(()));
+    assert_eq!(proxy.admin_request("GET", "/livez").status, 200);
+    let got = proxy.get("/v1/BTC");
+    assert_eq!((got.status, got.header("connection")), (200, None));
+    assert_eq!(proxy.metric("shardgate_draining", &[]), 1.0);
+}
+
+#[test]
+fn what_does_not_end_is_cut_at_the_timeout() {
+    let origin = Origin::start("one");
+    let mut proxy = Proxy::start(&config(&origin, "drain_timeout = \"300ms\""));
+    let gate = origin.hold("/v1/BTC");
+    let mut busy = proxy.client();
+    let request = busy.format("GET", "/v1/BTC", &[], b"");
+    busy.send(request);
+    gate.waiting(1);
+    proxy.signal(Signal::TERM);
+    assert_eq!(proxy.wait_exit(DEADLINE).code(), Some(0));
+    gate.open();
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let origin = Origin::start("one");
+    let mut proxy = Proxy::start(&config(&origin, "drain_delay = \"600s\""));
+    proxy.signal(Signal::TERM);
+    poll("draining", || (proxy.admin_request("GET", "/readyz").status == 503).then_some(()));
+    proxy.signal(Signal::INT);
+    assert_eq!(proxy.wait_exit(DEADLINE).code(), Some(0));
+}

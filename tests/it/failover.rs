@@ -1,0 +1,316 @@
+//! Failover: tries, tiers, retries, limits. What a client sees of a backend's trouble, and what a backend sees twice.
+
+use std::time::Duration;
+
+use crate::support::{After, Behaviour, Client, Origin, Proxy};
+
+/// One asset in two regions: two primaries and a replica in `a`, one primary in `b`. Checks are off, so that what is
+/// seen is what tries do.
+fn config(a: [&Origin; 3], b: &Origin, more: &str) -> String {
+    let [one, two, replica] = a.map(Origin::addr);
+    format!(
+        r#"
+[server]
+default_region = "a"
+[[listeners]]
+name = "main"
+bind = "127.0.0.1:0"
+[[routes]]
+path = "/v1/{{asset}}"
+[regions.a]
+fallback = ["b"]
+[regions.b]
+fallback = ["a"]
+[defaults]
+balance = "round-robin"
+health = false
+{more}
+[pools.BTC.a]
+primaries = ["{one}", "{two}"]
+replicas = ["{replica}"]
+[pools.BTC.b]
+primaries = ["{}"]
+"#,
+        b.addr()
+    )
+}
+
+fn origins() -> (Origin, Origin, Origin, Origin) {
+    (Origin::start("one"), Origin::start("two"), Origin::start("replica"), Origin::start("far"))
+}
+
+fn total(origins: &[&Origin]) -> usize {
+    origins.iter().map(|origin| origin.count()).sum()
+}
+
+#[test]
+fn a_whole_region_that_refuses_connections_costs_no_request() {
+    let (one, two, replica, far) = origins();
+    let proxy = Proxy::start(&config([&one, &two, &replica], &far, ""));
+    for dead in [&one, &two, &replica] {
+        dead.kill();
+    }
+    for i in 0..10 {
+        let mut client = proxy.client();
+        let got = if i % 2 == 0 { client.get("/v1/BTC") } else { client.post("/v1/BTC", "once") };
+        assert_eq!((got.status, got.origin()), (200, "far"));
+    }
+    // Connections that were refused are no retries: neither counted nor paid for.
+    assert_eq!(proxy.metric("shardgate_retries_total", &[]), 0.0);
+    let failed_over = proxy.metric("shardgate_failovers_total", &[("to_region", "b"), ("to_role", "primary")]);
+    assert_eq!(failed_over, 10.0);
+    assert_eq!(far.count(), 10);
+    let line = proxy.access_where(|line| line["attempts"] == 4);
+    assert_eq!(line["region"], "a");
+}
+
+#[test]
+fn nobody_left_is_a_502_and_a_reason() {
+    let (one, two, replica, far) = origins();
+    let proxy = Proxy::start(&config([&one, &two, &replica], &far, ""));
+    for dead in [&one, &two, &replica, &far] {
+        dead.kill();
+    }
+    let got = proxy.get("/v1/BTC");
+    assert_eq!((got.status, got.reason().as_str()), (502, "connect_failed"));
+    assert_eq!(proxy.metric("shardgate_requests_total", &[("reason", "connect_failed"), ("code", "5xx")]), 1.0);
+}
+
+#[test]
+fn what_a_backend_may_have_seen_is_repeated_only_without_effect() {
+    for (what, behaviour) in [
+        ("close", Behaviour::Raw(Vec::new(), After::Close)),
+        ("reset", Behaviour::Raw(Vec::new(), After::Reset)),
+        ("half a head", Behaviour::Raw(b"HTTP/1.1 200 OK\r\ncontent-".to_vec(), After::Close)),
+        ("garbage", Behaviour::Raw(b"SSH-2.0-OpenSSH_9.2\r\n\r\n".to_vec(), After::Close)),
+    ] {
+        let (one, two, replica, far) = origins();
+        let proxy = Proxy::start(&config([&one, &two, &replica], &far, ""));
+        for broken in [&one, &two] {
+            broken.on("/v1/BTC", behaviour.clone());
+        }
+        for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"] {
+            let body = if method == "PUT" { "replayed" } else { "" };
+            let got = proxy.client().request(method, "/v1/BTC", &[], body.as_bytes());
+            assert_eq!(got.status, 200, "{what} {method}: {}", got.text());
+            let last = replica.take_requests().pop().unwrap_or_else(|| panic!("{what} {method}: not at the replica"));
+            assert_eq!(last.body, body.as_bytes(), "{what} {method}");
+        }
+        for broken in [&one, &two] {
+            broken.take_requests();
+        }
+        for method in ["POST", "PATCH"] {
+            let got = proxy.client().request(method, "/v1/BTC", &[], b"once");
+            assert_eq!(got.status, 502, "{what} {method}");
+            assert!(["upstream_reset", "upstream_protocol_error"].contains(&got.reason().as_str()), "{what}");
+        }
+        assert_eq!(total(&[&one, &two, &replica, &far]), 2, "{what}: a POST was sent twice");
+    }
+}
+
+#[test]
+fn a_gateway_error_is_retried_and_the_last_answer_goes_through() {
+    let (one, two, replica, far) = origins();
+    let proxy = Proxy::start(&config([&one, &two, &replica], &far, ""));
+    let trouble = |text: &str| Behaviour::Answer(503, vec![("x-from", text.into())], text.into());
+    one.on("/v1/BTC", trouble("one"));
+    two.on("/v1/BTC", trouble("two"));
+    assert_eq!(proxy.get("/v1/BTC").origin(), "replica");
+    assert_eq!(proxy.metric("shardgate_retries_total", &[("result", "success")]), 1.0);
+    assert_eq!(proxy.metric("shardgate_retries_total", &[("result", "failure")]), 1.0);
+
+    replica.on("/v1/BTC", trouble("replica"));
+    let got = proxy.get("/v1/BTC");
+    assert_eq!((got.status, got.text().as_str(), got.header("x-from")), (503, "replica", Some("replica")));
+    let got = proxy.client().post("/v1/BTC", "x");
+    assert_eq!(got.status, 503);
+    assert!(got.header("x-from").is_some_and(|from| from != "replica"), "a POST is not retried");
+}
+
+#[test]
+fn retries_can_be_turned_off_and_bounded() {
+    for (retry, tries) in [("retry = false", 1), ("retry = { max = 1 }", 2), ("retry = { on = [\"gateway-error\"] }", 1)] {
+        let (one, two, replica, far) = origins();
+        let proxy = Proxy::start(&config([&one, &two, &replica], &far, retry));
+        for origin in [&one, &two, &replica, &far] {
+            origin.on("/v1/BTC", Behaviour::Raw(Vec::new(), After::Close));
+        }
+        assert_eq!(proxy.get("/v1/BTC").reason(), "upstream_reset", "{retry}");
+        assert_eq!(total(&[&one, &two, &replica, &far]), tries, "{retry}");
+    }
+}
+
+#[test]
+fn the_budget_bounds_retries_at_once() {
+    let (one, two, replica, far) = origins();
+    let retry = "retry = { max = 1, budget_min = 0, budget_percent = 0 }";
+    let proxy = Proxy::start(&config([&one, &two, &replica], &far, retry));
+    for origin in [&one, &two] {
+        origin.on("/v1/BTC", Behaviour::Raw(Vec::new(), After::Close));
+    }
+    assert_eq!(proxy.get("/v1/BTC").reason(), "upstream_reset");
+    assert_eq!(proxy.metric("shardgate_retries_total", &[("result", "no_budget")]), 1.0);
+}
+
+#[test]
+fn a_body_over_the_replay_limit_streams_and_is_not_repeated() {
+    let (one, two, replica, far) = origins();
+    let proxy = Proxy::start(&config([&one, &two, &replica], &far, "retry = { body_limit = \"1KiB\" }"));
+    for origin in [&one, &two] {
+        origin.on("/v1/BTC", Behaviour::Raw(Vec::new(), After::Close));
+    }
+    let small = proxy.client().request("PUT", "/v1/BTC", &[], &[b'x'; 1024]);
+    assert_eq!((small.status, small.origin()), (200, "replica"));
+    let large = proxy.client().request("PUT", "/v1/BTC", &[], &[b'x'; 1025]);
+    assert_eq!(large.reason(), "upstream_reset");
+}
+
+#[test]
+fn a_backend_that_does_not_answer_is_given_up_in_time() {
+    let (one, two, replica, far) = origins();
+    let timeouts = "timeouts = { response = \"300ms\" }";
+    let proxy = Proxy::start(&config([&one, &two, &replica], &far, timeouts));
+    let gates = [&one, &two].map(|origin| origin.hold("/v1/BTC"));
+    assert_eq!(proxy.get("/v1/BTC").origin(), "replica");
+    let got = proxy.client().post("/v1/BTC", "once");
+    assert_eq!((got.status, got.reason().as_str()), (504, "upstream_timeout"));
+    assert_eq!(proxy.metric("shardgate_upstream_attempts_total", &[("outcome", "timeout")]), 3.0);
+    gates.iter().for_each(|gate| gate.open());
+}
+
+#[test]
+fn the_timeout_of_a_route_covers_all_tries() {
+    let (one, two, replica, far) = origins();
+    let config = config([&one, &two, &replica], &far, "").replace("path = ", "timeout = \"400ms\"\npath = ");
+    let proxy = Proxy::start(&config);
+    let gates = [&one, &two, &replica, &far].map(|origin| origin.hold("/v1/BTC"));
+    let got = proxy.get("/v1/BTC");
+    assert_eq!((got.status, got.reason().as_str()), (504, "upstream_timeout"));
+    assert_eq!(total(&[&one, &two, &replica, &far]), 1);
+    gates.iter().for_each(|gate| gate.open());
+}
+
+#[test]
+fn a_full_backend_is_passed_over_and_full_tiers_are_overloaded() {
+    let (one, two, replica, far) = origins();
+    let proxy = Proxy::start(&config([&one, &two, &replica], &far, "limits = { max_requests = 1 }"));
+    let gates = [&one, &two, &replica, &far].map(|origin| origin.hold("/v1/BTC"));
+    let mut clients: Vec<Client> = (0..4).map(|_| proxy.client()).collect();
+    for client in &mut clients {
+        let bytes = client.format("GET", "/v1/BTC", &[], b"");
+        client.send(bytes);
+    }
+    gates.iter().for_each(|gate| gate.waiting(1));
+    let got = proxy.get("/v1/BTC");
+    assert_eq!((got.status, got.reason().as_str(), got.header("retry-after")), (503, "overloaded", Some("1")));
+    gates.iter().for_each(|gate| gate.open());
+    let mut names: Vec<_> = clients.iter_mut().map(|client| client.response().origin().to_owned()).collect();
+    names.sort();
+    assert_eq!(names, ["far", "one", "replica", "two"]);
+    assert_eq!(proxy.get("/v1/BTC").status, 200, "places are free again");
+}
+
+#[test]
+fn a_connection_that_went_stale_costs_nothing() {
+    let (one, two, replica, far) = origins();
+    let proxy = Proxy::start(&config([&one, &two, &replica], &far, ""));
+    for round in 0..5 {
+        for i in 0..4 {
+            let got = proxy.client().post("/v1/BTC", format!("{round}.{i}"));
+            assert_eq!(got.status, 200, "round {round}");
+        }
+        // Kills every idle connection; the backends listen again at once.
+        for origin in [&one, &two] {
+            origin.kill();
+            origin.revive();
+        }
+        for origin in [&one, &two] {
+            crate::support::poll("idle connections to be noticed", || {
+                let gone = proxy.metric("shardgate_backend_connections", &[("backend", &origin.addr().to_string())]);
+                (gone == 0.0).then_some(())
+            });
+        }
+    }
+    let mut bodies: Vec<_> =
+        [&one, &two].iter().flat_map(|o| o.requests()).map(|r| String::from_utf8(r.body).unwrap()).collect();
+    bodies.sort();
+    let sent: Vec<_> = (0..5).flat_map(|round| (0..4).map(move |i| format!("{round}.{i}"))).collect();
+    assert_eq!(bodies, sent);
+}
+
+#[test]
+fn a_body_that_ends_early_ends_the_client_s_connection() {
+    for (what, bytes, after) in [
+        ("short", &b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf"[..], After::Close),
+        ("reset", b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf", After::Reset),
+        ("no last chunk", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n", After::Close),
+    ] {
+        let (one, two, replica, far) = origins();
+        let proxy = Proxy::start(&config([&one, &two, &replica], &far, ""));
+        for origin in [&one, &two] {
+            origin.on("/v1/BTC", Behaviour::Raw(bytes.to_vec(), after));
+        }
+        let mut client = proxy.client();
+        let request = client.format("GET", "/v1/BTC", &[], b"");
+        client.send(request);
+        assert!(client.try_response_to("GET").is_err(), "{what}: looked whole");
+        let line = proxy.access_where(|line| line["reason"] == "upstream_truncated");
+        assert_eq!(line["status"], 200, "{what}");
+        assert_eq!(proxy.metric("shardgate_upstream_attempts_total", &[("outcome", "truncated")]), 1.0, "{what}");
+    }
+}
+
+#[test]
+fn a_stalled_body_ends_after_the_idle_timeout() {
+    let (one, two, replica, far) = origins();
+    let proxy = Proxy::start(&config([&one, &two, &replica], &far, "timeouts = { idle = \"300ms\" }"));
+    for origin in [&one, &two] {
+        let bytes = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf".to_vec();
+        origin.on("/v1/BTC", Behaviour::Raw(bytes, After::Stall));
+    }
+    let mut client = proxy.client();
+    let request = client.format("GET", "/v1/BTC", &[], b"");
+    client.send(request);
+    assert!(client.try_response_to("GET").is_err());
+    proxy.access_where(|line| line["reason"] == "upstream_truncated");
+}
+
+#[test]
+fn a_client_that_leaves_cancels_the_exchange() {
+    let (one, two, replica, far) = origins();
+    let proxy = Proxy::start(&config([&one, &two, &replica], &far, ""));
+    let gates = [&one, &two].map(|origin| origin.hold("/v1/BTC"));
+    let mut client = proxy.client();
+    let request = client.format("GET", "/v1/BTC", &[], b"");
+    client.send(request);
+    let in_flight = |pass: fn(f64) -> bool| proxy.metric_until("shardgate_backend_requests_in_flight", &[], pass);
+    in_flight(|n| n == 1.0);
+    drop(client);
+    in_flight(|n| n == 0.0);
+    let line = proxy.access_where(|line| line["reason"] == "client_closed");
+    assert_eq!(line["status"], 499);
+    assert_eq!(proxy.metric("shardgate_requests_in_flight", &[]), 0.0);
+    gates.iter().for_each(|gate| gate.open());
+}
+
+#[test]
+fn the_connect_timeout_is_its_own() {
+    // An address of TEST-NET is not to be used here; a listener whose queue is full does not answer either.
+    let full = crate::support::origin::bound("127.0.0.1:0".parse().unwrap());
+    full.listen(0).unwrap();
+    let address = full.local_addr().unwrap().as_socket().unwrap();
+    let mut fillers = Vec::new();
+    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+        fillers.push(stream);
+        assert!(fillers.len() < 64, "the queue does not fill");
+    }
+    let (one, two, replica, far) = origins();
+    let text = config([&one, &two, &replica], &far, "timeouts = { connect = \"200ms\" }");
+    let text = text.replace(&one.addr().to_string(), &address.to_string());
+    let proxy = Proxy::start(&text);
+    for _ in 0..4 {
+        let got = proxy.client().post("/v1/BTC", "x");
+        assert_eq!((got.status, got.origin()), (200, "two"));
+    }
+    assert!(proxy.metric("shardgate_upstream_attempts_total", &[("outcome", "connect_failed")]) >= 1.0);
+}
