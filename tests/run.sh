@@ -2,6 +2,7 @@
 # Runs everything that a change must pass. What it needs beyond Rust it installs where it may (apt-get as root; a virtual
 # environment under target/), or it says what is missing and fails. The last lines are those of `cargo test`.
 set -euo pipefail
+export PATH="$PATH:/usr/sbin:/sbin"
 cd "$(dirname "$0")/.."
 
 step() { printf '\n== %s\n' "$*" >&2; }
@@ -15,7 +16,7 @@ need() { # command, Debian package
 need cc gcc
 need make make # builds jemalloc
 need curl curl
-need nginx nginx-light
+need nginx nginx
 need wrk wrk
 need promtool prometheus
 need systemd-analyze systemd

@@ -42,9 +42,8 @@ impl<C> Pool<C> {
     /// Keeps a connection until then.
     pub(crate) fn put(&self, backend: &Arc<Backend>, connection: C, until: Instant) {
         let mut idle = self.idle.borrow_mut();
-        let entry = idle
-            .entry(key(backend))
-            .or_insert_with(|| Entry { backend: Arc::clone(backend), stack: Vec::new() });
+        let entry =
+            idle.entry(key(backend)).or_insert_with(|| Entry { backend: Arc::clone(backend), stack: Vec::new() });
         entry.stack.push((connection, until));
     }
 
