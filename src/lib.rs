@@ -9,6 +9,7 @@ pub mod message;
 pub mod telemetry;
 pub mod balance;
 pub mod upstream;
+pub mod health;
 pub mod listen;
 pub mod admin;
 pub mod cli;

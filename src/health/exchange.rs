@@ -1,0 +1,347 @@
+//! One check of one backend: connect, and for an HTTP check ask and read the head of the answer.
+//!
+//! Connections are kept for the next check: a thousand connects a second are most of what checking would cost. A kept
+//! one that turns out closed says nothing about the backend, so the check starts over with a new one; a failed check
+//! never keeps its connection, so what is down is always asked by connecting.
+//!
+//! The head is read by the rules of the data path's parser (httparse): what could serve a request can pass a check.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use rustix::io::Errno;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, timeout_at};
+
+use crate::backend::{Cause, Check};
+use crate::model::{Address, HealthCheck, StatusRange};
+
+/// Bytes of a response head, and fields in it. An answer to a check that is longer is not one.
+const MAX_HEAD: usize = 16 * 1024;
+const MAX_FIELDS: usize = 100;
+/// A body up to this is read so that its connection can be kept; a longer one costs a connect instead.
+const MAX_BODY: u64 = 64 * 1024;
+
+/// Why a check did not pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The backend's doing.
+    Backend(Cause),
+    /// Ours: no descriptor, no port or no memory left for a connection. It says nothing about the backend: were it
+    /// counted, one exhausted balancer would take every backend down.
+    Local,
+}
+
+/// A connection that is kept between checks.
+#[derive(Debug)]
+pub(super) struct Link {
+    socket: Socket,
+    /// What has been read and not used; empty between checks, its memory kept.
+    buffer: Vec<u8>,
+}
+
+/// What is sent. `None`: a connection is all that is asked for.
+pub(super) fn request(check: &Check) -> Option<Box<[u8]>> {
+    let http = check.settings.http.as_ref()?;
+    let host = match (&http.host, &check.backend.identity.address) {
+        (Some(host), _) => host.as_str(),
+        (None, Address::Unix(_)) => "localhost",
+        (None, _) => &check.backend.label,
+    };
+    let path = &http.path;
+    let text = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: shardgate-health\r\nAccept: */*\r\n\r\n");
+    Some(text.into_bytes().into_boxed_slice())
+}
+
+/// Asks once. Gives the connection back if it can serve again.
+pub(super) async fn ask(
+    check: &Check,
+    request: Option<&[u8]>,
+    kept: Option<Link>,
+) -> (Result<(), Failure>, Option<Link>) {
+    let HealthCheck { timeout, http, .. } = &check.settings;
+    let deadline = Instant::now() + *timeout;
+    let expect = http.as_ref().map_or(StatusRange::default(), |http| http.expect);
+    let answered = match timeout_at(deadline, answer(check, request, kept)).await {
+        Err(_) => return (Err(Failure::Backend(Cause::Timeout)), None),
+        Ok(Err(failure)) => return (Err(failure), None),
+        Ok(Ok(None)) => return (Ok(()), None),
+        Ok(Ok(Some(answered))) => answered,
+    };
+    let (mut link, reply) = answered;
+    if !expect.contains(reply.status) {
+        return (Err(Failure::Backend(Cause::Status(reply.status))), None);
+    }
+    let reusable = matches!(timeout_at(deadline, link.skip_body(&reply)).await, Ok(true));
+    (Ok(()), reusable.then_some(link))
+}
+
+/// Connects unless a kept connection serves, and reads the head of the answer, if any is asked for.
+async fn answer(check: &Check, request: Option<&[u8]>, kept: Option<Link>) -> Result<Option<(Link, Reply)>, Failure> {
+    if let (Some(request), Some(mut link)) = (request, kept)
+        && link.is_quiet()
+    {
+        match link.exchange(request).await {
+            Ok(reply) => return Ok(Some((link, reply))),
+            Err(Broken { answered: true, cause }) => return Err(Failure::Backend(cause)),
+            Err(Broken { answered: false, .. }) => {}
+        }
+    }
+    let socket = Socket::connect(&check.backend.identity.address).await.map_err(|e| judge(&e));
+    match socket {
+        Ok(_) => check.backend.note_connect(false),
+        Err(Failure::Backend(cause)) => check.backend.note_connect(cause == Cause::Refused),
+        Err(Failure::Local) => {}
+    }
+    let mut link = Link { socket: socket?, buffer: Vec::new() };
+    let Some(request) = request else { return Ok(None) };
+    match link.exchange(request).await {
+        Ok(reply) => Ok(Some((link, reply))),
+        Err(broken) => Err(Failure::Backend(broken.cause)),
+    }
+}
+
+/// Whose fault is it that there is no connection?
+fn judge(error: &io::Error) -> Failure {
+    const LOCAL: [Errno; 5] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    if let Some(errno) = Errno::from_io_error(error)
+        && LOCAL.contains(&errno)
+    {
+        return Failure::Local;
+    }
+    Failure::Backend(match error.kind() {
+        // A Unix socket's path that is not there is a port that nobody listens on.
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Cause::Refused,
+        // A Unix socket whose queue is full says so; a TCP port is just silent.
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Cause::Timeout,
+        io::ErrorKind::ConnectionReset => Cause::Reset,
+        _ => Cause::Unreachable,
+    })
+}
+
+/// An exchange that came to no answer.
+struct Broken {
+    /// Whether anything was read: if not, a kept connection may just have been closed in the meantime.
+    answered: bool,
+    cause: Cause,
+}
+
+impl Link {
+    /// Whether the other side has neither closed it nor said anything unasked.
+    fn is_quiet(&self) -> bool {
+        let mut byte = [0];
+        let read = match &self.socket {
+            Socket::Tcp(tcp) => tcp.try_read(&mut byte),
+            Socket::Unix(unix) => unix.try_read(&mut byte),
+        };
+        matches!(read, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    async fn exchange(&mut self, request: &[u8]) -> Result<Reply, Broken> {
+        self.buffer.clear();
+        let broken = |answered| Broken { answered, cause: Cause::Reset };
+        // A backend may answer and close before it has read everything: so a failed write is not the last word.
+        let written = self.socket.write_all(request).await;
+        let mut read_any = false;
+        loop {
+            match parse(&self.buffer) {
+                Parsed::Reply(reply) if is_interim(reply.status) => {
+                    self.buffer.drain(..reply.head);
+                    continue;
+                }
+                Parsed::Reply(reply) => return Ok(reply),
+                Parsed::Garbage => return Err(Broken { answered: true, cause: Cause::Garbage }),
+                Parsed::Partial if self.buffer.len() >= MAX_HEAD => {
+                    return Err(Broken { answered: true, cause: Cause::Garbage });
+                }
+                Parsed::Partial => {}
+            }
+            self.buffer.reserve(512);
+            match self.socket.read_buf(&mut self.buffer).await {
+                Ok(0) | Err(_) => return Err(broken(read_any)),
+                Ok(_) => read_any = true,
+            }
+            if written.is_err() && !read_any {
+                return Err(broken(false));
+            }
+        }
+    }
+
+    /// Reads the rest of an answer. Whether the connection is then good for another.
+    async fn skip_body(&mut self, reply: &Reply) -> bool {
+        let Some(length) = reply.body.filter(|length| *length <= MAX_BODY) else { return false };
+        let mut have = (self.buffer.len() - reply.head.min(self.buffer.len())) as u64;
+        while have < length {
+            self.buffer.clear();
+            self.buffer.reserve(512);
+            match self.socket.read_buf(&mut self.buffer).await {
+                Ok(0) | Err(_) => return false,
+                Ok(n) => have += n as u64,
+            }
+        }
+        self.buffer.clear();
+        self.buffer.shrink_to(1024);
+        have == length
+    }
+}
+
+/// 101 is none: nobody asked for another protocol.
+fn is_interim(status: u16) -> bool {
+    matches!(status, 100 | 102..=199)
+}
+
+/// The head of an answer.
+#[derive(Debug, PartialEq, Eq)]
+struct Reply {
+    status: u16,
+    /// Its length in bytes.
+    head: usize,
+    /// The length of the body that follows; `None`: unknown, or the connection closes after it.
+    body: Option<u64>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Parsed {
+    Reply(Reply),
+    Partial,
+    Garbage,
+}
+
+fn parse(bytes: &[u8]) -> Parsed {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut response = httparse::Response::new(&mut fields);
+    let head = match response.parse(bytes) {
+        Ok(httparse::Status::Complete(head)) => head,
+        Ok(httparse::Status::Partial) => return Parsed::Partial,
+        Err(_) => return Parsed::Garbage,
+    };
+    let (Some(status), Some(version)) = (response.code, response.version) else { return Parsed::Garbage };
+    if status < 100 {
+        return Parsed::Garbage;
+    }
+    Parsed::Reply(Reply { status, head, body: if version == 1 { body(status, response.headers) } else { None } })
+}
+
+/// The length of a body after which the connection can be used again. In doubt there is none.
+fn body(status: u16, fields: &[httparse::Header<'_>]) -> Option<u64> {
+    let mut length = matches!(status, 100..=199 | 204 | 304).then_some(0);
+    for field in fields {
+        if field.name.eq_ignore_ascii_case("content-length") {
+            let text = std::str::from_utf8(field.value).ok()?;
+            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+            let value: u64 = text.parse().ok().filter(|_| digits)?;
+            match length {
+                None => length = Some(value),
+                Some(0) if matches!(status, 204 | 304) => {}
+                Some(_) => return None,
+            }
+        } else if field.name.eq_ignore_ascii_case("transfer-encoding")
+            || field.name.eq_ignore_ascii_case("connection") && names_close(field.value)
+        {
+            return None;
+        }
+    }
+    length
+}
+
+fn names_close(value: &[u8]) -> bool {
+    value.split(|b| *b == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    async fn connect(address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Ip(address) => {
+                let tcp = TcpStream::connect(address).await?;
+                tcp.set_nodelay(true)?;
+                Ok(Self::Tcp(tcp))
+            }
+            Address::Unix(path) => Ok(Self::Unix(UnixStream::connect(path).await?)),
+            // An identity has no name in it; were it so, nobody would be there.
+            Address::Name(..) => Err(io::ErrorKind::HostUnreachable.into()),
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, into),
+            Self::Unix(unix) => Pin::new(unix).poll_read(cx, into),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Self::Unix(unix) => Pin::new(unix).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads() {
+        let reply = |status, head, body| Parsed::Reply(Reply { status, head, body });
+        let table: [(&str, Parsed); 18] = [
+            ("", Parsed::Partial),
+            ("HTTP/1.1 200 OK\r\ncontent-le", Parsed::Partial),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", reply(200, 38, Some(2))),
+            ("HTTP/1.1 200\r\ncontent-length: 0\r\n\r\n", reply(200, 35, Some(0))),
+            ("HTTP/1.1 204 No Content\r\n\r\n", reply(204, 27, Some(0))),
+            ("HTTP/1.1 200 OK\r\n\r\n", reply(200, 19, None)),
+            ("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok", reply(200, 38, None)),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", reply(200, 47, None)),
+            ("HTTP/1.1 200 OK\r\nconnection: x, Close\r\ncontent-length: 0\r\n\r\n", reply(200, 60, None)),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", reply(200, 57, None)),
+            ("HTTP/1.1 200 OK\r\ncontent-length: +1\r\n\r\n", reply(200, 39, None)),
+            ("HTTP/1.1 503 Busy\r\n\r\n", reply(503, 21, None)),
+            ("SSH-2.0-OpenSSH_9.2\r\n", Parsed::Garbage),
+            ("HTTP/2.0 200 OK\r\n\r\n", Parsed::Garbage),
+            ("HTTP/1.1 2x0 OK\r\n\r\n", Parsed::Garbage),
+            ("HTTP/1.1 042 OK\r\n\r\n", Parsed::Garbage),
+            ("HTTP/1.1 200 OK\r\nbad field: x\r\n\r\n", Parsed::Garbage),
+            ("\x16\x03\x01\x02\x00", Parsed::Garbage),
+        ];
+        for (text, expected) in table {
+            assert_eq!(parse(text.as_bytes()), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn whose_fault() {
+        let table = [
+            (Errno::CONNREFUSED, Failure::Backend(Cause::Refused)),
+            (Errno::NOENT, Failure::Backend(Cause::Refused)),
+            (Errno::TIMEDOUT, Failure::Backend(Cause::Timeout)),
+            (Errno::HOSTUNREACH, Failure::Backend(Cause::Unreachable)),
+            (Errno::NETUNREACH, Failure::Backend(Cause::Unreachable)),
+            (Errno::MFILE, Failure::Local),
+            (Errno::ADDRNOTAVAIL, Failure::Local),
+        ];
+        for (errno, expected) in table {
+            assert_eq!(judge(&errno.into()), expected, "{errno:?}");
+        }
+    }
+}
