@@ -8,6 +8,8 @@ mod server;
 mod shared;
 mod watch;
 mod wire;
+#[cfg(test)]
+mod tests;
 
 pub use bind::{BindError, Sockets, bind};
 pub use server::Server;

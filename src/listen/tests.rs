@@ -1,0 +1,240 @@
+//! The gate and hyper together, over a pipe and with raw bytes, against a toy service.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderValue};
+use http::{Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Service;
+use super::serve::serve;
+use super::watch::{Clock, TICK, Watch};
+use crate::message::{Conn, respond};
+use crate::model::{Bind, Limits, Listener, Reason};
+
+mod differential;
+mod gate;
+mod server;
+mod timing;
+
+/// Answers with what it was asked, as text; a target may ask for something else.
+struct Echo {
+    limits: Cell<Limits>,
+    /// Requests that reached it, verdicts left out.
+    served: Cell<usize>,
+    /// Calls that were dropped before they answered.
+    cancelled: Rc<Cell<usize>>,
+}
+
+impl Echo {
+    fn new(limits: Limits) -> Rc<Self> {
+        Rc::new(Self { limits: Cell::new(limits), served: Cell::default(), cancelled: Rc::default() })
+    }
+}
+
+/// Counts up unless it is told that all went well.
+struct Cancelled(Rc<Cell<usize>>, bool);
+
+impl Drop for Cancelled {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() + usize::from(!self.1));
+    }
+}
+
+impl Service for Echo {
+    type Body = Answer;
+
+    async fn call(&self, request: Request<Incoming>, conn: Rc<Conn>) -> Response<Answer> {
+        let mut cancelled = Cancelled(Rc::clone(&self.cancelled), false);
+        let response = self.answer(request, &conn).await;
+        cancelled.1 = true;
+        response
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits.get()
+    }
+}
+
+impl Echo {
+    async fn answer(&self, request: Request<Incoming>, conn: &Conn) -> Response<Answer> {
+        if let Some(reason) = conn.verdict() {
+            return respond::problem(reason, conn.detail().unwrap_or_default()).map(Answer::whole);
+        }
+        self.served.set(self.served.get() + 1);
+        let target = String::from_utf8_lossy(&conn.target()).into_owned();
+        match target.as_str() {
+            "/slow" => sleep(Duration::from_secs(1)).await,
+            "/never" => std::future::pending().await,
+            "/early" => return Response::new(Answer::whole("early")),
+            "/hints" => {
+                let mut fields = HeaderMap::new();
+                fields.insert("link", HeaderValue::from_static("</a>"));
+                conn.interim(StatusCode::EARLY_HINTS, &fields);
+                tokio::task::yield_now().await;
+            }
+            "/large" => return Response::new(Answer { left: 1 << 20, ..Answer::whole("") }),
+            "/broken" => return Response::new(Answer { fails: true, left: 10, ..Answer::whole("") }),
+            "/stuck" => return Response::new(Answer { sticks: true, ..Answer::whole("begun") }),
+            _ => {}
+        }
+        let (parts, body) = request.into_parts();
+        match body.collect().await {
+            Ok(body) => {
+                let text = describe(&parts, &body.to_bytes());
+                Response::new(Answer::whole(text))
+            }
+            Err(_) => respond::problem(conn.fault().unwrap_or(Reason::ClientClosed), "").map(Answer::whole),
+        }
+    }
+}
+
+/// A request as one line of text.
+fn describe(parts: &http::request::Parts, body: &[u8]) -> String {
+    let mut text = format!("{} {} {:?}", parts.method, parts.uri, parts.version);
+    for (name, value) in &parts.headers {
+        text.push_str(&format!(" {name}={}", value.as_bytes().escape_ascii()));
+    }
+    text.push_str(&format!(" [{}]", body.escape_ascii()));
+    text
+}
+
+/// First some text, then so many zeros, then perhaps an error or nothing for ever.
+struct Answer {
+    text: Bytes,
+    left: usize,
+    fails: bool,
+    sticks: bool,
+}
+
+impl Answer {
+    fn whole(text: impl Into<Bytes>) -> Self {
+        Self { text: text.into(), left: 0, fails: false, sticks: false }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if !self.text.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.text)))));
+        }
+        if self.left > 0 {
+            let n = self.left.min(16 * 1024);
+            self.left -= n;
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from(vec![0; n])))));
+        }
+        match (self.fails, self.sticks) {
+            (true, _) => Poll::Ready(Some(Err("broken".into()))),
+            (_, true) => Poll::Pending,
+            _ => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.text.is_empty() && self.left == 0 && !self.fails && !self.sticks
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.fails || self.sticks {
+            SizeHint::default()
+        } else {
+            SizeHint::with_exact((self.text.len() + self.left) as u64)
+        }
+    }
+}
+
+fn listener() -> Arc<Listener> {
+    let bind = Bind::Tcp("127.0.0.1:0".parse().unwrap());
+    Arc::new(Listener { name: "test".into(), bind, trusted_proxies: vec![] })
+}
+
+/// A connection that is being served, and the client's end of it.
+struct Pipe {
+    client: DuplexStream,
+    watch: Rc<Watch>,
+
+    service: Rc<Echo>,
+}
+
+/// Runs a client against one served connection. `room`: bytes that the pipe holds in either direction.
+async fn with_limits<T>(room: usize, limits: Limits, client: impl AsyncFnOnce(&mut Pipe) -> T) -> T {
+    let (client_end, server_end) = duplex(room);
+    let clock = Rc::<Clock>::default();
+    let conn = Conn::new(Some("10.0.0.9".parse().unwrap()), listener(), std::time::Instant::now());
+    let watch = Watch::new(conn, Rc::clone(&clock), &limits);
+    let service = Echo::new(limits);
+    let mut pipe = Pipe { client: client_end, watch: Rc::clone(&watch), service: Rc::clone(&service) };
+    let sweep = {
+        let (watch, service) = (Rc::clone(&watch), Rc::clone(&service));
+        async move {
+            let began = Instant::now();
+            loop {
+                sleep(TICK).await;
+                clock.set(began.elapsed());
+                watch.sweep(&service.limits());
+            }
+        }
+    };
+    let run = async move {
+        let out = client(&mut pipe).await;
+        drop(pipe);
+        out
+    };
+    let both = async { tokio::join!(run, serve(server_end, watch, service)).0 };
+    tokio::select! {
+        out = timeout(Duration::from_secs(3600), both) => out.expect("the connection does not end"),
+        () = sweep => unreachable!(),
+    }
+}
+
+async fn with<T>(client: impl AsyncFnOnce(&mut Pipe) -> T) -> T {
+    with_limits(64 * 1024, Limits::default(), client).await
+}
+
+impl Pipe {
+    async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.client.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// All there is until the connection ends.
+    async fn rest(&mut self) -> String {
+        let mut out = vec![];
+        // A reset instead of an end is an end as well.
+        let _ = self.client.read_to_end(&mut out).await;
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    /// What comes up to and with this text.
+    async fn until(&mut self, text: &str) -> String {
+        let mut out = vec![];
+        while !out.ends_with(text.as_bytes()) {
+            match self.client.read_u8().await {
+                Ok(byte) => out.push(byte),
+                Err(e) => panic!("{e} after {}", String::from_utf8_lossy(&out)),
+            }
+        }
+        String::from_utf8_lossy(&out).into_owned()
+    }
+}
+
+/// One exchange on a connection of its own, which the server closes.
+async fn ask(bytes: impl AsRef<[u8]>) -> String {
+    with(async |pipe: &mut Pipe| {
+        pipe.send(bytes).await;
+        pipe.rest().await
+    })
+    .await
+}
