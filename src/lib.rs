@@ -10,6 +10,7 @@ pub mod telemetry;
 pub mod balance;
 pub mod upstream;
 pub mod health;
+pub mod routing;
 pub mod listen;
 pub mod admin;
 pub mod cli;

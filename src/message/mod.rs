@@ -8,6 +8,7 @@ pub mod conn;
 pub mod body;
 pub mod forwarded;
 pub mod hop;
+pub mod key;
 pub mod respond;
 
 pub use conn::Conn;

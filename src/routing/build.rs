@@ -1,0 +1,15 @@
+//! A Snapshot from a Plan and the facts.
+
+use std::sync::Arc;
+
+use super::{Index, PoolState, Server, Snapshot};
+use crate::model::PoolId;
+
+/// The first Snapshot of a Plan. `servers` gives a pool's primaries and replicas, resolved; it is asked once per pool,
+/// in the order of their numbers.
+pub fn build(index: Arc<Index>, generation: u64, mut servers: impl FnMut(PoolId) -> [Vec<Server>; 2]) -> Snapshot {
+    let plan = Arc::clone(&index.plan);
+    let pools = (0..).map(PoolId).zip(&plan.pools);
+    let states = pools.map(|(id, pool)| Arc::new(PoolState::new(id, Arc::clone(&pool.settings), servers(id))));
+    Snapshot::new(generation, index, states)
+}

@@ -1,0 +1,102 @@
+//! One pool as it is now: its servers in two tiers, and which of them may be used.
+//!
+//! Who is usable is asked once per fact, not per request. Loads over tiers are not kept here: they depend on the other
+//! pools of a request's chain, and a fact should touch only its own pool.
+
+use std::sync::Arc;
+
+use crate::backend::{Backend, Check, verdict};
+use crate::balance::{Candidate, tiers};
+use crate::model::{PoolId, PoolSettings};
+
+/// One server of a pool.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Its live state, shared with other pools that name it.
+    pub backend: Arc<Backend>,
+    /// What its checks say; `None`: this pool checks nothing.
+    pub check: Option<Arc<Check>>,
+    /// Relative capacity, at least 1.
+    pub weight: u16,
+}
+
+impl Candidate for Server {
+    fn weight(&self) -> u16 {
+        self.weight
+    }
+
+    fn in_flight(&self) -> u32 {
+        self.backend.in_flight()
+    }
+}
+
+/// One pool as it is now.
+#[derive(Debug)]
+pub struct PoolState {
+    /// Which.
+    pub id: PoolId,
+    /// As the Plan says.
+    pub settings: Arc<PoolSettings>,
+    /// Primaries, replicas: the order of [`Role::ALL`](crate::model::Role::ALL).
+    pub tiers: [Tier; 2],
+}
+
+/// The servers of one role.
+#[derive(Debug)]
+pub struct Tier {
+    /// All of them, in the order of the file.
+    pub servers: Arc<[Server]>,
+    /// The places of those that may be used.
+    pub usable: Box<[u32]>,
+    /// The places of those that may be used when this tier panics.
+    pub usable_in_panic: Box<[u32]>,
+    /// Weight of the usable.
+    pub usable_weight: u64,
+    /// Weight of all.
+    pub total_weight: u64,
+    /// The largest weight.
+    pub heaviest: u16,
+    /// How much of a request's load it can take, in percent: see [`tiers::health`]. 0 if it has no servers.
+    pub health: u8,
+}
+
+impl PoolState {
+    /// A pool with these primaries and replicas, judged now.
+    pub fn new(id: PoolId, settings: Arc<PoolSettings>, servers: [Vec<Server>; 2]) -> Self {
+        let overprovisioning = settings.failover.overprovisioning;
+        Self { id, tiers: servers.map(|servers| Tier::new(servers.into(), overprovisioning)), settings }
+    }
+
+    /// The same servers, judged anew.
+    pub fn refreshed(&self) -> Arc<Self> {
+        let overprovisioning = self.settings.failover.overprovisioning;
+        let tiers = self.tiers.each_ref().map(|tier| Tier::new(Arc::clone(&tier.servers), overprovisioning));
+        Arc::new(Self { id: self.id, settings: Arc::clone(&self.settings), tiers })
+    }
+
+    /// The same pool with other primaries and replicas.
+    pub fn with_servers(&self, servers: [Vec<Server>; 2]) -> Arc<Self> {
+        Arc::new(Self::new(self.id, Arc::clone(&self.settings), servers))
+    }
+}
+
+impl Tier {
+    fn new(servers: Arc<[Server]>, overprovisioning: f64) -> Self {
+        let verdicts: Vec<_> = servers.iter().map(|server| verdict(&server.backend, server.check.as_deref())).collect();
+        let places = |wanted: fn(&crate::backend::Verdict) -> bool| {
+            (0..).zip(&verdicts).filter(|(_, verdict)| wanted(verdict)).map(|(place, _)| place).collect::<Box<[u32]>>()
+        };
+        let weight = |server: &Server| u64::from(server.weight);
+        let usable_weight = servers.iter().zip(&verdicts).filter(|(_, v)| v.usable).map(|(s, _)| weight(s)).sum();
+        let total_weight = servers.iter().map(weight).sum();
+        Self {
+            usable: places(|verdict| verdict.usable),
+            usable_in_panic: places(|verdict| verdict.usable_in_panic),
+            usable_weight,
+            total_weight,
+            heaviest: servers.iter().map(|server| server.weight).max().unwrap_or(1),
+            health: tiers::health(usable_weight, total_weight, overprovisioning),
+            servers,
+        }
+    }
+}
