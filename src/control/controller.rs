@@ -94,9 +94,8 @@ impl Controller {
         let old = self.table.load();
         let summary = Summary::new(&old.index.plan, &world.index.plan);
         let mut servers = servers.into_iter();
-        let snapshot = crate::routing::build(Arc::clone(&world.index), old.generation + 1, |_| {
-            servers.next().unwrap_or_default()
-        });
+        let snapshot =
+            crate::routing::build(Arc::clone(&world.index), old.generation + 1, |_| servers.next().unwrap_or_default());
         self.world = world;
         self.dirty.clear();
         self.swap(snapshot);
@@ -118,14 +117,6 @@ impl Controller {
             self.metrics.transition(&asset, &region, backend, transition.to_up, Cause::Active);
         }
         self.dirty.extend(pools);
-    }
-
-    /// A check was done.
-    pub fn checked(&self, check: &Arc<Check>, passed: bool) {
-        for &id in self.world.pools_of_check(check) {
-            let (asset, region) = self.world.index.pool_labels(id);
-            self.metrics.health_check(&asset, &region, &check.backend.label, passed);
-        }
     }
 
     /// A name has other addresses now.
@@ -216,5 +207,9 @@ impl Controller {
 /// The checks of these servers, each once.
 fn checks<'a>(servers: impl Iterator<Item = &'a Server>) -> Vec<Arc<Check>> {
     let mut seen = std::collections::HashSet::new();
-    servers.filter_map(|server| server.check.as_ref()).filter(|check| seen.insert(Arc::as_ptr(check))).cloned().collect()
+    servers
+        .filter_map(|server| server.check.as_ref())
+        .filter(|check| seen.insert(Arc::as_ptr(check)))
+        .cloned()
+        .collect()
 }

@@ -166,8 +166,6 @@ specs! {
         "Time to make a connection to a backend.";
     BACKEND_TRANSITIONS: Counter "backend_transitions_total" ["asset", "region", "backend", "to", "cause"]
         "Changes of a backend's state.";
-    HEALTH_CHECKS: Counter "health_checks_total" ["asset", "region", "backend", "result"]
-        "Active health checks.";
     CLIENT_CONNECTIONS: Gauge "client_connections" ["listener"]
         "Open connections of clients.";
     CLIENT_CONNECTIONS_TOTAL: Counter "client_connections_total" ["listener"]
@@ -288,13 +286,7 @@ impl Export {
                 push_some(&mut transitions, &[asset, region, backend, to, Cause::as_str(*cause)], *n);
             }
         }
-        let mut checks = HEALTH_CHECKS.family();
-        for ([asset, region, backend], counts) in lock(&self.state.checks).iter() {
-            for (result, n) in ["success", "failure"].iter().zip(counts) {
-                push_some(&mut checks, &[asset, region, backend, result], *n);
-            }
-        }
-        out.extend([attempts, transitions, checks].map(Family::into_proto));
+        out.extend([attempts, transitions].map(Family::into_proto));
     }
 
     fn process(&self, out: &mut Vec<proto::MetricFamily>) {

@@ -41,9 +41,7 @@ pub(super) struct State {
     pub(super) keys: Table<KeyBlock, 2>,
     pub(super) pools: Table<PoolBlock, 2>,
     pub(super) backends: Table<BackendBlock, 3>,
-    /// Passed and failed checks. Only the control plane counts these, so a lock does.
-    pub(super) checks: Mutex<HashMap<Labels<3>, [u64; 2]>>,
-    /// To up and to down, by cause.
+    /// To up and to down, by cause. Only the control plane counts these, so a lock does.
     pub(super) transitions: Mutex<HashMap<(Labels<3>, Cause), [u64; 2]>>,
     pub(super) listeners: Mutex<Vec<Arc<ListenerCells>>>,
     pub(super) limits: Tally<&'static str>,
@@ -192,12 +190,6 @@ impl Metrics {
         self.state.backends.series(self.triple(asset, region, backend))
     }
 
-    /// A health check is over. Called once for each pool that the backend is in.
-    pub fn health_check(&self, asset: &Arc<str>, region: &Arc<str>, backend: &Arc<str>, passed: bool) {
-        let labels = self.triple(asset, region, backend);
-        lock(&self.state.checks).entry(labels).or_default()[usize::from(!passed)] += 1;
-    }
-
     /// A backend went up or down. Called once for each pool that it is in.
     pub fn transition(&self, asset: &Arc<str>, region: &Arc<str>, backend: &Arc<str>, to_up: bool, cause: Cause) {
         let labels = self.triple(asset, region, backend);
@@ -271,7 +263,6 @@ impl Metrics {
         state.keys.retain(pair_lives);
         state.pools.retain(pool_lives);
         state.backends.retain(backend_lives);
-        lock(&state.checks).retain(|labels, _| backend_lives(labels));
         lock(&state.transitions).retain(|(labels, _), _| backend_lives(labels));
 
         // A region that some key failed over to has cells inside that key's: they can't be taken out, but hidden.

@@ -116,15 +116,15 @@ fn pools_beyond_the_limit_share_one_pair_of_labels() {
         serve(&worker, asset, "us-east", None);
     }
     serve(&worker, UNKNOWN, "us-east", Some(Reason::UnknownAsset));
-    metrics.health_check(&name("D"), &name("us-east"), &name("10.1.0.11:8000"), true);
+    metrics.transition(&name("D"), &name("us-east"), &name("10.1.0.11:8000"), true, Cause::Active);
     for (asset, expected) in [("A", Some(2.0)), ("B", Some(1.0)), ("C", None), (UNKNOWN, Some(1.0))] {
         let series = format!(r#"request_duration_seconds_count{{asset="{asset}",region="us-east"}}"#);
         assert_eq!(value(&metrics, &series), expected, "{asset}");
     }
     let other = r#"request_duration_seconds_count{asset="_other",region="_other"}"#;
     assert_eq!(value(&metrics, other), Some(2.0));
-    let checks = r#"health_checks_total{asset="_other",region="_other",backend="_other",result="success"}"#;
-    assert_eq!(value(&metrics, checks), Some(1.0));
+    let labels = r#"asset="_other",region="_other",backend="_other",to="up",cause="active""#;
+    assert_eq!(value(&metrics, &format!("backend_transitions_total{{{labels}}}")), Some(1.0));
 }
 
 #[test]
@@ -137,7 +137,6 @@ fn series_end_with_what_they_speak_of() {
         worker.pool(&name(asset), &name(region)).connect(Duration::ZERO);
         worker.backend(&name(asset), &name(region), &backend).attempt(Outcome::Reset);
         worker.key(&name(asset), &name(region)).failover(&name("r2"), Role::Primary);
-        metrics.health_check(&name(asset), &name(region), &backend, false);
         metrics.transition(&name(asset), &name(region), &backend, false, Cause::Active);
     }
     serve(&worker, UNKNOWN, UNKNOWN, Some(Reason::NoRoute));
