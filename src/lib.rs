@@ -4,6 +4,7 @@
 //! checks it); ARCHITECTURE.md says why.
 
 pub mod model;
+pub mod config;
 pub mod backend;
 pub mod message;
 pub mod telemetry;

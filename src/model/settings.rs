@@ -146,7 +146,7 @@ impl Default for HealthCheck {
 
 /// When a try that a backend may have seen is repeated. Tries that failed before any byte was written are free and are
 /// not ruled by this.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Retry {
     /// Further tries after the first that a backend may have seen.
     pub max: u32,
@@ -163,7 +163,7 @@ pub struct Retry {
 }
 
 /// After which failures a retry is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RetryOn {
     /// The connection could not be made (tries beyond the free ones).
     pub connect_failure: bool,
@@ -233,7 +233,7 @@ impl RetryOverride {
 }
 
 /// What one backend may be given, over all workers together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limit {
     /// Open connections, idle ones included.
     pub max_connections: u32,
@@ -248,7 +248,7 @@ impl Default for Limit {
 }
 
 /// How long an exchange with a backend may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Timeouts {
     /// Until a connection stands.
     pub connect: Duration,

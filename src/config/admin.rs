@@ -1,0 +1,75 @@
+//! `[admin]`: the address for operators and their tools.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use super::address::bind;
+use super::context::Context;
+use super::decode::{Fields, boolean, expected_help, text};
+use super::diagnostic::Fault;
+use super::source::Span;
+use super::tree::{Kind, Value};
+use crate::model::{Admin, Bind, Secret};
+
+pub(super) const KEYS: &[&str] = &["bind", "token_file", "protect_metrics"];
+
+/// `None`: `admin = false`. `listeners` says what is bound already.
+pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>, listeners: &HashMap<Bind, Span>) -> Option<Admin> {
+    let default = Bind::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 9600)));
+    let mut admin = Admin { bind: default, token: None, protect_metrics: false };
+    let mut span = Span::whole_file(0);
+    if let Some(value) = value {
+        span = value.span;
+        let table = match &value.kind {
+            Kind::Boolean(false) => return None,
+            Kind::Table(table) => table,
+            _ => {
+                let help = "`admin = false` for none, or [admin] with `bind = \"127.0.0.1:9600\"`".to_owned();
+                expected_help(cx, value, "a table or false", Some(help));
+                return None;
+            }
+        };
+        let fields = Fields::new(cx, table, KEYS, "[admin]");
+        if let Some(at) = fields.get("bind") {
+            span = at.span;
+            admin.bind = bind(cx, at).unwrap_or(admin.bind);
+        }
+        admin.token = fields.read("token_file", token);
+        admin.protect_metrics = fields.read("protect_metrics", boolean).unwrap_or(false);
+        if admin.protect_metrics && fields.get("token_file").is_none() {
+            let at = fields.span("protect_metrics").unwrap_or(span);
+            cx.note(Fault::error(at, "`protect_metrics` needs a `token_file`").absence());
+        }
+        let beyond = matches!(admin.bind, Bind::Tcp(address) if !address.ip().to_canonical().is_loopback());
+        if beyond && fields.get("token_file").is_none() {
+            let fault = Fault::warning(span, "this admin address can be reached from elsewhere, and there is no token");
+            cx.note(fault.help("only /livez, /readyz and /metrics will answer; for the rest set `token_file`"));
+        }
+    }
+    let any_port = matches!(admin.bind, Bind::Tcp(address) if address.port() == 0);
+    if let Some(first) = listeners.get(&admin.bind).filter(|_| !any_port) {
+        let fault = Fault::error(*first, format!("{} is the admin address, too", admin.bind));
+        cx.note(match span.is_whole_file() {
+            true => fault.help("give [admin] another `bind`, or set `admin = false`"),
+            false => fault.also(span, "here"),
+        });
+    }
+    Some(admin)
+}
+
+fn token(cx: &Context<'_>, value: &Value<'_>) -> Option<Secret> {
+    let path = cx.resolve(value.span, text(cx, value)?);
+    let fault = match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            let token = text.trim();
+            if !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic()) {
+                return Some(Secret(token.to_owned()));
+            }
+            Fault::error(value.span, format!("{} holds no token", path.display()))
+                .help("one line of visible ASCII characters, such as `openssl rand -hex 32` prints")
+        }
+        Err(error) => Fault::error(value.span, format!("cannot read {}: {}", path.display(), super::io_words(&error))),
+    };
+    cx.note(fault);
+    None
+}

@@ -1,0 +1,40 @@
+//! What every section needs while it is decoded: a place to note faults, the directories that relative paths start at,
+//! and the environment.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::diagnostic::{Fault, Faults};
+use super::source::{Source, Span};
+
+/// How `${NAME}` is looked up.
+pub(super) type Environment<'e> = &'e dyn Fn(&str) -> Option<OsString>;
+
+/// See the module.
+pub(super) struct Context<'e> {
+    pub(super) faults: Faults,
+    pub(super) environment: Environment<'e>,
+    /// Of each file, by its number.
+    directories: Vec<PathBuf>,
+}
+
+impl<'e> Context<'e> {
+    pub(super) fn new(environment: Environment<'e>) -> Self {
+        Self { faults: Faults::default(), environment, directories: Vec::new() }
+    }
+
+    /// The next file's number.
+    pub(super) fn add_file(&mut self, source: &Source) -> u32 {
+        self.directories.push(source.dir().to_owned());
+        u32::try_from(self.directories.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn note(&self, fault: Fault) {
+        self.faults.note(fault);
+    }
+
+    /// A path that stands at `span`, seen from where we run.
+    pub(super) fn resolve(&self, span: Span, path: &str) -> PathBuf {
+        self.directories.get(span.file as usize).map_or(Path::new(""), PathBuf::as_path).join(path)
+    }
+}

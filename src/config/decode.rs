@@ -1,0 +1,230 @@
+//! From values to types: small readers that note a fault and go on.
+//!
+//! serde stops at the first error; a user with five mistakes would need five attempts. So each section reads its fields
+//! one by one with these. A reader that gives `None` has noted why, and its caller carries on with the next field: a
+//! section is always read to its end, and `load` fails if anything was noted.
+
+use std::ops::RangeInclusive;
+
+use super::context::Context;
+use super::diagnostic::Fault;
+use super::hint::suggest;
+use super::source::Span;
+use super::tree::{Kind, Table, Value};
+
+/// A table whose keys are known beforehand.
+#[derive(Clone, Copy)]
+pub(super) struct Fields<'a, 'i, 'e> {
+    cx: &'a Context<'e>,
+    table: &'a Table<'i>,
+    known: &'static [&'static str],
+}
+
+impl<'a, 'i, 'e> Fields<'a, 'i, 'e> {
+    /// Notes every key that is not in `known`. `section` is how the file names the table: `[server]`.
+    pub(super) fn new(
+        cx: &'a Context<'e>,
+        table: &'a Table<'i>,
+        known: &'static [&'static str],
+        section: &str,
+    ) -> Self {
+        for entry in &table.entries {
+            if !known.contains(&entry.key.as_ref()) {
+                unknown_key(cx, entry.span, &entry.key, known, section);
+            }
+        }
+        Self { cx, table, known }
+    }
+
+    /// The value of a key, if the file has it.
+    pub(super) fn get(&self, key: &str) -> Option<&'a Value<'i>> {
+        debug_assert!(self.known.contains(&key), "`{key}` is read but not known");
+        self.table.get(key)
+    }
+
+    /// The value of a key through a reader; `None` if it is absent or faulty.
+    pub(super) fn read<T>(
+        &self,
+        key: &str,
+        reader: impl FnOnce(&Context<'e>, &'a Value<'i>) -> Option<T>,
+    ) -> Option<T> {
+        self.get(key).and_then(|value| reader(self.cx, value))
+    }
+
+    /// Where a key stands.
+    pub(super) fn span(&self, key: &str) -> Option<Span> {
+        self.table.entry(key).map(|entry| entry.span)
+    }
+
+    /// Refuses a key of the design that this version cannot serve yet.
+    pub(super) fn refuse(&self, key: &str, what: &str) {
+        if let Some(span) = self.span(key) {
+            not_supported(self.cx, span, what);
+        }
+    }
+}
+
+/// A key or a value of the design that this version cannot serve yet.
+pub(super) fn not_supported(cx: &Context<'_>, span: Span, what: &str) {
+    cx.note(Fault::error(span, format!("{what} is not supported yet")).label("not supported yet"));
+}
+
+/// Every table of the file with its keys, to say where a misplaced key belongs.
+static SECTIONS: &[(&str, &[&str])] = &[
+    ("the top of the file, before the first [table]", &["include"]),
+    ("[server]", super::server::KEYS),
+    ("[[listeners]]", super::listeners::KEYS),
+    ("[admin]", super::admin::KEYS),
+    ("[[routes]]", super::routes::KEYS),
+    ("[pools.ASSET.REGION]", &["primaries", "replicas"]),
+    ("[limits]", super::limits::KEYS),
+    ("[log]", super::log::KEYS),
+    ("[metrics]", super::metrics::KEYS),
+    ("[defaults]", super::pools::settings::KEYS),
+];
+
+fn unknown_key(cx: &Context<'_>, span: Span, key: &str, known: &'static [&'static str], section: &str) {
+    let fault = Fault::error(span, format!("unknown key `{key}` in {section}"));
+    let near = super::hint::nearest(key, known.iter().copied());
+    let elsewhere = SECTIONS.iter().find(|(_, keys)| keys.contains(&key));
+    let help = match (near, elsewhere) {
+        (None, Some((home, _))) if *home != section => format!("`{key}` belongs to {home}"),
+        _ => suggest(key, known.iter().copied(), "known keys"),
+    };
+    cx.note(fault.help(help));
+}
+
+/// A value of the wrong type.
+pub(super) fn expected(cx: &Context<'_>, value: &Value<'_>, what: &str) {
+    expected_help(cx, value, what, None);
+}
+
+pub(super) fn expected_help(cx: &Context<'_>, value: &Value<'_>, what: &str, help: Option<String>) {
+    if matches!(value.kind, Kind::Broken) {
+        return;
+    }
+    let mut fault = Fault::error(value.span, format!("expected {what}, found {}", value.type_name()));
+    if let Some(help) = help {
+        fault = fault.help(help);
+    }
+    cx.note(fault);
+}
+
+/// Text. A number or a boolean gets the hint to quote it.
+pub(super) fn string<'a>(cx: &Context<'_>, value: &'a Value<'_>) -> Option<&'a str> {
+    match &value.kind {
+        Kind::String(text) => return Some(text),
+        Kind::Integer(n) => expected_help(cx, value, "a string", Some(format!("quote it: \"{n}\""))),
+        Kind::Float(n) => expected_help(cx, value, "a string", Some(format!("quote it: \"{n}\""))),
+        Kind::Boolean(b) => expected_help(cx, value, "a string", Some(format!("quote it: \"{b}\""))),
+        _ => expected(cx, value, "a string"),
+    }
+    None
+}
+
+/// Text that is not empty.
+pub(super) fn text<'a>(cx: &Context<'_>, value: &'a Value<'_>) -> Option<&'a str> {
+    let text = string(cx, value)?;
+    if text.is_empty() {
+        cx.note(Fault::error(value.span, "this must not be empty"));
+        return None;
+    }
+    Some(text)
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(cx: &Context<'_>, value: &Value<'_>) -> Option<bool> {
+    match &value.kind {
+        Kind::Boolean(boolean) => return Some(*boolean),
+        Kind::String(text) if text == "true" || text == "false" => {
+            expected_help(cx, value, "a boolean", Some(format!("without quotes: {text}")));
+        }
+        _ => expected_help(cx, value, "a boolean", Some("true or false".to_owned())),
+    }
+    None
+}
+
+/// A whole number in a range.
+pub(super) fn integer<T: TryFrom<u64>>(
+    range: RangeInclusive<u64>,
+) -> impl for<'e, 'a, 'i> FnOnce(&Context<'e>, &'a Value<'i>) -> Option<T> {
+    move |cx, value| {
+        let (low, high) = (*range.start(), *range.end());
+        let Kind::Integer(number) = value.kind else {
+            let help = match &value.kind {
+                Kind::String(text) if text.parse::<u64>().is_ok() => format!("without quotes: {text}"),
+                _ => format!("a whole number from {low} to {high}"),
+            };
+            expected_help(cx, value, "an integer", Some(help));
+            return None;
+        };
+        let number = u64::try_from(number).ok().filter(|number| range.contains(number));
+        let fitting = number.and_then(|number| T::try_from(number).ok());
+        if fitting.is_none() {
+            cx.note(Fault::error(value.span, format!("expected a whole number from {low} to {high}")));
+        }
+        fitting
+    }
+}
+
+/// A number in a range, whole or not.
+pub(super) fn float(cx: &Context<'_>, value: &Value<'_>, range: RangeInclusive<f64>) -> Option<f64> {
+    let number = match value.kind {
+        Kind::Float(number) => number,
+        Kind::Integer(number) => number as f64,
+        _ => {
+            expected_help(cx, value, "a number", Some(format!("from {} to {}", range.start(), range.end())));
+            return None;
+        }
+    };
+    if range.contains(&number) {
+        return Some(number);
+    }
+    cx.note(Fault::error(value.span, format!("expected a number from {} to {}", range.start(), range.end())));
+    None
+}
+
+/// One of a few words.
+pub(super) fn word<T: Clone>(cx: &Context<'_>, value: &Value<'_>, words: &[(&'static str, T)]) -> Option<T> {
+    let text = string(cx, value)?;
+    let found = words.iter().find(|(word, _)| *word == text);
+    if found.is_none() {
+        let known = words.iter().map(|(word, _)| *word);
+        cx.note(Fault::error(value.span, format!("unknown word `{text}`")).help(suggest(text, known, "one of")));
+    }
+    found.map(|(_, meaning)| meaning.clone())
+}
+
+/// A list, each element through a reader; elements that are faulty are left out.
+pub(super) fn list<'a, 'i, 'e, T>(
+    cx: &Context<'e>,
+    value: &'a Value<'i>,
+    mut reader: impl FnMut(&Context<'e>, &'a Value<'i>) -> Option<T>,
+) -> Option<Vec<T>> {
+    let Kind::Array(items) = &value.kind else {
+        let help = match &value.kind {
+            Kind::String(text) => Some(format!("in brackets: [{text:?}]")),
+            Kind::Table(_) => Some("in brackets, or under a header in double brackets: [[...]]".to_owned()),
+            _ => None,
+        };
+        expected_help(cx, value, "a list", help);
+        return None;
+    };
+    Some(items.iter().filter_map(|item| reader(cx, item)).collect())
+}
+
+/// A table.
+pub(super) fn table<'a, 'i>(cx: &Context<'_>, value: &'a Value<'i>) -> Option<&'a Table<'i>> {
+    match &value.kind {
+        Kind::Table(table) => Some(table),
+        Kind::Array(_) => {
+            let help = "in single brackets if it is a header: [...]".to_owned();
+            expected_help(cx, value, "a table", Some(help));
+            None
+        }
+        _ => {
+            expected(cx, value, "a table");
+            None
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! Everything about a pool but its members: `[defaults]`, and a pool's own tables merged over it key by key.
+//!
+//! Both are read by the same code into [`Overrides`], what a table says and nothing more. `[defaults]` over the built-in
+//! defaults makes the settings that every pool starts from; a pool's own over those makes the pool's.
+
+use http::HeaderValue;
+
+use super::retry;
+use crate::config::context::Context;
+use crate::config::decode::{Fields, boolean, expected_help, float, integer, not_supported, table, text};
+use crate::config::diagnostic::Fault;
+use crate::config::hint::suggest;
+use crate::config::source::Span;
+use crate::config::tree::{Kind, Value};
+use crate::config::units::duration;
+use crate::model::{
+    Failover, HealthCheck, HostHeader, HttpCheck, Limit, Policy, PoolSettings, Protocol, Retry, RetryOverride,
+    StatusRange, TimeoutsOverride, Via,
+};
+
+/// Of `[defaults]`; a pool has these and its members.
+pub(in crate::config) const KEYS: &[&str] = &[
+    "balance",
+    "hash_on",
+    "protocol",
+    "host",
+    "via",
+    "health",
+    "outlier",
+    "retry",
+    "limits",
+    "timeouts",
+    "failover",
+    "slow_start",
+    "tls",
+];
+pub(in crate::config) const HEALTH_KEYS: &[&str] =
+    &["path", "host", "expect", "interval", "fast_interval", "timeout", "rise", "fall"];
+pub(in crate::config) const LIMITS_KEYS: &[&str] =
+    &["max_connections", "max_requests", "max_queue", "queue_timeout", "queue_order"];
+pub(in crate::config) const TIMEOUTS_KEYS: &[&str] = &["connect", "response", "idle", "keepalive"];
+pub(in crate::config) const FAILOVER_KEYS: &[&str] = &["overprovisioning", "panic_percent"];
+
+/// What one table says.
+#[derive(Debug, Default, PartialEq)]
+pub(in crate::config) struct Overrides {
+    balance: Option<Policy>,
+    protocol: Option<Protocol>,
+    host: Option<HostHeader>,
+    via: Option<bool>,
+    health: Option<Switch<HealthOverride>>,
+    retry: Option<Switch<RetryOverride>>,
+    max_connections: Option<u32>,
+    max_requests: Option<u32>,
+    timeouts: TimeoutsOverride,
+    overprovisioning: Option<f64>,
+    panic_percent: Option<u8>,
+}
+
+/// `false` turns a thing off, a table turns it on.
+#[derive(Debug, PartialEq)]
+pub(in crate::config) enum Switch<T> {
+    Off,
+    On(T),
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct HealthOverride {
+    path: Option<String>,
+    host: Option<String>,
+    expect: Option<StatusRange>,
+    interval: Option<std::time::Duration>,
+    fast_interval: Option<std::time::Duration>,
+    timeout: Option<std::time::Duration>,
+    rise: Option<u32>,
+    fall: Option<u32>,
+    /// Where the table stands, for what shows only after merging.
+    spans: Spans,
+}
+
+/// Not part of what is said.
+#[derive(Debug, Default, Clone, Copy)]
+struct Spans {
+    http_only: Option<Span>,
+    fast_interval: Option<Span>,
+}
+
+impl PartialEq for Spans {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+/// What holds where the file says nothing: checks by TCP connect, and retries.
+pub(in crate::config) fn built_in() -> PoolSettings {
+    PoolSettings { health: Some(HealthCheck::default()), retry: Some(Retry::default()), ..PoolSettings::default() }
+}
+
+impl Overrides {
+    /// Reads the keys of a table that [`KEYS`] names.
+    pub(in crate::config) fn decode(cx: &Context<'_>, f: Fields<'_, '_, '_>) -> Self {
+        f.refuse("hash_on", "maglev, and with it `hash_on`,");
+        f.refuse("slow_start", "slow start");
+        f.refuse("tls", "TLS to backends");
+        if let Some(value) = f.get("outlier")
+            && !matches!(value.kind, Kind::Boolean(false))
+        {
+            not_supported(cx, f.span("outlier").unwrap_or(value.span), "outlier detection");
+        }
+        let limits = limits(cx, f);
+        let (overprovisioning, panic_percent) = failover(cx, f);
+        Self {
+            balance: f.read("balance", balance),
+            protocol: f.read("protocol", protocol),
+            host: f.read("host", host),
+            via: f.read("via", boolean),
+            health: f.read("health", |cx, value| switch(cx, value, health)),
+            retry: f.read("retry", |cx, value| switch(cx, value, retry::decode)),
+            max_connections: limits.0,
+            max_requests: limits.1,
+            timeouts: f.read("timeouts", timeouts).unwrap_or_default(),
+            overprovisioning,
+            panic_percent,
+        }
+    }
+
+    /// Whether the table says nothing, so that what it would be merged over stands as it is.
+    pub(in crate::config) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What this says, over `base`.
+    pub(in crate::config) fn over(self, cx: &Context<'_>, base: &PoolSettings) -> PoolSettings {
+        PoolSettings {
+            balance: self.balance.unwrap_or(base.balance),
+            protocol: self.protocol.unwrap_or(base.protocol),
+            host: self.host.unwrap_or_else(|| base.host.clone()),
+            via: self.via.map_or(base.via, Via),
+            health: match self.health {
+                None => base.health.clone(),
+                Some(Switch::Off) => None,
+                Some(Switch::On(health)) => Some(health.over(cx, base.health.clone().unwrap_or_default())),
+            },
+            retry: match self.retry {
+                None => base.retry,
+                Some(Switch::Off) => None,
+                Some(Switch::On(retry)) => retry.over(Some(base.retry.unwrap_or_default())),
+            },
+            limits: Limit {
+                max_connections: self.max_connections.unwrap_or(base.limits.max_connections),
+                max_requests: self.max_requests.unwrap_or(base.limits.max_requests),
+            },
+            timeouts: self.timeouts.over(base.timeouts),
+            failover: Failover {
+                overprovisioning: self.overprovisioning.unwrap_or(base.failover.overprovisioning),
+                panic_percent: self.panic_percent.unwrap_or(base.failover.panic_percent),
+            },
+        }
+    }
+}
+
+impl HealthOverride {
+    fn over(self, cx: &Context<'_>, base: HealthCheck) -> HealthCheck {
+        let (base_path, base_host, base_expect) = match base.http {
+            Some(http) => (Some(http.path), http.host, http.expect),
+            None => (None, None, StatusRange::default()),
+        };
+        let http = self.path.or(base_path).map(|path| HttpCheck {
+            path,
+            host: self.host.or(base_host),
+            expect: self.expect.unwrap_or(base_expect),
+        });
+        if let (None, Some(span)) = (&http, self.spans.http_only) {
+            let fault = Fault::error(span, "this is for HTTP checks, and there is no `path`");
+            cx.note(
+                fault.help("add a path, such as `path = \"/healthz\"`; without one a check is a TCP connect").absence(),
+            );
+        }
+        let interval = self.interval.unwrap_or(base.interval);
+        let fast_interval = match (self.fast_interval, self.spans.fast_interval) {
+            (Some(fast), Some(span)) if fast > interval => {
+                cx.note(Fault::error(span, "`fast_interval` is longer than `interval`"));
+                fast
+            }
+            (fast, _) => fast.unwrap_or(base.fast_interval.min(interval)),
+        };
+        HealthCheck {
+            http,
+            interval,
+            fast_interval,
+            timeout: self.timeout.unwrap_or(base.timeout),
+            rise: self.rise.unwrap_or(base.rise),
+            fall: self.fall.unwrap_or(base.fall),
+        }
+    }
+}
+
+fn switch<T>(
+    cx: &Context<'_>,
+    value: &Value<'_>,
+    on: impl FnOnce(&Context<'_>, &Value<'_>) -> Option<T>,
+) -> Option<Switch<T>> {
+    match value.kind {
+        Kind::Boolean(false) => Some(Switch::Off),
+        Kind::Table(_) => on(cx, value).map(Switch::On),
+        _ => {
+            expected_help(cx, value, "a table or false", Some("false turns it off, a table turns it on".to_owned()));
+            None
+        }
+    }
+}
+
+fn balance(cx: &Context<'_>, value: &Value<'_>) -> Option<Policy> {
+    const KNOWN: [&str; 3] = ["least-request", "round-robin", "random"];
+    match text(cx, value)? {
+        "least-request" => return Some(Policy::LeastRequest),
+        "round-robin" => return Some(Policy::RoundRobin),
+        "random" => return Some(Policy::Random),
+        later @ ("maglev" | "peak-ewma") => not_supported(cx, value.span, &format!("the policy `{later}`")),
+        other => {
+            cx.note(Fault::error(value.span, format!("unknown policy `{other}`")).help(suggest(other, KNOWN, "one of")))
+        }
+    }
+    None
+}
+
+fn protocol(cx: &Context<'_>, value: &Value<'_>) -> Option<Protocol> {
+    match text(cx, value)? {
+        "h1" => return Some(Protocol::H1),
+        "h2" => not_supported(cx, value.span, "HTTP/2 to backends"),
+        other => cx.note(Fault::error(value.span, format!("unknown protocol `{other}`")).help("\"h1\"")),
+    }
+    None
+}
+
+fn host(cx: &Context<'_>, value: &Value<'_>) -> Option<HostHeader> {
+    match text(cx, value)? {
+        "preserve" => Some(HostHeader::Preserve),
+        "backend" => Some(HostHeader::Backend),
+        name => {
+            let authority = authority(name).and_then(|name| HeaderValue::from_str(name).ok());
+            if authority.is_none() {
+                let fault = Fault::error(value.span, format!("`{name}` cannot be a Host"));
+                cx.note(fault.help("\"preserve\", \"backend\", or a name such as \"btc.internal\""));
+            }
+            authority.map(HostHeader::Name)
+        }
+    }
+}
+
+/// A host name or address with or without a port.
+fn authority(text: &str) -> Option<&str> {
+    let parsed = text.parse::<http::uri::Authority>().ok()?;
+    (!text.contains('@') && !parsed.host().is_empty()).then_some(text)
+}
+
+fn health(cx: &Context<'_>, value: &Value<'_>) -> Option<HealthOverride> {
+    let f = Fields::new(cx, table(cx, value)?, HEALTH_KEYS, "a `health` table");
+    Some(HealthOverride {
+        path: f.read("path", check_path),
+        host: f.read("host", |cx, value| {
+            let name = text(cx, value)?;
+            if authority(name).is_none() {
+                cx.note(Fault::error(value.span, format!("`{name}` cannot be a Host")));
+            }
+            Some(name.to_owned())
+        }),
+        expect: f.read("expect", status_range),
+        interval: f.read("interval", duration),
+        fast_interval: f.read("fast_interval", duration),
+        timeout: f.read("timeout", duration),
+        rise: f.read("rise", integer(1..=1000)),
+        fall: f.read("fall", integer(1..=1000)),
+        spans: Spans {
+            http_only: f.span("expect").or(f.span("host")),
+            fast_interval: f.get("fast_interval").map(|value| value.span),
+        },
+    })
+}
+
+fn check_path(cx: &Context<'_>, value: &Value<'_>) -> Option<String> {
+    let path = text(cx, value)?;
+    let fault = Fault::error(value.span, format!("`{path}` cannot be the target of a check"));
+    if !path.starts_with('/') {
+        cx.note(fault.help(format!("a target starts with a slash: \"/{path}\"")));
+    } else if !path.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
+        cx.note(fault.help("visible ASCII characters without `#`; encode others as %XX"));
+    } else {
+        return Some(path.to_owned());
+    }
+    None
+}
+
+/// `"200"` or `"200-299"`.
+fn status_range(cx: &Context<'_>, value: &Value<'_>) -> Option<StatusRange> {
+    let text = text(cx, value)?;
+    let code = |text: &str| text.parse::<u16>().ok().filter(|code| (100..=599).contains(code) && text.len() == 3);
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    match (code(low), code(high)) {
+        (Some(low), Some(high)) if low <= high => Some(StatusRange { low, high }),
+        _ => {
+            let fault = Fault::error(value.span, format!("`{text}` is not a range of status codes"));
+            cx.note(fault.help("\"200\", or the first and the last that pass: \"200-299\""));
+            None
+        }
+    }
+}
+
+fn limits(cx: &Context<'_>, f: Fields<'_, '_, '_>) -> (Option<u32>, Option<u32>) {
+    let Some(limits) = f.read("limits", |cx, value| table(cx, value)) else { return (None, None) };
+    let f = Fields::new(cx, limits, LIMITS_KEYS, "a pool's `limits` table");
+    for key in ["max_queue", "queue_timeout", "queue_order"] {
+        f.refuse(key, "queueing of requests");
+    }
+    let count = |key: &str| f.read(key, integer(1..=u64::from(u32::MAX)));
+    (count("max_connections"), count("max_requests"))
+}
+
+/// Of a pool, and of a route.
+pub(in crate::config) fn timeouts(cx: &Context<'_>, value: &Value<'_>) -> Option<TimeoutsOverride> {
+    let f = Fields::new(cx, table(cx, value)?, TIMEOUTS_KEYS, "a `timeouts` table");
+    Some(TimeoutsOverride {
+        connect: f.read("connect", duration),
+        response: f.read("response", duration),
+        idle: f.read("idle", duration),
+        keepalive: f.read("keepalive", duration),
+    })
+}
+
+fn failover(cx: &Context<'_>, f: Fields<'_, '_, '_>) -> (Option<f64>, Option<u8>) {
+    let Some(failover) = f.read("failover", |cx, value| table(cx, value)) else { return (None, None) };
+    let f = Fields::new(cx, failover, FAILOVER_KEYS, "a `failover` table");
+    let overprovisioning = f.read("overprovisioning", |cx, value| float(cx, value, 1.0..=100.0));
+    (overprovisioning, f.read("panic_percent", integer(0..=100)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_table_turns_on_what_is_off() {
+        let off = PoolSettings { health: None, retry: None, ..built_in() };
+        let environment = |_: &str| None;
+        let cx = Context::new(&environment);
+        let on = Overrides {
+            health: Some(Switch::On(HealthOverride::default())),
+            retry: Some(Switch::On(RetryOverride::default())),
+            ..Overrides::default()
+        };
+        assert!(!on.is_empty());
+        assert_eq!(on.over(&cx, &off), built_in());
+        let none = Overrides { health: Some(Switch::Off), retry: Some(Switch::Off), ..Overrides::default() };
+        assert_eq!(none.over(&cx, &built_in()), off);
+    }
+
+    #[test]
+    fn hosts() {
+        assert_eq!(authority("btc.internal:80"), Some("btc.internal:80"));
+        assert_eq!(authority("u@h"), None);
+        assert_eq!(authority("a b"), None);
+    }
+}

@@ -1,0 +1,298 @@
+//! The shape of the file as JSON Schema, for editors.
+//!
+//! A mirror of what the sections decode, in serde's and schemars' words. A test holds the two together: every table here
+//! has exactly the keys that its section knows, but for those that are refused as not supported yet.
+
+#![expect(dead_code, reason = "the fields are there for what is derived from them")]
+
+mod pool;
+mod route;
+
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, schema_for};
+use serde::Deserialize;
+
+use self::pool::{Pool, Settings};
+use self::route::Route;
+
+/// JSON Schema (2020-12) of the configuration file.
+pub fn schema() -> serde_json::Value {
+    schema_for!(File).into()
+}
+
+/// A whole number and a unit: ms, s, m or h, such as "250ms" or "1m30s".
+#[derive(Debug, Deserialize, JsonSchema)]
+struct Duration(#[schemars(regex(pattern = r"^([0-9]+(ms|s|m|h))+$"))] String);
+
+/// A whole number and a unit: B, KiB, MiB or GiB, such as "16KiB".
+#[derive(Debug, Deserialize, JsonSchema)]
+struct Size(#[schemars(regex(pattern = r"^[0-9]+(B|KiB|MiB|GiB)$"))] String);
+
+/// Bytes per second, such as "240B/s", or "off".
+#[derive(Debug, Deserialize, JsonSchema)]
+struct Rate(#[schemars(regex(pattern = r"^([0-9]+(B|KiB|MiB|GiB)/s|off)$"))] String);
+
+/// A duration, or "off".
+#[derive(Debug, Deserialize, JsonSchema)]
+struct DurationOrOff(#[schemars(regex(pattern = r"^(([0-9]+(ms|s|m|h))+|off)$"))] String);
+
+/// The only word that means anything here: false.
+#[derive(Debug, Deserialize, JsonSchema)]
+struct Off(#[schemars(extend("const" = false))] bool);
+
+/// A table, or `false` to turn it off.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum Switch<T> {
+    Off(Off),
+    On(T),
+}
+
+/// The configuration of shardgate.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "shardgate")]
+struct File {
+    /// Other files of the same configuration: paths and globs, relative to this file.
+    include: Option<Vec<String>>,
+    /// Threads, draining, the default region.
+    server: Option<Server>,
+    /// Where clients connect.
+    listeners: Option<Vec<Listener>>,
+    /// The address for operators; false: none.
+    admin: Option<Switch<Admin>>,
+    /// The regions by name.
+    regions: Option<BTreeMap<String, Region>>,
+    /// Assets that have other names, too.
+    assets: Option<BTreeMap<String, Asset>>,
+    /// Which requests are served, and how their key is read.
+    routes: Option<Vec<Route>>,
+    /// What every pool starts from.
+    defaults: Option<Settings>,
+    /// The backends: pools.ASSET.REGION. The asset `*` stands for every asset without a pool of its own.
+    pools: Option<BTreeMap<String, BTreeMap<String, Pool>>>,
+    /// What clients may do.
+    limits: Option<Limits>,
+    /// What is logged, how, and where.
+    log: Option<Log>,
+    /// How many series there may be.
+    metrics: Option<Metrics>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum Workers {
+    Auto(Auto),
+    Count(#[schemars(range(min = 1, max = 1024))] u32),
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Auto {
+    Auto,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Server {
+    /// Threads of the data plane. Default: "auto", one per core that this process may use.
+    workers: Option<Workers>,
+    /// After SIGTERM: serve on for so long while /readyz already fails. Default: "0s".
+    drain_delay: Option<Duration>,
+    /// Then: how long requests in flight may take. Default: "30s".
+    drain_timeout: Option<Duration>,
+    /// For requests that name none. Default: the only region; with several, required.
+    default_region: Option<String>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Listener {
+    /// Its label. Default: the bind address.
+    name: Option<String>,
+    /// IP:port, unix:PATH, or systemd:NAME.
+    bind: String,
+    /// What is spoken. Only "h1" is supported yet.
+    protocols: Option<Vec<ListenerProtocol>>,
+    /// Whether a PROXY protocol header is required. Only false is supported yet.
+    proxy_protocol: Option<Off>,
+    /// Prefixes whose X-Forwarded-* is believed. Default: none.
+    trusted_proxies: Option<Vec<String>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum ListenerProtocol {
+    H1,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Admin {
+    /// Where. Default: "127.0.0.1:9600".
+    bind: Option<String>,
+    /// A file that holds the token for whatever writes.
+    token_file: Option<String>,
+    /// Whether /metrics needs the token, too. Default: false.
+    protect_metrics: Option<bool>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Region {
+    /// Prefixes of addresses that are local to this region; the longest one wins.
+    clients: Option<Vec<String>>,
+    /// Regions tried, in this order, when this one cannot serve.
+    fallback: Option<Vec<String>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Asset {
+    /// Other names of it.
+    aliases: Option<Vec<String>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Limits {
+    /// Open client connections. Default: 50000.
+    #[schemars(range(min = 1))]
+    max_connections: Option<u32>,
+    /// Open connections of one client address; 0: no limit. Default: 0.
+    max_connections_per_client: Option<u32>,
+    /// Bytes of a request head. Default: "16KiB".
+    max_header_bytes: Option<Size>,
+    /// Header fields of a request. Default: 100.
+    #[schemars(range(min = 1))]
+    max_headers: Option<u32>,
+    /// Bytes of a request target. Default: "8KiB".
+    max_target_bytes: Option<Size>,
+    /// Bytes of a request body. Default: "16MiB".
+    max_body_bytes: Option<Size>,
+    /// For a whole request head. Default: "10s".
+    header_timeout: Option<Duration>,
+    /// Between two requests of a connection. Default: "75s".
+    idle_timeout: Option<Duration>,
+    /// The least that a body must reach after a grace of 10 s. Default: "240B/s".
+    min_body_rate: Option<Rate>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Log {
+    /// The least severe that is written. Default: "info".
+    level: Option<Level>,
+    /// Default: "auto", text on a terminal, else JSON.
+    format: Option<Format>,
+    /// Where a line per request goes: "off", "stdout" or a path. Default: "stdout".
+    access: Option<String>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    Auto,
+    Text,
+    Json,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Metrics {
+    /// Pools that have series of their own; the rest are counted as `_other`. Default: 10000.
+    max_pools: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use schemars::generate::SchemaSettings;
+
+    use super::*;
+    use crate::config::{pools, routes};
+
+    fn keys<T: JsonSchema>() -> BTreeSet<String> {
+        let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>();
+        let properties = schema.get("properties").and_then(|properties| properties.as_object()).expect("a table");
+        properties.keys().cloned().collect()
+    }
+
+    fn same<T: JsonSchema>(known: &[&str], not_yet: &[&str]) {
+        assert!(not_yet.iter().all(|key| known.contains(key)), "{not_yet:?}");
+        let expected = known.iter().filter(|key| !not_yet.contains(key)).map(|key| (*key).to_owned());
+        assert_eq!(keys::<T>(), expected.collect::<BTreeSet<_>>(), "{}", T::schema_name());
+    }
+
+    #[test]
+    fn the_mirror_has_the_keys_that_are_decoded() {
+        let pool_not_yet = ["hash_on", "slow_start", "tls"];
+        same::<File>(super::super::KEYS, &[]);
+        same::<Server>(super::super::server::KEYS, &[]);
+        same::<Listener>(super::super::listeners::KEYS, &["tls"]);
+        same::<Admin>(super::super::admin::KEYS, &[]);
+        same::<Region>(super::super::regions::KEYS, &[]);
+        same::<Asset>(super::super::assets::KEYS, &[]);
+        same::<Limits>(super::super::limits::KEYS, &["h2_max_streams"]);
+        same::<Log>(super::super::log::KEYS, &[]);
+        same::<Metrics>(super::super::metrics::KEYS, &[]);
+        same::<Route>(routes::KEYS, &[]);
+        same::<route::Rewrite>(routes::edits::REWRITE_KEYS, &[]);
+        same::<route::Headers>(routes::edits::HEADERS_KEYS, &[]);
+        same::<route::Edits>(routes::edits::EDITS_KEYS, &[]);
+        same::<route::Respond>(routes::edits::RESPOND_KEYS, &[]);
+        same::<Settings>(pools::settings::KEYS, &pool_not_yet);
+        same::<Pool>(pools::KEYS, &pool_not_yet);
+        same::<pool::Member>(pools::members::KEYS, &[]);
+        same::<pool::Health>(pools::settings::HEALTH_KEYS, &[]);
+        same::<pool::Retry>(pools::retry::KEYS, &[]);
+        same::<pool::PoolLimits>(pools::settings::LIMITS_KEYS, &["max_queue", "queue_timeout", "queue_order"]);
+        same::<pool::Timeouts>(pools::settings::TIMEOUTS_KEYS, &[]);
+        same::<pool::Failover>(pools::settings::FAILOVER_KEYS, &[]);
+    }
+
+    #[test]
+    fn a_pool_knows_what_the_defaults_know() {
+        let own = ["primaries", "replicas"];
+        let settings: Vec<&str> = pools::KEYS.iter().copied().filter(|key| !own.contains(key)).collect();
+        assert_eq!(settings, pools::settings::KEYS);
+    }
+
+    #[test]
+    fn the_examples_fit_the_mirror() {
+        let mut count = 0;
+        for directory in ["config", "tests/config/good"] {
+            for entry in std::fs::read_dir(directory).expect(directory) {
+                let path = entry.expect("an entry").path();
+                if path.extension().is_some_and(|extension| extension == "toml") {
+                    let text = std::fs::read_to_string(&path).expect("text");
+                    if let Err(error) = toml::from_str::<File>(&text) {
+                        panic!("{}: {error}", path.display());
+                    }
+                    count += 1;
+                }
+            }
+        }
+        assert!(count > 3);
+    }
+
+    #[test]
+    fn it_is_a_schema() {
+        let schema = schema();
+        assert_eq!(schema["title"], "shardgate");
+        assert_eq!(schema["additionalProperties"], false);
+        assert!(schema["properties"]["pools"]["description"].as_str().is_some_and(|text| text.contains('*')));
+    }
+}

@@ -1,0 +1,180 @@
+//! `[defaults]` and `[pools.ASSET.REGION]`.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Duration, DurationOrOff, Off, Size, Switch};
+
+/// What a pool's members share.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Settings {
+    /// How one backend is picked within a tier. Default: "least-request".
+    balance: Option<Balance>,
+    /// What is spoken to backends. Only "h1" is supported yet.
+    protocol: Option<Protocol>,
+    /// The Host that a backend sees: "preserve", "backend" or a name. Default: "preserve".
+    host: Option<String>,
+    /// Whether Via is sent to backends. Default: true.
+    via: Option<bool>,
+    /// Active checks; false: none. Default: a TCP connect.
+    health: Option<Switch<Health>>,
+    /// Passive ejection. Only false is supported yet.
+    outlier: Option<Off>,
+    /// When a try is repeated that a backend may have seen; false: never.
+    retry: Option<Switch<Retry>>,
+    /// What one backend may be given.
+    limits: Option<PoolLimits>,
+    /// How long an exchange with a backend may take.
+    timeouts: Option<Timeouts>,
+    /// When load moves on to the next tier.
+    failover: Option<Failover>,
+}
+
+/// The backends for one asset in one region. What is not said here is as in [defaults].
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pool {
+    /// Backends that serve while they can.
+    primaries: Option<Vec<MemberOrAddress>>,
+    /// Backends that serve what the primaries cannot.
+    replicas: Option<Vec<MemberOrAddress>>,
+    /// How one backend is picked within a tier.
+    balance: Option<Balance>,
+    /// What is spoken to backends. Only "h1" is supported yet.
+    protocol: Option<Protocol>,
+    /// The Host that a backend sees: "preserve", "backend" or a name.
+    host: Option<String>,
+    /// Whether Via is sent to backends.
+    via: Option<bool>,
+    /// Active checks; false: none.
+    health: Option<Switch<Health>>,
+    /// Passive ejection. Only false is supported yet.
+    outlier: Option<Off>,
+    /// When a try is repeated that a backend may have seen; false: never.
+    retry: Option<Switch<Retry>>,
+    /// What one backend may be given.
+    limits: Option<PoolLimits>,
+    /// How long an exchange with a backend may take.
+    timeouts: Option<Timeouts>,
+    /// When load moves on to the next tier.
+    failover: Option<Failover>,
+}
+
+/// host:port, [IPv6]:port or unix:PATH, alone or with a weight.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum MemberOrAddress {
+    Address(String),
+    Member(Member),
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Member {
+    /// host:port, [IPv6]:port or unix:PATH.
+    address: String,
+    /// Relative capacity. Default: 1.
+    #[schemars(range(min = 1))]
+    weight: Option<u16>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Balance {
+    LeastRequest,
+    RoundRobin,
+    Random,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Protocol {
+    H1,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Health {
+    /// The target of a GET; without one a check is a TCP connect.
+    path: Option<String>,
+    /// The Host of a check. Default: the backend's address.
+    host: Option<String>,
+    /// The status that passes, "200" or "200-299". Default: "200-299".
+    #[schemars(regex(pattern = r"^[1-5][0-9]{2}(-[1-5][0-9]{2})?$"))]
+    expect: Option<String>,
+    /// Between two checks of a backend. Default: "2s".
+    interval: Option<Duration>,
+    /// The same while a backend is in transition. Default: "500ms", or `interval` if that is shorter.
+    fast_interval: Option<Duration>,
+    /// For one check. Default: "1s".
+    timeout: Option<Duration>,
+    /// Passes in a row that bring a backend up. Default: 2.
+    #[schemars(range(min = 1, max = 1000))]
+    rise: Option<u32>,
+    /// Failures in a row that take it down. Default: 3.
+    #[schemars(range(min = 1, max = 1000))]
+    fall: Option<u32>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Retry {
+    /// Further tries after one that a backend may have seen. Default: 2.
+    #[schemars(range(max = 100))]
+    max: Option<u32>,
+    /// After which failures. Default: all three.
+    on: Option<Vec<RetryOn>>,
+    /// How long one try may take until its response head. Default: "off".
+    per_try_timeout: Option<DurationOrOff>,
+    /// Retries at once, in percent of the requests in flight. Default: 20.
+    #[schemars(range(max = 100))]
+    budget_percent: Option<u32>,
+    /// Retries at once that are always allowed. Default: 3.
+    budget_min: Option<u32>,
+    /// A larger request body is not replayed. Default: "64KiB".
+    body_limit: Option<Size>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum RetryOn {
+    ConnectFailure,
+    Reset,
+    GatewayError,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PoolLimits {
+    /// Open connections to one backend, over all workers. Default: 1024.
+    #[schemars(range(min = 1))]
+    max_connections: Option<u32>,
+    /// Requests in flight at one backend. Default: 1024.
+    #[schemars(range(min = 1))]
+    max_requests: Option<u32>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Timeouts {
+    /// Until a connection stands. Default: "1s".
+    connect: Option<Duration>,
+    /// Per try, until the response head. Default: "10s".
+    response: Option<Duration>,
+    /// Between two reads or writes of a body. Default: "60s".
+    idle: Option<Duration>,
+    /// How long an idle connection is kept. Default: "4s".
+    keepalive: Option<Duration>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Failover {
+    /// A tier's usable share is multiplied by this before the next one gets any load. Default: 1.4.
+    #[schemars(range(min = 1.0, max = 100.0))]
+    overprovisioning: Option<f64>,
+    /// Below this usable share, and with no room elsewhere, unusable backends are used again; 0: never. Default: 50.
+    #[schemars(range(max = 100))]
+    panic_percent: Option<u8>,
+}

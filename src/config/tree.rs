@@ -1,0 +1,212 @@
+//! The files as one tree of values, each with its place.
+//!
+//! The TOML parser gives one tree a file, with places that don't say which file. Here they become one tree: places name
+//! their file, entries stand in the order of the text, `${NAME}` is replaced. What the sections decode is always this
+//! tree, so that none of them knows of files or of the environment.
+
+use std::borrow::Cow;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::context::Context;
+use super::diagnostic::Fault;
+use super::source::{Source, Span};
+
+/// A value and where it stands. A table that a header opened stands at its header.
+#[derive(Debug)]
+pub(super) struct Value<'i> {
+    pub(super) kind: Kind<'i>,
+    pub(super) span: Span,
+}
+
+/// See [`Value`].
+#[derive(Debug)]
+pub(super) enum Kind<'i> {
+    String(Cow<'i, str>),
+    Integer(i64),
+    Float(f64),
+    Boolean(bool),
+    Datetime,
+    Array(Vec<Value<'i>>),
+    Table(Table<'i>),
+    /// Its fault has been noted already.
+    Broken,
+}
+
+/// Entries in the order of the text.
+#[derive(Debug, Default)]
+pub(super) struct Table<'i> {
+    pub(super) entries: Vec<Entry<'i>>,
+}
+
+/// A key, where it stands, and its value.
+#[derive(Debug)]
+pub(super) struct Entry<'i> {
+    pub(super) key: Cow<'i, str>,
+    pub(super) span: Span,
+    pub(super) value: Value<'i>,
+}
+
+impl<'i> Table<'i> {
+    /// For tables of few keys: looks at one after the other.
+    pub(super) fn entry(&self, key: &str) -> Option<&Entry<'i>> {
+        self.entries.iter().find(|entry| entry.key == key)
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&Value<'i>> {
+        self.entry(key).map(|entry| &entry.value)
+    }
+}
+
+impl Value<'_> {
+    /// With its article, for "expected …, found …".
+    pub(super) fn type_name(&self) -> &'static str {
+        match self.kind {
+            Kind::String(_) => "a string",
+            Kind::Integer(_) => "an integer",
+            Kind::Float(_) => "a float",
+            Kind::Boolean(_) => "a boolean",
+            Kind::Datetime => "a date",
+            Kind::Array(_) => "a list",
+            Kind::Table(_) => "a table",
+            Kind::Broken => "something unreadable",
+        }
+    }
+}
+
+/// Reads one file's text. What is not TOML is noted, and as much as can be read of the rest is given back.
+pub(super) fn parse<'i>(cx: &Context<'_>, file: u32, source: &'i Source) -> Table<'i> {
+    let (table, errors) = DeTable::parse_recoverable(&source.text);
+    for error in errors {
+        let range = error.span().unwrap_or(0..0);
+        let line = line_around(&source.text, range.start);
+        let mut fault = Fault::syntax(Span::new(file, range), format!("not valid TOML: {}", error.message()));
+        if let Some(help) = syntax_help(error.message(), line) {
+            fault = fault.help(help);
+        }
+        cx.note(fault);
+    }
+    Builder { cx, file }.table(table.into_inner())
+}
+
+fn line_around(text: &str, at: usize) -> &str {
+    let head = text.get(..at).unwrap_or("");
+    let start = head.rfind('\n').map_or(0, |at| at + 1);
+    text.get(start..).and_then(|rest| rest.lines().next()).unwrap_or("")
+}
+
+/// The mistakes that the parser's own words explain badly.
+fn syntax_help(message: &str, line: &str) -> Option<String> {
+    let line = line.trim();
+    if line.starts_with("[pools.*") {
+        return Some(line.replacen("pools.*", "pools.\"*\"", 1)).map(|line| format!("quote the star: `{line}`"));
+    }
+    if message.contains("duplicate key") {
+        return Some("a key or a table can be written only once; bring its lines together".to_owned());
+    }
+    let (key, value) = line.split_once('=')?;
+    let (key, value) = (key.trim(), value.split('#').next()?.trim());
+    let plain = !value.is_empty() && !value.contains(['"', '\'', '[', '{', ',', '=']);
+    if message.contains("quoted") && plain {
+        return Some(format!("strings are quoted: `{key} = \"{value}\"`"));
+    }
+    None
+}
+
+struct Builder<'a, 'e> {
+    cx: &'a Context<'e>,
+    file: u32,
+}
+
+impl Builder<'_, '_> {
+    fn table<'i>(&self, table: DeTable<'i>) -> Table<'i> {
+        let mut entries: Vec<Entry<'i>> = Vec::with_capacity(table.len());
+        for (key, value) in table {
+            let span = Span::new(self.file, key.span());
+            entries.push(Entry { key: key.into_inner(), span, value: self.value(value) });
+        }
+        entries.sort_by_key(|entry| entry.span.start);
+        Table { entries }
+    }
+
+    fn value<'i>(&self, value: Spanned<DeValue<'i>>) -> Value<'i> {
+        let span = Span::new(self.file, value.span());
+        let kind = match value.into_inner() {
+            DeValue::String(text) => match self.expand(&text, span) {
+                Ok(None) => Kind::String(text),
+                Ok(Some(expanded)) => Kind::String(Cow::Owned(expanded)),
+                Err(()) => Kind::Broken,
+            },
+            DeValue::Integer(integer) => match i64::from_str_radix(integer.as_str(), integer.radix()) {
+                Ok(number) => Kind::Integer(number),
+                Err(_) => {
+                    self.cx.note(Fault::error(span, "this integer is too large"));
+                    Kind::Broken
+                }
+            },
+            DeValue::Float(float) => match float.as_str().parse() {
+                Ok(number) => Kind::Float(number),
+                Err(_) => {
+                    self.cx.note(Fault::error(span, "this float cannot be read"));
+                    Kind::Broken
+                }
+            },
+            DeValue::Boolean(boolean) => Kind::Boolean(boolean),
+            DeValue::Datetime(_) => Kind::Datetime,
+            DeValue::Array(array) => Kind::Array(array.into_iter().map(|value| self.value(value)).collect()),
+            DeValue::Table(table) => Kind::Table(self.table(table)),
+        };
+        Value { kind, span }
+    }
+
+    /// `${NAME}` from the environment; `None` if there is nothing to replace. `$${` stands for a literal `${`.
+    fn expand(&self, text: &str, span: Span) -> Result<Option<String>, ()> {
+        if !text.contains("${") {
+            return Ok(None);
+        }
+        let mut out = String::with_capacity(text.len());
+        let mut rest = text;
+        let mut failed = false;
+        while let Some(at) = rest.find("${") {
+            let (before, from) = rest.split_at(at);
+            if let Some(before) = before.strip_suffix('$') {
+                out.push_str(before);
+                out.push_str("${");
+                rest = from.get(2..).unwrap_or("");
+                continue;
+            }
+            out.push_str(before);
+            let Some((name, after)) = from.get(2..).unwrap_or("").split_once('}') else {
+                let fault = Fault::error(span, "`${` without its `}`");
+                self.cx.note(fault.help("write `${NAME}` for a variable of the environment, `$${` for a literal `${`"));
+                return Err(());
+            };
+            match self.variable(name, span) {
+                Some(value) => out.push_str(&value),
+                None => failed = true,
+            }
+            rest = after;
+        }
+        out.push_str(rest);
+        if failed { Err(()) } else { Ok(Some(out)) }
+    }
+
+    fn variable(&self, name: &str, span: Span) -> Option<String> {
+        let good_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            && name.bytes().next().is_some_and(|b| !b.is_ascii_digit());
+        let fault = if !good_name {
+            Fault::error(span, format!("`{name}` cannot be the name of an environment variable"))
+                .help("letters, digits and `_`; write `$${` for a literal `${`")
+        } else {
+            match (self.cx.environment)(name).map(std::ffi::OsString::into_string) {
+                Some(Ok(value)) => return Some(value),
+                Some(Err(_)) => Fault::error(span, format!("the environment variable `{name}` is not UTF-8")),
+                None => Fault::error(span, format!("the environment variable `{name}` is not set"))
+                    .help(format!("set {name} for the process that reads this file (and for `shardgate check`)")),
+            }
+        };
+        self.cx.note(fault);
+        None
+    }
+}
