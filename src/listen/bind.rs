@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
@@ -28,14 +28,22 @@ const BACKLOG: i32 = 4096;
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 
-/// What a listener accepts on. Dropping it closes the sockets and removes a Unix socket's file.
+/// What a listener accepts on. When it is dropped, or a worker that accepts on it stops, the sockets close and the file
+/// of a Unix socket is removed.
 #[derive(Debug)]
 pub struct Sockets {
+    open: Mutex<Open>,
+    address: Option<SocketAddr>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    /// Goes first, so that nobody finds the file without a listener behind it.
+    _file: Option<SocketFile>,
     /// One per worker.
     own: Vec<Listening>,
     /// For one acceptor each, which hands connections on to the other workers.
     single: Vec<Listening>,
-    file: Option<SocketFile>,
 }
 
 /// One listening socket.
@@ -72,33 +80,51 @@ impl std::error::Error for BindError {
 /// Binds what the configuration names, for so many workers. Clients can connect from now on; they are served once a
 /// [`Server`](super::Server) has been given the sockets.
 pub fn bind(bind: &Bind, workers: usize) -> Result<Sockets, BindError> {
-    let sockets = match bind {
+    let open = match bind {
         Bind::Tcp(address) => tcp(*address, workers),
         Bind::Unix(path) => unix(path),
         Bind::Systemd(name) => systemd(name),
     };
-    sockets.map_err(|source| {
+    let open = open.map_err(|source| {
         let holder = match bind {
             Bind::Tcp(address) if source.kind() == io::ErrorKind::AddrInUse => holder::of_port(address.port()),
             _ => None,
         };
         BindError { bind: bind.to_string(), source, holder }
-    })
+    })?;
+    Ok(Sockets { address: open.local_addr(), open: Mutex::new(open) })
 }
 
 impl Sockets {
     /// The address that was bound, with the port that the kernel chose for port 0. `None`: a Unix socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.own.iter().chain(&self.single).find_map(|socket| match socket {
-            Listening::Tcp(socket) => socket.local_addr().ok(),
-            Listening::Unix(_) => None,
-        })
+        self.address
     }
 
     /// What this worker accepts on. Inherited and Unix sockets are spread over the workers, one each.
     pub(super) fn of_worker(&self, worker: usize, workers: usize) -> io::Result<Vec<Listening>> {
-        let single = self.single.iter().enumerate().filter(|(i, _)| i % workers.max(1) == worker).map(|(_, s)| s);
-        self.own.get(worker).into_iter().chain(single).map(Listening::try_clone).collect()
+        let open = self.open();
+        let single = open.single.iter().enumerate().filter(|(i, _)| i % workers.max(1) == worker).map(|(_, s)| s);
+        open.own.get(worker).into_iter().chain(single).map(Listening::try_clone).collect()
+    }
+
+    /// Gives up the sockets; they close once no worker accepts on them any more.
+    pub(super) fn close(&self) {
+        *self.open() = Open::default();
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        // Whoever panicked with it has left it as it was.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.own.iter().chain(&self.single).find_map(|socket| match socket {
+            Listening::Tcp(socket) => socket.local_addr().ok(),
+            Listening::Unix(_) => None,
+        })
     }
 }
 
@@ -111,7 +137,7 @@ impl Listening {
     }
 }
 
-fn tcp(address: SocketAddr, workers: usize) -> io::Result<Sockets> {
+fn tcp(address: SocketAddr, workers: usize) -> io::Result<Open> {
     // SO_REUSEPORT would let a second daemon of the same user share the port silently. So first without it: that fails
     // if anybody listens there.
     let mut address = address;
@@ -126,7 +152,7 @@ fn tcp(address: SocketAddr, workers: usize) -> io::Result<Sockets> {
         socket.listen(BACKLOG)?;
         Ok(Listening::Tcp(socket.into()))
     });
-    Ok(Sockets { own: own.collect::<io::Result<_>>()?, single: vec![], file: None })
+    Ok(Open { own: own.collect::<io::Result<_>>()?, single: vec![], _file: None })
 }
 
 fn tcp_socket(address: SocketAddr, share: bool) -> io::Result<Socket> {
@@ -147,14 +173,14 @@ fn inherit(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_keepalive(&KEEPALIVE)
 }
 
-fn unix(path: &Path) -> io::Result<Sockets> {
+fn unix(path: &Path) -> io::Result<Open> {
     remove_stale(path)?;
     let socket = UnixListener::bind(path)?;
     socket.set_nonblocking(true)?;
     // As nginx does: who may connect is decided by the directory's rights.
     fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
     let file = SocketFile::at(path)?;
-    Ok(Sockets { own: vec![], single: vec![Listening::Unix(socket)], file: Some(file) })
+    Ok(Open { own: vec![], single: vec![Listening::Unix(socket)], _file: Some(file) })
 }
 
 /// Removes the file that a daemon which did not end well has left: a socket on which nobody listens.
@@ -168,7 +194,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     if stale { fs::remove_file(path) } else { Err(io::ErrorKind::AddrInUse.into()) }
 }
 
-fn systemd(name: &str) -> io::Result<Sockets> {
+fn systemd(name: &str) -> io::Result<Open> {
     static PASSED: OnceLock<Result<Vec<(String, OwnedFd)>, String>> = OnceLock::new();
     // Kept for good: systemd does not pass them again after a reload.
     let passed = PASSED.get_or_init(|| systemd_sockets().map_err(|e| e.to_string()));
@@ -178,7 +204,7 @@ fn systemd(name: &str) -> io::Result<Sockets> {
     if single.is_empty() {
         return Err(io::Error::new(io::ErrorKind::NotFound, "systemd passed on no socket of this name"));
     }
-    Ok(Sockets { own: vec![], single, file: None })
+    Ok(Open { own: vec![], single, _file: None })
 }
 
 fn inherited(fd: OwnedFd) -> io::Result<Listening> {
@@ -217,13 +243,6 @@ impl Drop for SocketFile {
             // Whoever can't remove it now leaves a stale file, which the next start removes.
             let _ = fs::remove_file(&self.path);
         }
-    }
-}
-
-impl Drop for Sockets {
-    fn drop(&mut self) {
-        // The file goes first, so that nobody finds it without a listener behind.
-        self.file.take();
     }
 }
 

@@ -59,8 +59,7 @@ struct Inner<S> {
 /// A listener of this worker.
 struct Bound {
     listener: RefCell<Arc<Listener>>,
-    /// Let go of when it stops, so that the sockets close once every worker has stopped.
-    sockets: RefCell<Option<Arc<Sockets>>>,
+    sockets: Arc<Sockets>,
     cells: Arc<ListenerCells>,
     acceptors: RefCell<Vec<AbortHandle>>,
 }
@@ -72,12 +71,8 @@ impl Drop for Bound {
 }
 
 impl Bound {
-    fn is_on(&self, sockets: &Arc<Sockets>) -> bool {
-        self.sockets.borrow().as_ref().is_some_and(|own| Arc::ptr_eq(own, sockets))
-    }
-
     fn stop(&self) {
-        self.sockets.take();
+        self.sockets.close();
         self.acceptors.borrow_mut().drain(..).for_each(|task| task.abort());
     }
 }
@@ -121,7 +116,7 @@ impl<S: Service> Server<S> {
     /// new connections get the new ones.
     pub fn add(&self, listener: Arc<Listener>, sockets: &Arc<Sockets>) -> io::Result<()> {
         let inner = &self.inner;
-        let known = inner.find(&listener.name).filter(|bound| bound.is_on(sockets));
+        let known = inner.find(&listener.name).filter(|bound| Arc::ptr_eq(&bound.sockets, sockets));
         if let Some(bound) = known {
             *bound.listener.borrow_mut() = listener;
             return Ok(());
@@ -130,7 +125,7 @@ impl<S: Service> Server<S> {
         let bound = Rc::new(Bound {
             cells: inner.shared.metrics.listener(&listener.name),
             listener: RefCell::new(listener),
-            sockets: RefCell::new(Some(Arc::clone(sockets))),
+            sockets: Arc::clone(sockets),
             acceptors: RefCell::default(),
         });
         for socket in sockets.of_worker(inner.worker, inner.shared.workers())? {

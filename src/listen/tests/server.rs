@@ -101,7 +101,6 @@ fn requests_are_served_over_a_unix_socket() {
         let mut client = UnixStream::connect(&path).await.unwrap();
         client.write_all(GET).await.unwrap();
         until(&mut client, "[]").await;
-        drop(sockets);
         assert!(path.exists());
         rig.server.remove("unix", Duration::ZERO);
         assert!(!path.exists());
@@ -152,8 +151,7 @@ fn draining_stops_accepting_and_waits_for_requests() {
         eventually(|| rig.shared.connections() == 2).await;
         let address = rig.address();
         rig.server.drain(Duration::from_secs(6));
-        let Rig { server, sockets, .. } = rig;
-        drop(sockets);
+        let Rig { server, .. } = rig;
         let answer = rest(&mut busy).await;
         assert!(answer.contains("connection: close\r\n") && answer.ends_with("[]"), "{answer}");
         assert!(TcpStream::connect(address).await.is_err());
