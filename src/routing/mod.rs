@@ -3,7 +3,9 @@
 //! - [`Index`]: names to numbers: hosts, paths and methods to a route; asset and region to pools; client addresses to
 //!   regions. Built once per Plan, shared by all Snapshots of that Plan.
 //! - [`Snapshot`]: an Index and the state of every pool, in pages, immutable. A fact copies the pages it touches.
+//! - [`Loads`]: how a key's load spreads over tiers.
 //! - [`Table`]: the Snapshot in force. Control publishes, each worker has a [`Reader`].
+//! - [`explain()`]: the same decisions, told.
 //!
 //! Pure: no clock, no runtime. Routing a request allocates nothing, unless a value has to be decoded. (One exception
 //! is `matchit`'s: a path at which both a literal and a template could go on costs a small allocation, and so does a
@@ -11,8 +13,10 @@
 
 mod build;
 mod chain;
+mod explain;
 mod hosts;
 mod index;
+mod loads;
 mod pool;
 mod resolve;
 mod snapshot;
@@ -22,7 +26,9 @@ mod testing;
 
 pub use build::build;
 pub use chain::Chain;
+pub use explain::{Explanation, explain};
 pub use index::Index;
+pub use loads::Loads;
 pub use pool::{PoolState, Server, Tier};
 pub use resolve::{Refusal, Resolved, Target};
 pub use snapshot::Snapshot;
