@@ -12,6 +12,8 @@ pub mod balance;
 pub mod upstream;
 pub mod health;
 pub mod routing;
+pub mod proxy;
+pub mod control;
 pub mod listen;
 pub mod admin;
 pub mod cli;

@@ -65,7 +65,7 @@ impl Controller {
     pub fn stage(
         &mut self,
         plan: Arc<Plan>,
-        answers: impl IntoIterator<Item = (Arc<str>, Vec<IpAddr>)>,
+        answers: Vec<(Arc<str>, Vec<IpAddr>)>,
     ) -> impl Future<Output = ()> + use<> {
         for (name, addresses) in answers {
             self.answers.insert(name, addresses);
@@ -111,10 +111,15 @@ impl Controller {
     /// A backend went up or down.
     pub fn transition(&mut self, transition: &Transition) {
         let pools = self.world.pools_of_check(&transition.check);
-        for &id in pools {
-            let (asset, region) = self.world.index.pool_labels(id);
-            let backend = &transition.check.backend.label;
-            self.metrics.transition(&asset, &region, backend, transition.to_up, Cause::Active);
+        if transition.flips() {
+            // A staged Plan's first round counts, too; a pool that is in force already is counted there.
+            let staged = self.next.as_ref().map(|next| &next.world).filter(|_| pools.is_empty());
+            let world = staged.unwrap_or(&self.world);
+            for &id in world.pools_of_check(&transition.check) {
+                let (asset, region) = world.index.pool_labels(id);
+                let backend = &transition.check.backend.label;
+                self.metrics.transition(&asset, &region, backend, transition.to_up(), Cause::Active);
+            }
         }
         self.dirty.extend(pools);
     }

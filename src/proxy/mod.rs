@@ -15,7 +15,7 @@ mod tries;
 
 pub use response::ResponseBody;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -148,7 +148,8 @@ where
 
         // Which client, route and key.
         let index = &*snapshot.index;
-        let trusted_proxies = &ticket.conn.listener.trusted_proxies;
+        let listener = Arc::clone(&ticket.conn.listener);
+        let trusted_proxies = &listener.trusted_proxies;
         let client = forwarded::client(ticket.conn.peer, trusted_proxies, &parts.headers);
         if client != ticket.conn.peer {
             ticket.client = client.map(|address| address.to_string().into());
@@ -195,7 +196,7 @@ where
 
         // A backend, and another if that one fails.
         let sent = tries::run(self, snapshot, route, &target, &outgoing, &body, ticket).await;
-        ticket.bytes_in.set(body.received());
+        ticket.bytes_in = body.received();
         let Sent { mut response, upload_pending } = sent.map_err(|reason| self.blame(reason, &body, ticket))?;
 
         // Its head as the client sees it.
@@ -230,7 +231,7 @@ where
             upstream: None,
             status: None,
             reason: None,
-            bytes_in: Rc::new(Cell::new(0)),
+            bytes_in: 0,
             bytes_out: 0,
             complete: false,
         })

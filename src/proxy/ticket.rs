@@ -3,7 +3,6 @@
 //! The ticket travels: `handle` fills it, the response body carries it on. Whoever drops it ends the request, so a
 //! client that disappears at any moment is counted and logged like every other.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -39,7 +38,7 @@ pub(crate) struct Ticket {
     pub(crate) upstream: Option<Duration>,
     pub(crate) status: Option<StatusCode>,
     pub(crate) reason: Option<Reason>,
-    pub(crate) bytes_in: Rc<Cell<u64>>,
+    pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
     /// The response has gone out whole.
     pub(crate) complete: bool,
@@ -65,7 +64,7 @@ impl Drop for Ticket {
         };
         let total = self.started.elapsed();
         if let Some(in_flight) = self.in_flight.take() {
-            in_flight.finished(status.as_u16(), self.reason, total, self.bytes_in.get(), self.bytes_out);
+            in_flight.finished(status.as_u16(), self.reason, total, self.bytes_in, self.bytes_out);
         }
         self.log.line(&AccessRecord {
             time: self.time,
@@ -77,7 +76,7 @@ impl Drop for Ticket {
             route: self.route.as_deref().unwrap_or(""),
             status: status.as_u16(),
             reason: self.reason,
-            bytes_in: self.bytes_in.get(),
+            bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
             asset: self.key.as_ref().map_or("", |key| &key.asset),
             region: self.key.as_ref().map_or("", |key| &key.region),
