@@ -18,10 +18,10 @@ use super::reload::{self, Job, Step};
 use super::worker::{self, Kit, Order};
 use super::{Addresses, Options, RunError, Source, notify};
 use crate::admin;
-use crate::config::Loaded;
+use crate::config::{Diagnostics, Loaded};
 use crate::control::{self, Command, Controller, GATHER, Handle, Readiness, ReloadReport};
 use crate::discovery::{Resolved, Resolver};
-use crate::health::{Event, Prober};
+use crate::health::{Prober, Transition};
 use crate::listen::Shared;
 use crate::model::{Bind, Plan};
 use crate::routing::{Index, Table};
@@ -42,9 +42,7 @@ pub(super) fn run(options: Options) -> Result<(), RunError> {
     let metrics = Metrics::new(plan.max_metric_pools);
     let log = init_logging(&plan.log, &metrics).map_err(other("cannot start logging"))?;
     let access = AccessWriter::spawn(&plan.log, &metrics).map_err(other("cannot open the access log"))?;
-    for warning in warnings.summaries() {
-        tracing::warn!("{warning}");
-    }
+    warn(&warnings);
     raise_descriptor_limit();
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -74,7 +72,7 @@ struct Daemon {
     admin: Option<Bind>,
     signals: Signals,
     commands: mpsc::Receiver<Command>,
-    health: mpsc::Receiver<Event>,
+    health: mpsc::Receiver<Transition>,
     resolved: mpsc::Receiver<Resolved>,
     job: Option<Job>,
     drain: Drain,
@@ -166,8 +164,8 @@ impl Daemon {
             .collect::<io::Result<Vec<_>>>()
             .map_err(other("cannot start a worker"))?;
 
-        let (events, health) = mpsc::channel(1024);
-        let prober = Prober::spawn(events, Arc::clone(metrics));
+        let (facts, health) = mpsc::channel(1024);
+        let prober = Prober::spawn(facts, Arc::clone(metrics));
         let (answers, resolved) = mpsc::channel(256);
         let resolver = Resolver::spawn(answers);
         let step = Box::pin(reload::resolve(resolver.clone(), Arc::clone(&plan)));
@@ -210,11 +208,9 @@ impl Daemon {
                         ready(&self.addresses());
                     }
                 }
-                Some(event) = self.health.recv() => {
-                    if let Event::Transition(transition) = event {
-                        self.controller.transition(&transition);
-                        gather.get_or_insert(Instant::now() + GATHER);
-                    }
+                Some(transition) = self.health.recv() => {
+                    self.controller.transition(&transition);
+                    gather.get_or_insert(Instant::now() + GATHER);
                 }
                 () = until(gather) => {
                     gather = None;
@@ -257,9 +253,7 @@ impl Daemon {
             Step::Loaded(result) => match *result {
                 Err(diagnostics) => self.refuse(job, diagnostics.to_string()),
                 Ok(Loaded { plan, warnings, .. }) => {
-                    for warning in warnings.summaries() {
-                        tracing::warn!("{warning}");
-                    }
+                    warn(&warnings);
                     let fixed = control::unchangeable(self.controller.plan(), &plan);
                     if !fixed.is_empty() {
                         let names = fixed.join("` and `");
@@ -406,6 +400,13 @@ fn interval(period: Duration) -> Interval {
     let mut interval = tokio::time::interval(period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
+}
+
+/// What is doubtful about a configuration, a line each.
+fn warn(warnings: &Diagnostics) {
+    for warning in warnings {
+        tracing::warn!(file = warning.path(), line = warning.line(), "{}", warning.message());
+    }
 }
 
 fn available_cores() -> usize {
