@@ -94,7 +94,8 @@ impl<'a> Order<'a> {
             let fresh = passed > self.passed || self.unseen < FREE_PER_TIER;
             let tier = self.tier(self.at(passed)).filter(|_| fresh);
             tier.is_some_and(|(pool, tier, _)| {
-                let untried = |&place: &u32| tier.servers.get(place as usize).is_some_and(|server| !self.was_tried(server));
+                let untried =
+                    |&place: &u32| tier.servers.get(place as usize).is_some_and(|server| !self.was_tried(server));
                 self.usable(pool, tier).iter().any(untried)
             })
         })
@@ -131,9 +132,8 @@ impl<'a> Order<'a> {
         let usable = self.usable(pool, tier);
         let group = Group { servers: &tier.servers, usable, heaviest: tier.heaviest };
         let tried = &self.tried;
-        let was_tried = |place: usize| {
-            tier.servers.get(place).is_none_or(|server| tried.contains(&Arc::as_ptr(&server.backend)))
-        };
+        let was_tried =
+            |place: usize| tier.servers.get(place).is_none_or(|server| tried.contains(&Arc::as_ptr(&server.backend)));
         let mut rotation = slot.rotations[role as usize].borrow_mut();
         balance::pick(pool.settings.balance, group, was_tried, &mut rotation, &mut self.random)
     }

@@ -63,9 +63,8 @@ impl Slots {
 
     /// The slot of a key; without one, of requests that never got so far.
     pub(crate) fn key(&mut self, index: &Index, key: Option<Key>) -> Rc<KeySlot> {
-        let number = key.map_or((UNKNOWN_ASSET, NO_REGION), |key| {
-            (key.asset.map_or(UNKNOWN_ASSET, |asset| asset.0), key.region.0)
-        });
+        let number = key
+            .map_or((UNKNOWN_ASSET, NO_REGION), |key| (key.asset.map_or(UNKNOWN_ASSET, |asset| asset.0), key.region.0));
         let metrics = &self.metrics;
         let slot = self.keys.entry(number).or_insert_with(|| {
             let (asset, region) = match key {

@@ -107,7 +107,6 @@ pub(crate) fn request_id(trusted: bool, given: Option<&HeaderValue>, random: u12
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0"))
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
