@@ -9,11 +9,11 @@ use super::problem::Problem;
 
 /// A request that is not made: `?method=&url=&client=&header=`.
 #[derive(Debug)]
-pub struct Question {
+pub(super) struct Question {
     /// As it would arrive. Of a full URL, the host stands in the Host field.
-    pub request: http::request::Parts,
+    pub(super) request: http::request::Parts,
     /// Where it would come from.
-    pub client: Option<IpAddr>,
+    pub(super) client: Option<IpAddr>,
 }
 
 impl Question {

@@ -5,14 +5,16 @@
 //! what takes long (a scrape of many series, the status of many pools) runs on a thread of its own, a few at a time, and
 //! whoever comes on top is told so at once. Probes are not among those: a slow scrape must not look like a death.
 
+mod collector;
 mod explain;
 mod guard;
 mod problem;
 mod socket;
+mod status;
+mod view;
 
-use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::error_handling::HandleErrorLayer;
 use axum::extract::{Query, Request, State};
@@ -21,19 +23,22 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{BoxError, Json, Router};
 use http::{StatusCode, header};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tower::ServiceBuilder;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::load_shed::LoadShedLayer;
 use tower::timeout::TimeoutLayer;
 
-pub use explain::Question;
+use explain::Question;
 use guard::Guard;
 use problem::Problem;
 pub use socket::Socket;
+use status::Status;
 
+use crate::control::Handle;
 use crate::model::Admin;
-use crate::telemetry::{CONTENT_TYPE, Metrics};
+use crate::routing;
+use crate::telemetry::CONTENT_TYPE;
 
 /// For an answer that is worked out.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -44,29 +49,16 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(110);
 /// Answers worked out at a time.
 const MAX_REQUESTS: usize = 8;
 
-/// What is asked about.
-pub trait Daemon: Clone + Send + Sync + 'static {
-    /// Everything that is counted.
-    fn metrics(&self) -> Arc<Metrics>;
-    /// Whether traffic should come, or a word for why not.
-    fn readiness(&self) -> Result<(), &'static str>;
-    /// Reads the configuration again: what is in force now, or every diagnostic.
-    fn reload(&self) -> impl Future<Output = Result<Value, String>> + Send;
-    /// Regions, assets, pools, tiers, backends. May take long.
-    fn status(&self) -> Value;
-    /// What a request would get. May take long.
-    fn explain(&self, question: &Question) -> Value;
-}
-
-/// Serves until it is dropped.
-pub async fn serve(socket: Socket, admin: &Admin, daemon: impl Daemon) {
-    socket.serve(app(admin, daemon)).await;
+/// Serves until it is dropped. From then on a scrape shows the Snapshot too.
+pub async fn serve(socket: Socket, admin: &Admin, handle: Handle) {
+    handle.metrics().add_collector(Box::new(collector::State::new(handle.clone())));
+    socket.serve(app(admin, handle)).await;
 }
 
 /// The layers, from the outside: the guard; then, for what is worked out, a bound in number and one in time.
-fn app<D: Daemon>(admin: &Admin, daemon: D) -> Router {
+fn app(admin: &Admin, handle: Handle) -> Router {
     let places = GlobalConcurrencyLimitLayer::new(MAX_REQUESTS);
-    let bounded = |route: MethodRouter<D>, timeout| {
+    let bounded = |route: MethodRouter<Handle>, timeout| {
         let layers = ServiceBuilder::new()
             .layer(HandleErrorLayer::new(overrun))
             .layer(LoadShedLayer::new())
@@ -76,17 +68,17 @@ fn app<D: Daemon>(admin: &Admin, daemon: D) -> Router {
     };
     Router::new()
         .route("/livez", get(async || "ok\n"))
-        .route("/readyz", get(readyz::<D>))
-        .route("/metrics", bounded(get(metrics::<D>), TIMEOUT))
-        .route("/api/v1/status", bounded(get(status::<D>), TIMEOUT))
-        .route("/api/v1/explain", bounded(get(explain::<D>), TIMEOUT))
-        .route("/api/v1/reload", bounded(post(reload::<D>), RELOAD_TIMEOUT))
+        .route("/readyz", get(readyz))
+        .route("/metrics", bounded(get(metrics), TIMEOUT))
+        .route("/api/v1/status", bounded(get(status), TIMEOUT))
+        .route("/api/v1/explain", bounded(get(explain), TIMEOUT))
+        .route("/api/v1/reload", bounded(post(reload), RELOAD_TIMEOUT))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "not_found", "nothing is served at this path"))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "not with this method: see Allow")
         })
         .layer(middleware::from_fn_with_state(Arc::new(Guard::new(admin)), guarded))
-        .with_state(daemon)
+        .with_state(handle)
 }
 
 async fn guarded(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
@@ -106,32 +98,50 @@ async fn overrun(error: BoxError) -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many requests to this address at once")
 }
 
-async fn readyz<D: Daemon>(State(daemon): State<D>) -> (StatusCode, String) {
-    match daemon.readiness() {
+async fn readyz(State(handle): State<Handle>) -> (StatusCode, String) {
+    match handle.readiness() {
         Ok(()) => (StatusCode::OK, "ready\n".into()),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }
 
-async fn metrics<D: Daemon>(State(daemon): State<D>) -> Result<Response, Problem> {
-    let page = apart(move || daemon.metrics().encode()).await?;
+async fn metrics(State(handle): State<Handle>) -> Result<Response, Problem> {
+    let page = apart(move || handle.metrics().encode()).await?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response())
 }
 
-async fn status<D: Daemon>(State(daemon): State<D>) -> Result<Json<Value>, Problem> {
-    Ok(Json(apart(move || daemon.status()).await?))
+async fn status(State(handle): State<Handle>) -> Result<Response, Problem> {
+    json(move || {
+        let snapshot = handle.snapshot();
+        serde_json::to_vec(&Status::new(&snapshot, handle.readiness(), Instant::now()))
+    })
+    .await
 }
 
-async fn explain<D: Daemon>(
-    State(daemon): State<D>,
+async fn explain(
+    State(handle): State<Handle>,
     Query(parameters): Query<Vec<(String, String)>>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     let question = Question::from_parameters(&parameters)?;
-    Ok(Json(apart(move || daemon.explain(&question)).await?))
+    json(move || {
+        let snapshot = handle.snapshot();
+        let mut random = fastrand::Rng::new();
+        serde_json::to_vec(&routing::explain(&snapshot, &question.request, question.client, &mut random))
+    })
+    .await
 }
 
-async fn reload<D: Daemon>(State(daemon): State<D>) -> Result<Json<Value>, Problem> {
-    daemon.reload().await.map(Json).map_err(Problem::refused)
+async fn reload(State(handle): State<Handle>) -> Result<Json<Value>, Problem> {
+    let changes = handle.reload().await.result.map_err(Problem::refused)?;
+    Ok(Json(json!({ "changes": changes })))
+}
+
+/// An answer that is worked out as JSON.
+async fn json(work: impl FnOnce() -> serde_json::Result<Vec<u8>> + Send + 'static) -> Result<Response, Problem> {
+    match apart(work).await? {
+        Ok(body) => Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response()),
+        Err(error) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())),
+    }
 }
 
 /// Works something out on a thread of its own, so that health checks and reloads do not wait for it.
@@ -143,52 +153,40 @@ async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-    use std::sync::{Mutex, PoisonError};
-
     use http_body_util::BodyExt;
+    use tokio::sync::mpsc;
     use tower::ServiceExt;
 
     use super::*;
-    use crate::model::Bind;
+    use crate::control::{Command, Readiness, ReloadReport};
+    use crate::model::{Bind, Limits, Log, Plan, Region, RegionId, Server};
+    use crate::routing::{Index, Table, build};
+    use crate::telemetry::Metrics;
 
-    /// Its status takes as long as the test wants.
-    #[derive(Clone)]
-    struct Slow {
-        started: mpsc::SyncSender<()>,
-        go_on: Arc<Mutex<mpsc::Receiver<()>>>,
-    }
-
-    impl Daemon for Slow {
-        fn metrics(&self) -> Arc<Metrics> {
-            Metrics::new(1)
-        }
-
-        fn readiness(&self) -> Result<(), &'static str> {
-            Err("starting")
-        }
-
-        async fn reload(&self) -> Result<Value, String> {
-            Err("error: no".into())
-        }
-
-        fn status(&self) -> Value {
-            self.started.send(()).unwrap();
-            let _ = self.go_on.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            Value::Null
-        }
-
-        fn explain(&self, question: &Question) -> Value {
-            question.request.uri.to_string().into()
+    fn plan() -> Plan {
+        let drain = Duration::ZERO;
+        Plan {
+            hash: "00ff".into(),
+            server: Server { workers: None, drain_delay: drain, drain_timeout: drain, default_region: RegionId(0) },
+            listeners: Vec::new(),
+            admin: None,
+            regions: vec![Region { name: "here".into(), clients: Vec::new(), fallback: Vec::new() }],
+            assets: Vec::new(),
+            pools: Vec::new(),
+            routes: Vec::new(),
+            limits: Limits::default(),
+            log: Log::default(),
+            max_metric_pools: 10,
         }
     }
 
-    fn slow() -> (Router, mpsc::Receiver<()>, mpsc::SyncSender<()>) {
-        let (started, starts) = mpsc::sync_channel(MAX_REQUESTS);
-        let (go, go_on) = mpsc::sync_channel(MAX_REQUESTS);
+    /// The app, and what arrives at the control plane.
+    fn start() -> (Router, mpsc::Receiver<Command>) {
+        let (sender, commands) = mpsc::channel(2 * MAX_REQUESTS);
+        let table = Table::new(build(Arc::new(Index::new(Arc::new(plan()))), 7, |_| Default::default()));
+        let handle = Handle::new(sender, Arc::new(table), Metrics::new(10), Arc::new(Readiness::default()));
         let bind = Bind::Tcp("127.0.0.1:9600".parse().unwrap());
-        let admin = Admin { bind, token: None, protect_metrics: false };
-        (app(&admin, Slow { started, go_on: Arc::new(Mutex::new(go_on)) }), starts, go)
+        (app(&Admin { bind, token: None, protect_metrics: false }, handle), commands)
     }
 
     async fn ask(app: &Router, method: &str, target: &str) -> (StatusCode, String) {
@@ -200,13 +198,19 @@ mod tests {
 
     #[tokio::test]
     async fn answers_and_problems() {
-        let (app, ..) = slow();
+        let (app, mut commands) = start();
+        tokio::spawn(async move {
+            while let Some(Command::Reload(reply)) = commands.recv().await {
+                let _ = reply.send(ReloadReport { result: Err("error: no".into()) });
+            }
+        });
         for (request, status, word) in [
             ("GET /livez", 200, "ok"),
             ("HEAD /livez", 200, ""),
             ("GET /readyz", 503, "starting"),
             ("GET /metrics", 200, "shardgate_build_info{"),
-            ("GET /api/v1/explain?url=/x%3Fy", 200, "\"/x?y\""),
+            ("GET /api/v1/status", 200, "\"config_hash\":\"00ff\",\"generation\":7"),
+            ("GET /api/v1/explain?url=/x", 200, "no_route"),
             ("GET /api/v1/explain?url=%ZZ", 400, "bad_request"),
             ("POST /api/v1/reload", 422, "error: no"),
             ("GET /api/v1/reload", 405, "method_not_allowed"),
@@ -220,24 +224,23 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_comes_on_top_is_told_and_probes_go_on() {
-        let (app, starts, go) = slow();
-        let busy: Vec<_> = (0..MAX_REQUESTS)
-            .map(|_| {
-                tokio::spawn({
-                    let app = app.clone();
-                    async move { ask(&app, "GET", "/api/v1/status").await.0 }
-                })
-            })
-            .collect();
-        let starts = tokio::task::spawn_blocking(move || {
-            (0..MAX_REQUESTS).for_each(|_| starts.recv().unwrap());
-            starts
-        });
-        let _starts = starts.await.unwrap();
+        let (app, mut commands) = start();
+        let ask_for_reload = || {
+            let app = app.clone();
+            tokio::spawn(async move { ask(&app, "POST", "/api/v1/reload").await.0 })
+        };
+        let busy: Vec<_> = (0..MAX_REQUESTS).map(|_| ask_for_reload()).collect();
+        let mut replies = Vec::new();
+        while replies.len() < MAX_REQUESTS {
+            let Some(Command::Reload(reply)) = commands.recv().await else { panic!("nothing is asked any more") };
+            replies.push(reply);
+        }
         let (status, body) = ask(&app, "GET", "/metrics").await;
         assert!(status == 503 && body.contains("overloaded"), "{status} {body}");
         assert_eq!(ask(&app, "GET", "/livez").await.0, 200);
-        drop(go);
+        for reply in replies {
+            let _ = reply.send(ReloadReport { result: Ok("nothing".into()) });
+        }
         for answer in busy {
             assert_eq!(answer.await.unwrap(), 200);
         }

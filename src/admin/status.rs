@@ -1,0 +1,157 @@
+//! `/api/v1/status`: what is configured and how it is, as JSON.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::view;
+use crate::backend::{Why, verdict};
+use crate::model::{RegionId, Role};
+use crate::routing::{Server, Snapshot};
+
+/// All of it.
+#[derive(Serialize)]
+pub(super) struct Status<'s> {
+    version: &'static str,
+    /// `ready`, or why not.
+    readiness: &'static str,
+    /// Of the configuration in force; as in `config_info`.
+    config_hash: &'s str,
+    /// Counts what was published: it changes with every fact.
+    generation: u64,
+    listeners: Vec<Listener<'s>>,
+    regions: Vec<Region<'s>>,
+    assets: Vec<Asset<'s>>,
+    pools: Vec<Pool<'s>>,
+}
+
+#[derive(Serialize)]
+struct Listener<'s> {
+    name: &'s str,
+    /// As configured.
+    bind: String,
+}
+
+#[derive(Serialize)]
+struct Region<'s> {
+    name: &'s str,
+    fallback: Vec<&'s str>,
+}
+
+#[derive(Serialize)]
+struct Asset<'s> {
+    name: &'s str,
+    aliases: &'s [String],
+}
+
+#[derive(Serialize)]
+struct Pool<'s> {
+    asset: String,
+    region: String,
+    balance: &'static str,
+    /// Those of a request for this asset in this region, in failover order; the first are the pool's own.
+    tiers: Vec<Tier>,
+    backends: Vec<Backend<'s>>,
+}
+
+#[derive(Serialize)]
+struct Tier {
+    region: String,
+    role: &'static str,
+    /// 0 to 100: the usable share of its weight, overprovisioning included.
+    health: u8,
+    /// 0 to 100: its share of the requests.
+    load: u8,
+    /// Whether it uses backends that failed their checks.
+    panic: bool,
+}
+
+#[derive(Serialize)]
+struct Backend<'s> {
+    address: &'s str,
+    role: &'static str,
+    weight: u16,
+    /// `up`, `down`, `unchecked` (not yet), `not-checked` (checks are off).
+    state: &'static str,
+    /// Whether it gets requests.
+    usable: bool,
+    /// Why it is down.
+    cause: Option<String>,
+    /// Seconds since its state changed; none without checks.
+    since: Option<f64>,
+    in_flight: u32,
+    connections: u32,
+}
+
+impl<'s> Status<'s> {
+    /// As it is `now`.
+    pub(super) fn new(snapshot: &'s Snapshot, readiness: Result<(), &'static str>, now: Instant) -> Self {
+        let plan = &snapshot.index.plan;
+        let name = |region: &RegionId| plan.regions.get(region.index()).map(|region| &*region.name);
+        let listeners = plan.listeners.iter().map(|l| Listener { name: &l.name, bind: l.bind.to_string() });
+        let regions = plan
+            .regions
+            .iter()
+            .map(|region| Region { name: &region.name, fallback: region.fallback.iter().filter_map(name).collect() });
+        let assets = plan.assets.iter().map(|asset| Asset { name: &asset.name, aliases: &asset.aliases });
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            readiness: readiness.err().unwrap_or("ready"),
+            config_hash: &plan.hash,
+            generation: snapshot.generation,
+            listeners: listeners.collect(),
+            regions: regions.collect(),
+            assets: assets.collect(),
+            pools: view::pools(snapshot).map(|pool| Pool::new(snapshot, &pool, now)).collect(),
+        }
+    }
+}
+
+impl<'s> Pool<'s> {
+    fn new(snapshot: &'s Snapshot, pool: &view::PoolView<'s>, now: Instant) -> Self {
+        let tiers = view::tiers(snapshot, pool.state);
+        let members = pool.state.tiers.iter().zip(Role::ALL);
+        Self {
+            asset: pool.asset.to_string(),
+            region: pool.region.to_string(),
+            balance: pool.state.settings.balance.as_str(),
+            tiers: tiers.iter().map(Tier::new).collect(),
+            backends: members
+                .flat_map(|(tier, role)| tier.servers.iter().map(move |s| Backend::new(s, role, now)))
+                .collect(),
+        }
+    }
+}
+
+impl Tier {
+    fn new(view: &view::TierView<'_>) -> Self {
+        Self {
+            region: view.region.to_string(),
+            role: view.role.as_str(),
+            health: view.tier.health,
+            load: view.load,
+            panic: view.panic,
+        }
+    }
+}
+
+impl<'s> Backend<'s> {
+    fn new(server: &'s Server, role: Role, now: Instant) -> Self {
+        let verdict = verdict(&server.backend, server.check.as_deref());
+        let since = server.check.as_ref().map(|check| now.saturating_duration_since(check.status_since().1));
+        Self {
+            address: &server.backend.label,
+            role: role.as_str(),
+            weight: server.weight,
+            state: verdict.why.as_str(),
+            usable: verdict.usable,
+            cause: match verdict.why {
+                Why::Down(cause) => Some(cause.to_string()),
+                _ => None,
+            },
+            since: since.map(|since| since.as_secs_f64()),
+            in_flight: server.backend.in_flight(),
+            connections: server.backend.connections(),
+        }
+    }
+}
