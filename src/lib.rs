@@ -5,6 +5,7 @@
 
 pub mod model;
 pub mod config;
+pub mod discovery;
 pub mod backend;
 pub mod message;
 pub mod telemetry;
