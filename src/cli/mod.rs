@@ -4,8 +4,10 @@
 //! else. What was asked for goes to standard output, errors to standard error.
 
 mod admin;
+mod check;
 #[allow(dead_code, reason = "waits for the daemon that serves it")]
 mod demo;
+mod explain;
 mod fault;
 mod status;
 
@@ -16,6 +18,11 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use fault::Fault;
+
+use crate::config;
+
+/// Where the configuration is unless said otherwise.
+const DEFAULT_CONFIG: &str = "/etc/shardgate/shardgate.toml";
 
 /// Where the admin address is unless said otherwise.
 const DEFAULT_ADMIN: &str = "127.0.0.1:9600";
@@ -29,6 +36,18 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Check a configuration: a summary, or every error
+    Check {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Say which route, key, pool, tiers and backend a request would get, and why
+    Explain {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(flatten)]
+        request: explain::Request,
+    },
     /// Ask the running daemon to read its configuration again
     Reload {
         #[command(flatten)]
@@ -39,6 +58,8 @@ enum Command {
         #[command(flatten)]
         daemon: Daemon,
     },
+    /// Print a JSON Schema of the configuration file, for editors
+    Schema,
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -46,6 +67,13 @@ enum Command {
     },
     /// Print the manual page (roff)
     Man,
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
 }
 
 /// How to reach the running daemon.
@@ -77,6 +105,9 @@ pub fn run() -> ExitCode {
 impl Command {
     fn execute(self) -> Result<(), Fault> {
         match self {
+            Self::Check { file } => check::check(&file.config),
+            Self::Explain { file, request } => explain::explain(&file.config, &request),
+            Self::Schema => print(serde_json::to_string_pretty(&config::schema())? + "\n"),
             Self::Reload { daemon } => admin::reload(&daemon),
             Self::Status { daemon } => admin::status(&daemon),
             Self::Completions { shell } => {

@@ -4,23 +4,53 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-/// A line per backend, grouped by pool.
+/// A line about the daemon, then one per backend, pool by pool.
 pub(super) fn table(status: &Value) -> String {
-    let mut rows = vec![["ASSET", "REGION", "ROLE", "BACKEND", "WEIGHT", "STATE", "IN FLIGHT"].map(str::to_owned)];
+    let mut rows =
+        vec![["ASSET", "REGION", "ROLE", "LOAD", "BACKEND", "WEIGHT", "IN FLIGHT", "STATE"].map(str::to_owned)];
     for pool in list(status, "pools") {
         for backend in list(pool, "backends") {
             rows.push([
                 text(&pool["asset"]),
                 text(&pool["region"]),
                 text(&backend["role"]),
+                load(pool, &backend["role"]),
                 text(&backend["address"]),
                 text(&backend["weight"]),
-                text(&backend["state"]),
                 text(&backend["in_flight"]),
+                state(backend),
             ]);
         }
     }
-    aligned(&rows)
+    let [version, readiness, hash] = ["version", "readiness", "config_hash"].map(|name| text(&status[name]));
+    format!("shardgate {version}: {readiness}; configuration {hash}\n\n{}", aligned(&rows))
+}
+
+/// The share of the pool's requests that its tier of this role takes.
+fn load(pool: &Value, role: &Value) -> String {
+    let own = |tier: &&Value| tier["role"] == *role && tier["region"] == pool["region"];
+    let Some(tier) = list(pool, "tiers").iter().find(own) else { return "-".into() };
+    let panic = if tier["panic"] == true { " panic" } else { "" };
+    format!("{}%{panic}", text(&tier["load"]))
+}
+
+/// `up 5m`, `down: timeout 12s`.
+fn state(backend: &Value) -> String {
+    let mut state = text(&backend["state"]);
+    if let Some(cause) = backend["cause"].as_str() {
+        let _ = write!(state, ": {cause}");
+    }
+    if let Some(since) = backend["since"].as_f64() {
+        let _ = write!(state, " {}", age(since));
+    }
+    state
+}
+
+/// In the largest unit that fits.
+fn age(seconds: f64) -> String {
+    let units = [(86_400.0, 'd'), (3_600.0, 'h'), (60.0, 'm')];
+    let (unit, letter) = units.into_iter().find(|(unit, _)| seconds >= *unit).unwrap_or((1.0, 's'));
+    format!("{:.0}{letter}", (seconds / unit).floor())
 }
 
 /// Columns as wide as their widest cell.
@@ -53,5 +83,40 @@ fn text(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Null => "-".into(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_line_for_each_backend() {
+        let status = json!({
+            "version": "1.2.3", "readiness": "ready", "config_hash": "0a",
+            "pools": [{
+                "asset": "gold", "region": "west",
+                "tiers": [
+                    { "region": "west", "role": "primary", "load": 70, "panic": false },
+                    { "region": "west", "role": "replica", "load": 30, "panic": true },
+                ],
+                "backends": [
+                    { "role": "primary", "address": "10.0.0.1:80", "weight": 2, "in_flight": 7, "state": "up", "cause": null,
+                      "since": 7300.0 },
+                    { "role": "replica", "address": "10.0.0.2:80", "weight": 1, "in_flight": 0, "state": "down",
+                      "cause": "timeout", "since": 3.9 },
+                ],
+            }],
+        });
+        let wanted = "\
+shardgate 1.2.3: ready; configuration 0a
+
+ASSET  REGION  ROLE     LOAD       BACKEND      WEIGHT  IN FLIGHT  STATE
+gold   west    primary  70%        10.0.0.1:80  2       7          up 2h
+gold   west    replica  30% panic  10.0.0.2:80  1       0          down: timeout 3s
+";
+        assert_eq!(table(&status), wanted);
     }
 }

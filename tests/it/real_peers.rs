@@ -198,8 +198,8 @@ fn twenty_reloads_under_load_lose_nothing() {
     let wrk = Wrk::start(&format!("http://{}/v1/predict/BTC", proxy.address()), CONNECTIONS);
     let posters = Posters::start(proxy.address(), CONNECTIONS);
     proxy.metric_until("shardgate_client_connections", &[], |open| open as usize == 2 * CONNECTIONS);
+    // wrk opens one more before it begins, to see whether anybody is there.
     let opened = proxy.metric("shardgate_client_connections_total", &[]);
-    assert_eq!(opened as usize, 2 * CONNECTIONS);
 
     // Added, removed, re-weighted, over and over.
     let steps = [[1, 1, 1, 1], [3, 1, 1, 1], [3, 0, 1, 1], [1, 0, 1, 0], [1, 1, 1, 0]];
@@ -214,7 +214,7 @@ fn twenty_reloads_under_load_lose_nothing() {
     }
     assert_eq!(proxy.metric("shardgate_config_reloads_total", &[("result", "success")]), 20.0);
     assert_eq!(proxy.metric("shardgate_client_connections_total", &[]), opened, "a connection was closed");
-    assert_eq!(proxy.metric("shardgate_client_connections", &[]), opened, "a connection was closed");
+    assert_eq!(proxy.metric("shardgate_client_connections", &[]) as usize, 2 * CONNECTIONS, "a connection was closed");
 
     assert!(posters.sent.load(Ordering::Relaxed) > 1000);
     let answered = posters.finish();
