@@ -199,6 +199,7 @@ impl Watch {
     pub(super) fn head(&self, timeout: Duration) {
         // The first head of a connection has been waited for since the accept.
         if matches!(self.phase.get(), Phase::Idle | Phase::Exchange) {
+            self.expired.set(false);
             self.deadline.set(self.clock.after(timeout));
         }
         self.phase.set(Phase::Head);
@@ -206,6 +207,8 @@ impl Watch {
 
     pub(super) fn exchange(&self) {
         self.phase.set(Phase::Exchange);
+        // What the sweep asked for in the exchange before has no meaning in this one.
+        self.measure.set(None);
         self.reading.clear();
         self.writing.clear();
     }
