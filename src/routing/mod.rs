@@ -23,6 +23,8 @@ mod snapshot;
 mod table;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use build::build;
 pub use chain::Chain;

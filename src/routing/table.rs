@@ -46,6 +46,7 @@ impl Table {
 
 /// One worker's view of a [`Table`].
 #[derive(Debug)]
+#[expect(clippy::redundant_allocation, reason = "the `Rc` is counted per request, the `Arc` per publication")]
 pub struct Reader {
     cache: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     current: Rc<Arc<Snapshot>>,
