@@ -69,6 +69,10 @@ pub(super) fn not_supported(cx: &Context<'_>, span: Span, what: &str) {
     cx.note(Fault::error(span, format!("{what} is not supported yet")).label("not supported yet"));
 }
 
+/// Keys of the design that are refused wherever they stand: known, but no advice.
+pub(super) static NOT_YET: &[&str] =
+    &["hash_on", "slow_start", "tls", "max_queue", "queue_timeout", "queue_order", "h2_max_streams"];
+
 /// Every table of the file with its keys, to say where a misplaced key belongs.
 static SECTIONS: &[(&str, &[&str])] = &[
     ("the top of the file, before the first [table]", &["include"]),
@@ -89,7 +93,8 @@ fn unknown_key(cx: &Context<'_>, span: Span, key: &str, known: &'static [&'stati
     let elsewhere = SECTIONS.iter().find(|(_, keys)| keys.contains(&key));
     let help = match (near, elsewhere) {
         (None, Some((home, _))) if *home != section => format!("`{key}` belongs to {home}"),
-        _ => suggest(key, known.iter().copied(), "known keys"),
+        (Some(near), _) => format!("did you mean `{near}`?"),
+        _ => suggest(key, known.iter().copied().filter(|key| !NOT_YET.contains(key)), "known keys"),
     };
     cx.note(fault.help(help));
 }
@@ -204,7 +209,7 @@ pub(super) fn list<'a, 'i, 'e, T>(
     let Kind::Array(items) = &value.kind else {
         let help = match &value.kind {
             Kind::String(text) => Some(format!("in brackets: [{text:?}]")),
-            Kind::Table(_) => Some("in brackets, or under a header in double brackets: [[...]]".to_owned()),
+            Kind::Table(_) => Some("a list of tables has headers in double brackets: [[NAME]]".to_owned()),
             _ => None,
         };
         expected_help(cx, value, "a list", help);
@@ -217,8 +222,8 @@ pub(super) fn list<'a, 'i, 'e, T>(
 pub(super) fn table<'a, 'i>(cx: &Context<'_>, value: &'a Value<'i>) -> Option<&'a Table<'i>> {
     match &value.kind {
         Kind::Table(table) => Some(table),
-        Kind::Array(_) => {
-            let help = "in single brackets if it is a header: [...]".to_owned();
+        Kind::Array(items) if items.iter().all(|item| matches!(item.kind, Kind::Table(_))) => {
+            let help = "the header of a single table has single brackets: [NAME]".to_owned();
             expected_help(cx, value, "a table", Some(help));
             None
         }

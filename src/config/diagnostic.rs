@@ -168,6 +168,8 @@ pub(super) struct Fault {
 enum Kind {
     /// The text is not TOML.
     Syntax,
+    /// A bracket is never closed, so that all below it was misread.
+    Open,
     /// What stands there is wrong in itself.
     Plain,
     /// Something is missing or unknown, which may well stand in the part that could not be read.
@@ -193,6 +195,10 @@ impl Fault {
 
     pub(super) fn syntax(span: Span, message: impl Into<String>) -> Self {
         Self { kind: Kind::Syntax, ..Self::error(span, message) }
+    }
+
+    pub(super) fn open_bracket(span: Span, message: impl Into<String>) -> Self {
+        Self { kind: Kind::Open, ..Self::error(span, message) }
     }
 
     /// The fault is that something is not there: not worth a word while some text could not be read.
@@ -249,7 +255,11 @@ impl Faults {
         };
 
         let mut broken_lines = Vec::new();
-        for fault in faults.iter().filter(|fault| fault.kind == Kind::Syntax) {
+        let mut open = Vec::new();
+        for fault in faults.iter().filter(|fault| matches!(fault.kind, Kind::Syntax | Kind::Open)) {
+            if fault.kind == Kind::Open {
+                open.push(fault.span);
+            }
             if let (_, Some(place)) = find(fault.span, String::new()) {
                 broken_lines.push((fault.span.file, place.line));
             }
@@ -260,9 +270,12 @@ impl Faults {
             let (path, place) = find(fault.span, fault.label);
             let line = place.as_ref().map(|place| place.line);
             let follows = match fault.kind {
-                Kind::Syntax => false,
+                Kind::Syntax | Kind::Open => false,
                 Kind::Absence => !broken_lines.is_empty(),
-                Kind::Plain => line.is_some_and(|line| broken_lines.contains(&(fault.span.file, line))),
+                Kind::Plain => {
+                    line.is_some_and(|line| broken_lines.contains(&(fault.span.file, line)))
+                        || open.iter().any(|open| open.file == fault.span.file && open.start < fault.span.start)
+                }
             };
             if follows {
                 continue;

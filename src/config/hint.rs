@@ -7,11 +7,16 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
     let longest = (wanted.chars().count() / 3).clamp(1, 3);
     let mut best = None;
     for candidate in known {
-        let distance = strsim::osa_distance(&wanted, &plain(candidate));
+        let other = plain(candidate);
+        let distance = strsim::osa_distance(&wanted, &other);
         // A third of the letters may differ; but of a word of two letters that would be any word of two.
         let close = distance == 0 || (distance <= longest && wanted.chars().count() > 2);
-        if close && best.is_none_or(|(least, _)| distance < least) {
-            best = Some((distance, candidate));
+        // "warning" for "warn", "primary" for "primaries".
+        let common = wanted.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+        let begins = common >= 4 && (common == wanted.len().min(other.len()) || common * 3 >= other.len() * 2);
+        let cost = if close { distance } else { longest + distance };
+        if (close || begins) && best.is_none_or(|(least, _)| cost < least) {
+            best = Some((cost, candidate));
         }
     }
     best.map(|(_, candidate)| candidate)
@@ -40,7 +45,9 @@ mod tests {
         let known = ["address", "weight", "primaries"];
         assert_eq!(nearest("adress", known), Some("address"));
         assert_eq!(nearest("PRIMARIES", known), Some("primaries"));
-        assert_eq!(nearest("primary", known), None);
+        assert_eq!(nearest("primary", known), Some("primaries"));
+        assert_eq!(nearest("warning", ["error", "warn"]), Some("warn"));
+        assert_eq!(nearest("least-conn", ["least-request", "random"]), None);
         assert_eq!(nearest("wieght", known), Some("weight"));
         assert_eq!(nearest("bind", known), None);
         assert_eq!(nearest("on", ["no"]), None);

@@ -25,6 +25,7 @@ mod routes;
 mod schema;
 mod server;
 mod source;
+mod syntax;
 mod tree;
 mod units;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::context::Context;
-use super::decode::{Fields, integer, table, text};
+use super::decode::{Fields, expected_help, integer, table, text};
 use super::diagnostic::Fault;
 use super::regions::Regions;
 use super::source::Span;
@@ -13,7 +13,7 @@ use crate::model::{RegionId, Server};
 
 pub(super) const KEYS: &[&str] = &["workers", "drain_delay", "drain_timeout", "default_region"];
 
-/// `header` is where `[server]` stands, if it does.
+/// Regions have been read already, for the default one.
 pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>, regions: &Regions) -> Server {
     let mut server = Server {
         workers: None,
@@ -47,7 +47,11 @@ fn workers(cx: &Context<'_>, value: &Value<'_>) -> Option<Option<usize>> {
             cx.note(fault.help("\"auto\", or a whole number from 1 to 1024"));
             None
         }
-        _ => integer(1..=1024)(cx, value).map(Some),
+        Kind::Integer(_) | Kind::String(_) => integer(1..=1024)(cx, value).map(Some),
+        _ => {
+            expected_help(cx, value, "an integer", Some("\"auto\", or a whole number from 1 to 1024".to_owned()));
+            None
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 use super::context::Context;
 use super::diagnostic::Fault;
 use super::source::{Source, Span};
+use super::syntax;
 
 /// A value and where it stands. A table that a header opened stands at its header.
 #[derive(Debug)]
@@ -78,40 +79,11 @@ impl Value<'_> {
 /// Reads one file's text. What is not TOML is noted, and as much as can be read of the rest is given back.
 pub(super) fn parse<'i>(cx: &Context<'_>, file: u32, source: &'i Source) -> Table<'i> {
     let (table, errors) = DeTable::parse_recoverable(&source.text);
-    for error in errors {
-        let range = error.span().unwrap_or(0..0);
-        let line = line_around(&source.text, range.start);
-        let mut fault = Fault::syntax(Span::new(file, range), format!("not valid TOML: {}", error.message()));
-        if let Some(help) = syntax_help(error.message(), line) {
-            fault = fault.help(help);
-        }
-        cx.note(fault);
+    if !errors.is_empty() {
+        let errors = errors.iter().map(|error| (error.span().unwrap_or(0..0), error.message()));
+        syntax::note(cx, file, &source.text, &table, errors.collect());
     }
     Builder { cx, file }.table(table.into_inner())
-}
-
-fn line_around(text: &str, at: usize) -> &str {
-    let head = text.get(..at).unwrap_or("");
-    let start = head.rfind('\n').map_or(0, |at| at + 1);
-    text.get(start..).and_then(|rest| rest.lines().next()).unwrap_or("")
-}
-
-/// The mistakes that the parser's own words explain badly.
-fn syntax_help(message: &str, line: &str) -> Option<String> {
-    let line = line.trim();
-    if line.starts_with("[pools.*") {
-        return Some(line.replacen("pools.*", "pools.\"*\"", 1)).map(|line| format!("quote the star: `{line}`"));
-    }
-    if message.contains("duplicate key") {
-        return Some("a key or a table can be written only once; bring its lines together".to_owned());
-    }
-    let (key, value) = line.split_once('=')?;
-    let (key, value) = (key.trim(), value.split('#').next()?.trim());
-    let plain = !value.is_empty() && !value.contains(['"', '\'', '[', '{', ',', '=']);
-    if message.contains("quoted") && plain {
-        return Some(format!("strings are quoted: `{key} = \"{value}\"`"));
-    }
-    None
 }
 
 struct Builder<'a, 'e> {

@@ -106,6 +106,11 @@ fn unit_text<'a>(cx: &Context<'_>, value: &'a Value<'_>, what: &str, unit: &str)
             expected_help(cx, value, what, Some(help));
             None
         }
+        Kind::Float(_) => {
+            let help = format!("a whole number and its unit, in quotes, such as \"250{unit}\"");
+            expected_help(cx, value, what, Some(help));
+            None
+        }
         _ => string(cx, value),
     }
 }

@@ -9,6 +9,7 @@
 mod cli;
 mod demo;
 mod docs;
+mod config_errors;
 mod metrics;
 mod real_peers;
 mod support;

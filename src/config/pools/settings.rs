@@ -272,7 +272,8 @@ fn health(cx: &Context<'_>, value: &Value<'_>) -> Option<HealthOverride> {
         rise: f.read("rise", integer(1..=1000)),
         fall: f.read("fall", integer(1..=1000)),
         spans: Spans {
-            http_only: f.span("expect").or(f.span("host")),
+            // A path that is faulty is not a path that is missing.
+            http_only: f.span("expect").or(f.span("host")).filter(|_| f.get("path").is_none()),
             fast_interval: f.get("fast_interval").map(|value| value.span),
         },
     })

@@ -37,7 +37,7 @@ pub(super) fn note(cx: &Context<'_>, routes: &[Read]) {
     let mut routers: HashMap<Option<Host<'_>>, matchit::Router<usize>> = HashMap::new();
     // Whose each method is, `None` being any method.
     let mut taken: HashMap<Place<'_>, HashMap<Option<&Method>, usize>> = HashMap::new();
-    for (index, read) in routes.iter().enumerate() {
+    for (index, read) in routes.iter().enumerate().filter(|(_, read)| read.whole) {
         let route = &read.route;
         let path = route.path.as_deref();
         let hosts: Vec<Option<Host<'_>>> = match route.hosts.as_slice() {

@@ -82,9 +82,10 @@ fn respond(cx: &Context<'_>, value: &Value<'_>) -> Option<Action> {
 
 /// `{ strip_prefix = "/v1", add_prefix = "/api" }`
 pub(super) fn rewrite(cx: &Context<'_>, value: &Value<'_>) -> Option<Rewrite> {
-    let f = Fields::new(cx, table(cx, value)?, REWRITE_KEYS, "a `rewrite` table");
+    let table = table(cx, value)?;
+    let f = Fields::new(cx, table, REWRITE_KEYS, "a `rewrite` table");
     let rewrite = Rewrite { strip_prefix: f.read("strip_prefix", prefix), add_prefix: f.read("add_prefix", prefix) };
-    if f.get("strip_prefix").is_none() && f.get("add_prefix").is_none() {
+    if table.entries.is_empty() {
         cx.note(Fault::error(value.span, "this rewrites nothing").help("such as { strip_prefix = \"/v1\" }"));
     }
     Some(rewrite)

@@ -19,7 +19,7 @@ use super::regions::Regions;
 use super::source::Span;
 use super::tree::{Kind, Value};
 use super::units::{duration, size};
-use crate::model::{Action, Route};
+use crate::model::{Action, HostPattern, Route};
 
 pub(super) const KEYS: &[&str] = &[
     "name",
@@ -47,6 +47,8 @@ const FORWARD_KEYS: &[&str] = &["asset", "region", "timeout", "retry", "timeouts
 struct Read {
     route: Route,
     named: bool,
+    /// Whether what it matches could be read in full, so that it can be compared with others.
+    whole: bool,
     at: Span,
     path_at: Span,
 }
@@ -75,7 +77,7 @@ fn route(cx: &Context<'_>, item: &Value<'_>, known: &sources::Known<'_>) -> Opti
     let f = Fields::new(cx, table(cx, item)?, KEYS, "[[routes]]");
     refuse_what_comes_later(cx, f);
     let name = f.read("name", |cx, value| text(cx, value).map(str::to_owned));
-    let hosts = f.read("hosts", |cx, value| list(cx, value, patterns::host)).unwrap_or_default();
+    let hosts = f.read("hosts", hosts).unwrap_or_default();
     let methods = f.read("methods", methods).unwrap_or_default();
     // A path that is faulty is not the same as none: whatever reads its captures must not be blamed.
     let path = f.get("path").map(|value| (patterns::path(cx, value), value.span));
@@ -99,6 +101,12 @@ fn route(cx: &Context<'_>, item: &Value<'_>, known: &sources::Known<'_>) -> Opti
         }
     };
     let (request_headers, response_headers) = f.read("headers", edits::headers).unwrap_or_default();
+    let all_read = |key: &str, count: usize| match f.get(key).map(|value| &value.kind) {
+        Some(Kind::Array(items)) => items.len() == count && count > 0,
+        Some(_) => false,
+        None => true,
+    };
+    let whole = !broken_path && all_read("hosts", hosts.len()) && all_read("methods", methods.len());
     let named = name.is_some();
     let route = Route {
         name: name.unwrap_or_else(|| path.clone().unwrap_or_else(|| "*".to_owned())),
@@ -116,7 +124,7 @@ fn route(cx: &Context<'_>, item: &Value<'_>, known: &sources::Known<'_>) -> Opti
         request_headers,
         response_headers,
     };
-    Some(Read { route, named, at: f.span("name").unwrap_or(item.span), path_at })
+    Some(Read { route, named, whole, at: f.span("name").unwrap_or(item.span), path_at })
 }
 
 fn refuse_what_comes_later(cx: &Context<'_>, f: Fields<'_, '_, '_>) {
@@ -132,6 +140,13 @@ fn refuse_what_comes_later(cx: &Context<'_>, f: Fields<'_, '_, '_>) {
     {
         not_supported(cx, value.span, "`idempotency_key`");
     }
+}
+
+fn hosts(cx: &Context<'_>, value: &Value<'_>) -> Option<Vec<HostPattern>> {
+    if matches!(&value.kind, Kind::Array(items) if items.is_empty()) {
+        cx.note(Fault::error(value.span, "no host at all").help("leave `hosts` out for any host"));
+    }
+    list(cx, value, patterns::host)
 }
 
 fn methods(cx: &Context<'_>, value: &Value<'_>) -> Option<Vec<Method>> {
