@@ -156,7 +156,7 @@ fn warn_of_no_fallback(cx: &Context<'_>, regions: &Regions) {
     let Some((_, span)) = alone().next() else { return };
     let names: Vec<&str> = alone().map(|(region, _)| region.name.as_ref()).collect();
     let (subject, verb) = if names.len() == 1 { ("region", "has") } else { ("regions", "have") };
-    let other = regions.list.iter().find(|region| !names.first().is_some_and(|name| *name == region.name.as_ref()));
+    let other = regions.list.iter().find(|region| names.first().is_none_or(|name| *name != region.name.as_ref()));
     let mut fault = Fault::warning(*span, format!("the {subject} {} {verb} no fallback", super::some_of(&names)));
     if let Some(other) = other {
         fault = fault.help(format!("such as `fallback = [\"{}\"]`", other.name));

@@ -35,11 +35,13 @@ impl Place<'_> {
     }
 
     fn host_captures(&self) -> Vec<&str> {
-        let name = |host| match host {
-            &HostPattern::Capture { ref name, .. } => Some(name.as_str()),
-            _ => None,
-        };
-        self.hosts.iter().filter_map(name).collect()
+        let mut names = Vec::new();
+        for host in self.hosts {
+            if let HostPattern::Capture { name, .. } = host {
+                names.push(name.as_str());
+            }
+        }
+        names
     }
 }
 
