@@ -17,4 +17,5 @@ pub mod proxy;
 pub mod control;
 pub mod listen;
 pub mod admin;
+pub mod app;
 pub mod cli;

@@ -54,7 +54,8 @@ impl Listeners {
 
     /// Makes every worker accept from these listeners and from no others.
     pub(super) async fn commit(&mut self, next: Vec<Open>, drain_timeout: Duration) {
-        for gone in self.open.iter().filter(|open| !next.iter().any(|new| is_same_socket(&new.listener, &open.listener)))
+        for gone in
+            self.open.iter().filter(|open| !next.iter().any(|new| is_same_socket(&new.listener, &open.listener)))
         {
             tracing::info!(listener = &*gone.listener.name, "no longer listening");
             for worker in &self.workers {

@@ -79,7 +79,10 @@ struct Shared<B> {
     waiting_for_client: Cell<bool>,
     fault: Cell<Option<BodyFault>>,
     held: Cell<bool>,
+    /// Of the try that waits to be released.
     waker: RefCell<Option<Waker>>,
+    /// Of whoever waits for the end.
+    end_waker: RefCell<Option<Waker>>,
     attempt: Cell<u32>,
 }
 
@@ -107,6 +110,7 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
                 fault: Cell::new(None),
                 held: Cell::new(hold && !empty),
                 waker: RefCell::new(None),
+                end_waker: RefCell::new(None),
                 attempt: Cell::new(0),
                 source: RefCell::new(source),
             }),
@@ -166,6 +170,14 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
         self.shared.done.get()
     }
 
+    /// Wakes this one when the last byte has been read.
+    pub fn wake_when_done(&self, waker: &Waker) {
+        let mut end = self.shared.end_waker.borrow_mut();
+        if !end.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *end = Some(waker.clone());
+        }
+    }
+
     /// When anything was last read, and whether it is the client who is being waited for now.
     pub fn progress(&self) -> (Instant, bool) {
         (self.shared.progress.get(), self.shared.waiting_for_client.get())
@@ -184,6 +196,13 @@ impl<B> Drop for Shared<B> {
 }
 
 impl<B> Shared<B> {
+    fn end(&self) {
+        self.done.set(Some(Instant::now()));
+        if let Some(waker) = self.end_waker.take() {
+            waker.wake();
+        }
+    }
+
     fn keep(&self, data: &Bytes) -> bool {
         if !self.keeping.get() {
             return false;
@@ -270,13 +289,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
                     return Poll::Ready(Some(Err(BodyFault::Client)));
                 }
                 Poll::Ready(None) => {
-                    shared.done.set(Some(Instant::now()));
+                    shared.end();
                     return Poll::Ready(None);
                 }
             };
             let Ok(data) = frame.into_data() else { continue };
-            let now = Instant::now();
-            shared.progress.set(now);
+            shared.progress.set(Instant::now());
             shared.received.set(shared.received.get() + data.len() as u64);
             if shared.received.get() > shared.max {
                 shared.fault.set(Some(BodyFault::TooLarge));
@@ -287,7 +305,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
             }
             this.sent += data.len() as u64;
             if shared.source.borrow().is_end_stream() {
-                shared.done.set(Some(now));
+                shared.end();
             }
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -177,8 +178,12 @@ impl<B> Upload for RequestBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    fn done(&self) -> Option<Instant> {
-        RequestBody::done(self)
+    fn done(&self, waker: &Waker) -> Option<Instant> {
+        let done = RequestBody::done(self);
+        if done.is_none() {
+            self.wake_when_done(waker);
+        }
+        done
     }
 
     fn progress(&self) -> (Instant, bool) {

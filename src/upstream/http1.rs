@@ -9,7 +9,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -200,7 +200,7 @@ async fn wait<B>(
 ) -> Result<Response<Incoming>, Failed<B>> {
     let began = Instant::now();
     let mut response = pin!(response);
-    let mut timer = pin!(sleep_until(due(terms, began).0));
+    let mut timer = pin!(sleep_until(began + terms.response));
     poll_fn(|cx| {
         interims.waker.register(cx.waker());
         let polled = response.as_mut().poll(cx);
@@ -213,22 +213,26 @@ async fn wait<B>(
                 (classify(error.into_error()), message)
             }));
         }
-        while timer.as_mut().poll(cx).is_ready() {
-            let (at, kind) = due(terms, began);
+        loop {
+            let (at, kind) = due(terms, began, cx.waker());
+            if at != timer.deadline() {
+                timer.as_mut().reset(at);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
             if at <= Instant::now() {
                 return Poll::Ready(Err((Error::new(kind, false), None)));
             }
-            timer.as_mut().reset(at);
         }
-        Poll::Pending
     })
     .await
 }
 
 /// When patience ends, and what it is then called. While the request body is under way it is the body's progress that
 /// counts, afterwards the time since its end.
-fn due(terms: &Terms<'_>, began: Instant) -> (Instant, ErrorKind) {
-    match terms.upload.done() {
+fn due(terms: &Terms<'_>, began: Instant, waker: &Waker) -> (Instant, ErrorKind) {
+    match terms.upload.done(waker) {
         Some(done) => {
             let this_try = done.max(began) + terms.response;
             let all_tries = done.max(terms.since) + terms.total;

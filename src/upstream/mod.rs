@@ -14,6 +14,7 @@ mod pool;
 pub use dial::{Stream, dial};
 pub use http1::{Client, Reply, ResponseBody};
 
+use std::task::Waker;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
@@ -43,8 +44,8 @@ pub struct Terms<'a> {
 
 /// What a client wants to know of the request body that it is sending.
 pub trait Upload {
-    /// When its last byte was handed over; `None`: there is more to come.
-    fn done(&self) -> Option<Instant>;
+    /// When its last byte was handed over; `None`: there is more to come, and the waker is woken at the end.
+    fn done(&self, waker: &Waker) -> Option<Instant>;
     /// When anything was last handed over, and whether it is the sender of the body who is being waited for.
     fn progress(&self) -> (Instant, bool);
 }

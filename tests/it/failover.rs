@@ -129,7 +129,9 @@ fn a_gateway_error_is_retried_and_the_last_answer_goes_through() {
 
 #[test]
 fn retries_can_be_turned_off_and_bounded() {
-    for (retry, tries) in [("retry = false", 1), ("retry = { max = 1 }", 2), ("retry = { on = [\"gateway-error\"] }", 1)] {
+    for (retry, tries) in
+        [("retry = false", 1), ("retry = { max = 1 }", 2), ("retry = { on = [\"gateway-error\"] }", 1)]
+    {
         let (one, two, replica, far) = origins();
         let proxy = Proxy::start(&config([&one, &two, &replica], &far, retry));
         for origin in [&one, &two, &replica, &far] {
