@@ -10,7 +10,6 @@ pub(super) enum Fault {
     Wrong(String),
     /// The command line is wrong in a way that clap does not know. Exit code 2.
     Usage(String),
-    #[allow(dead_code, reason = "only serving binds")]
     /// A listener can't be bound. Exit code 3.
     Bind(String),
     /// Anything else. Exit code 4.

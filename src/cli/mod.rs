@@ -5,10 +5,10 @@
 
 mod admin;
 mod check;
-#[allow(dead_code, reason = "waits for the daemon that serves it")]
 mod demo;
 mod explain;
 mod fault;
+mod serve;
 mod status;
 
 use std::io::Write;
@@ -36,6 +36,20 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve, in the foreground
+    Run {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Serve at once, with sample backends and nothing to configure
+    Demo {
+        /// Where the proxy listens
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+        listen: String,
+        /// Where the admin address listens
+        #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADMIN)]
+        admin: String,
+    },
     /// Check a configuration: a summary, or every error
     Check {
         #[command(flatten)]
@@ -105,6 +119,8 @@ pub fn run() -> ExitCode {
 impl Command {
     fn execute(self) -> Result<(), Fault> {
         match self {
+            Self::Run { file } => serve::run(&file.config),
+            Self::Demo { listen, admin } => serve::demo(&listen, &admin),
             Self::Check { file } => check::check(&file.config),
             Self::Explain { file, request } => explain::explain(&file.config, &request),
             Self::Schema => print(serde_json::to_string_pretty(&config::schema())? + "\n"),
