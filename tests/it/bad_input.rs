@@ -176,9 +176,10 @@ fn a_body_over_the_limit_is_cut_off() {
     let proxy = Proxy::start(&config(&origin));
     let mut client = proxy.client();
     client.send(chunked(&format!("1000\r\n{}\r\n", "a".repeat(4096))));
-    client.send("1\r\na\r\n0\r\n\r\n");
+    client.send("1\r\na\r\n");
     let answer = client.response();
     assert_eq!((answer.status, answer.reason()), (413, "request_too_large".into()));
+    assert_eq!(answer.header("connection"), Some("close"));
     client.expect_closed();
     assert!(origin.raw().iter().all(|raw| !raw.ends_with(b"0\r\n\r\n")));
 }

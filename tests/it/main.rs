@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "modules of one test binary")]
 #![allow(clippy::print_stderr, reason = "a failing test shows the daemon's log")]
 
+mod bad_input;
 mod cli;
 mod demo;
 mod docs;
@@ -13,6 +14,7 @@ mod config_errors;
 mod drain;
 mod failover;
 mod forwarding;
+mod listeners;
 mod metrics;
 mod real_peers;
 mod reload;
