@@ -8,9 +8,9 @@
 
 mod bad_input;
 mod cli;
+mod config_errors;
 mod demo;
 mod docs;
-mod config_errors;
 mod drain;
 mod failover;
 mod forwarding;
@@ -21,3 +21,4 @@ mod reload;
 mod support;
 mod systemd;
 mod tidy;
+mod tiers;

@@ -50,6 +50,7 @@ fn sources_keep_the_rules() {
 fn check_crate(files: &BTreeMap<String, String>, rooms: bool) -> Vec<String> {
     let mut faults = Vec::new();
     let mut declared = BTreeSet::new();
+    let tests = test_modules(files);
     for (path, text) in files {
         faults.extend(shape(path, text));
         let file = match syn::parse_file(text) {
@@ -69,7 +70,8 @@ fn check_crate(files: &BTreeMap<String, String>, rooms: bool) -> Vec<String> {
             faults.push(format!("{path}: no level for the room `{room}`"));
         }
         let pure = PURE.iter().any(|p| path.starts_with(p));
-        let mut visitor = Visitor { path, rooms, room, module, in_test: false, pure, faults: vec![], declared: vec![] };
+        let in_test = (1..=module.len()).any(|n| tests.contains(&module[..n]));
+        let mut visitor = Visitor { path, rooms, room, module, in_test, pure, faults: vec![], declared: vec![] };
         visitor.visit_file(&file);
         faults.append(&mut visitor.faults);
         if path == "lib.rs" && rooms {
@@ -86,6 +88,22 @@ fn check_crate(files: &BTreeMap<String, String>, rooms: bool) -> Vec<String> {
         }
     }
     faults
+}
+
+/// Files that are only compiled for tests: `#[cfg(test)] mod NAME;`.
+fn test_modules(files: &BTreeMap<String, String>) -> BTreeSet<Vec<String>> {
+    let mut found = BTreeSet::new();
+    for (path, text) in files {
+        for item in syn::parse_file(text).map(|file| file.items).unwrap_or_default() {
+            if let syn::Item::Mod(item) = item
+                && item.content.is_none()
+                && is_test(&item.attrs)
+            {
+                found.insert(module_of(path).into_iter().chain([item.ident.to_string()]).collect());
+            }
+        }
+    }
+    found
 }
 
 /// What can be said of a file by its lines.
@@ -234,7 +252,7 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
 
     fn visit_lit_str(&mut self, text: &'ast syn::LitStr) {
         let value = text.value().to_ascii_lowercase();
-        if self.rooms && !self.in_test && !self.path.ends_with("/tests.rs") && CONFIGURED.contains(&value.as_str()) {
+        if self.rooms && !self.in_test && CONFIGURED.contains(&value.as_str()) {
             self.fault(format!("{value:?} belongs into a configuration file"));
         }
     }
@@ -354,6 +372,9 @@ fn pure_rooms_have_no_clock_and_no_runtime() {
         assert_eq!(faults(&[("upstream.rs", source)]), [""; 0]);
     }
     assert_eq!(faults(&[("balance.rs", "#[test] fn f() { Instant::now(); }")]), [""; 0]);
+    let helpers = ("balance/helpers.rs", "fn f() { Instant::now(); }");
+    assert_eq!(faults(&[("balance/mod.rs", "#[cfg(test)] mod helpers;"), helpers]), [""; 0]);
+    assert_eq!(faults(&[("balance/mod.rs", "mod helpers;"), helpers]).len(), 1);
 }
 
 #[test]
