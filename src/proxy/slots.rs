@@ -39,8 +39,11 @@ pub(crate) struct PoolSlot {
     pub(crate) budget: Rc<Budget>,
     /// By role, for policies that remember.
     pub(crate) rotations: [RefCell<Rotation>; 2],
-    backends: RefCell<FxHashMap<usize, (Arc<Backend>, Rc<BackendCells>)>>,
+    /// By the backend's place in memory, which the entry keeps from being reused.
+    backends: RefCell<FxHashMap<usize, Counted>>,
 }
+
+type Counted = (Arc<Backend>, Rc<BackendCells>);
 
 /// Assets that are not configured, and requests that never got a key.
 const UNKNOWN_ASSET: u32 = u32::MAX;

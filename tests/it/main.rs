@@ -7,6 +7,7 @@
 #![allow(clippy::print_stderr, reason = "a failing test shows the daemon's log")]
 
 mod bad_input;
+mod balancing;
 mod cli;
 mod config_errors;
 mod demo;
