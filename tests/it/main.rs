@@ -16,6 +16,8 @@ mod drain;
 mod failover;
 mod forwarding;
 mod listeners;
+mod admin;
+mod logs;
 mod metrics;
 mod real_peers;
 mod reload;
