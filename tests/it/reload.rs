@@ -125,3 +125,32 @@ fn the_admin_address_reloads_and_answers_with_the_diagnostics() {
     assert!(got.text().contains("nonsense"), "{}", got.text());
     assert_eq!(proxy.get("/v1/BTC").status, 200);
 }
+
+#[test]
+fn a_request_in_flight_ends_as_it_began() {
+    let (one, two) = (Origin::start("one"), Origin::start("two"));
+    let gate = one.hold("/v1/BTC");
+    let proxy = Proxy::start(&config(&pool("BTC", &[&one]), ""));
+    let mut client = proxy.client();
+    client.send(client.format("GET", "/v1/BTC", &[], b""));
+    gate.waiting(1);
+    assert!(proxy.reload(&config(&pool("BTC", &[&two]), "")));
+    assert_eq!(proxy.get("/v1/BTC").origin(), "two");
+    gate.open();
+    assert_eq!(client.response().origin(), "one");
+    assert_eq!(client.get("/v1/BTC").origin(), "two");
+}
+
+#[test]
+fn signals_that_come_together_are_heeded_and_the_admin_address_stays() {
+    let (one, two) = (Origin::start("one"), Origin::start("two"));
+    let proxy = Proxy::start(&config(&pool("BTC", &[&one]), ""));
+    let next = config(&pool("BTC", &[&two]), "");
+    std::fs::write(proxy.config_file(), format!("{next}\n[admin]\nbind = \"127.0.0.1:0\"\n")).unwrap();
+    for _ in 0..5 {
+        proxy.signal(rustix::process::Signal::HUP);
+    }
+    poll("the new file", || (proxy.get("/v1/BTC").origin() == "two").then_some(()));
+    assert!(!proxy.reload(&format!("{next}\n[admin]\nbind = \"127.0.0.2:0\"\n")));
+    assert!(proxy.log().contains("admin.bind"), "{}", proxy.log());
+}
