@@ -23,7 +23,7 @@ fuzz TARGET *ARGS:
 
 # The documentation of the code.
 docs:
-    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --document-private-items
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 
 # Licences, bans, advisories; needs cargo-deny.
 deny:

@@ -51,14 +51,12 @@ pub(super) fn status(daemon: &Daemon) -> Result<(), Fault> {
     print(status::table(&serde_json::from_slice(&body).context("the daemon's answer is not what this version reads")?))
 }
 
+/// `reloaded: 6 pools: 1 added, 0 changed, 0 removed`.
 fn told(answer: &Value) -> String {
-    let mut text = String::from("reloaded");
-    if let Some(fields) = answer.as_object() {
-        for (name, value) in fields.iter().filter(|(_, v)| v.is_number() || v.is_string()) {
-            text += &format!(" {name}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-        }
+    match answer["changes"].as_str() {
+        Some(changes) => format!("reloaded: {changes}\n"),
+        None => "reloaded\n".into(),
     }
-    text + "\n"
 }
 
 fn refused(status: StatusCode, body: &[u8]) -> Fault {

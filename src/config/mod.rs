@@ -1,9 +1,9 @@
 //! From files to a [`Plan`], or to everything that is wrong with them.
 //!
-//! The life of a configuration: each file's text is parsed into a spanned tree ([`tree`], the TOML parser's recovering
+//! The life of a configuration: each file's text is parsed into a spanned tree (`tree`, the TOML parser's recovering
 //! mode), the trees become one ([`include`]), and each section decodes its part of it, in a file of its own that holds
 //! its keys, its checks and their words. Nothing stops at the first fault: a section notes it and goes on, so that a user
-//! sees all of them at once, each with its place and with what to write instead ([`diagnostic`]).
+//! sees all of them at once, each with its place and with what to write instead (`diagnostic`).
 //!
 //! What a later version will serve is known by name and refused where it stands, never ignored.
 

@@ -1,7 +1,7 @@
 //! A request's way from its head to its response, as a list of phases.
 //!
 //! [`Proxy::handle`] is one async function whose phases stand in the order in which they happen. A phase that ends the
-//! request returns a [`Refused`]; what a client is told then is decided in `message::respond`. One request uses one
+//! request returns a `Refused`; what a client is told then is decided in `message::respond`. One request uses one
 //! Snapshot from start to end.
 
 mod attempt;

@@ -184,7 +184,7 @@ fn a_client_is_told_to_continue_once_a_backend_is_there() {
 fn a_client_that_leaves_cancels_the_exchange() {
     let origin = Origin::start("one");
     let proxy = Proxy::start(&config(&origin, ""));
-    let (told, ended) = mpsc::channel();
+    let (told, ended) = mpsc::sync_channel(1);
     origin.on_custom("/v1/BTC", move |_, exchange| {
         told.send("begun").ok();
         exchange.wait_end();
