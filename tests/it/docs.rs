@@ -65,3 +65,21 @@ fn commands_in_the_documents_exist() {
         }
     }
 }
+
+#[test]
+fn the_image_is_made_of_what_there_is() {
+    let text = std::fs::read_to_string(root().join("Dockerfile")).unwrap();
+    let ignored = std::fs::read_to_string(root().join(".dockerignore")).unwrap();
+    let mut copied = 0;
+    for line in text.lines().filter_map(|l| l.strip_prefix("COPY ")).filter(|l| !l.starts_with("--from")) {
+        let mut sources: Vec<_> = line.split_whitespace().collect();
+        sources.pop();
+        for source in sources {
+            assert!(root().join(source).exists(), "COPY of {source}, which is not there");
+            assert!(ignored.contains(&format!("\n!{source}\n")), "{source} is left out by .dockerignore");
+            copied += 1;
+        }
+    }
+    assert!(copied > 3);
+    assert!(text.contains("\nUSER 65532"), "it must not run as root");
+}
