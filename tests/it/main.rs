@@ -15,6 +15,7 @@ mod docs;
 mod drain;
 mod failover;
 mod forwarding;
+mod health;
 mod listeners;
 mod admin;
 mod logs;
