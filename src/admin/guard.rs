@@ -17,8 +17,8 @@ use crate::model::{Admin, Bind, Secret};
 /// Paths that anybody may read, wherever the address is bound.
 const OPEN: [&str; 2] = ["/livez", "/readyz"];
 
-/// The rules for one admin address.
-#[derive(Debug)]
+/// The rules for one admin address. The default lets nobody do anything.
+#[derive(Debug, Default)]
 pub(super) struct Guard {
     place: Place,
     token: Option<Secret>,
@@ -26,10 +26,11 @@ pub(super) struct Guard {
 }
 
 /// From where the address can be reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Place {
     Loopback,
     Socket,
+    #[default]
     Beyond,
 }
 

@@ -13,7 +13,6 @@ mod socket;
 mod status;
 mod view;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::error_handling::HandleErrorLayer;
@@ -36,7 +35,7 @@ pub use socket::Socket;
 use status::Status;
 
 use crate::control::Handle;
-use crate::model::Admin;
+
 use crate::routing;
 use crate::telemetry::CONTENT_TYPE;
 
@@ -50,13 +49,13 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(110);
 const MAX_REQUESTS: usize = 8;
 
 /// Serves until it is dropped. From then on a scrape shows the Snapshot too.
-pub async fn serve(socket: Socket, admin: &Admin, handle: Handle) {
+pub async fn serve(socket: Socket, handle: Handle) {
     handle.metrics().add_collector(Box::new(collector::State::new(handle.clone())));
-    socket.serve(app(admin, handle)).await;
+    socket.serve(app(handle)).await;
 }
 
 /// The layers, from the outside: the guard; then, for what is worked out, a bound in number and one in time.
-fn app(admin: &Admin, handle: Handle) -> Router {
+fn app(handle: Handle) -> Router {
     let places = GlobalConcurrencyLimitLayer::new(MAX_REQUESTS);
     let bounded = |route: MethodRouter<Handle>, timeout| {
         let layers = ServiceBuilder::new()
@@ -77,11 +76,13 @@ fn app(admin: &Admin, handle: Handle) -> Router {
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "not with this method: see Allow")
         })
-        .layer(middleware::from_fn_with_state(Arc::new(Guard::new(admin)), guarded))
+        .layer(middleware::from_fn_with_state(handle.clone(), guarded))
         .with_state(handle)
 }
 
-async fn guarded(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+/// By the rules of the configuration in force, so that a reload can change the token.
+async fn guarded(State(handle): State<Handle>, request: Request, next: Next) -> Response {
+    let guard = handle.snapshot().index.plan.admin.as_ref().map(Guard::new).unwrap_or_default();
     let mut response = match guard.check(request.method(), request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
@@ -153,13 +154,15 @@ async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use http_body_util::BodyExt;
     use tokio::sync::mpsc;
     use tower::ServiceExt;
 
     use super::*;
     use crate::control::{Command, Readiness, ReloadReport};
-    use crate::model::{Bind, Limits, Log, Plan, Region, RegionId, Server};
+    use crate::model::{Admin, Bind, Limits, Log, Plan, Region, RegionId, Server};
     use crate::routing::{Index, Table, build};
     use crate::telemetry::Metrics;
 
@@ -169,7 +172,7 @@ mod tests {
             hash: "00ff".into(),
             server: Server { workers: None, drain_delay: drain, drain_timeout: drain, default_region: RegionId(0) },
             listeners: Vec::new(),
-            admin: None,
+            admin: Some(Admin { bind: Bind::Tcp(([127, 0, 0, 1], 9600).into()), token: None, protect_metrics: false }),
             regions: vec![Region { name: "here".into(), clients: Vec::new(), fallback: Vec::new() }],
             assets: Vec::new(),
             pools: Vec::new(),
@@ -185,8 +188,7 @@ mod tests {
         let (sender, commands) = mpsc::channel(2 * MAX_REQUESTS);
         let table = Table::new(build(Arc::new(Index::new(Arc::new(plan()))), 7, |_| Default::default()));
         let handle = Handle::new(sender, Arc::new(table), Metrics::new(10), Arc::new(Readiness::default()));
-        let bind = Bind::Tcp("127.0.0.1:9600".parse().unwrap());
-        (app(&Admin { bind, token: None, protect_metrics: false }, handle), commands)
+        (app(handle), commands)
     }
 
     async fn ask(app: &Router, method: &str, target: &str) -> (StatusCode, String) {

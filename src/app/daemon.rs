@@ -141,8 +141,7 @@ impl Daemon {
                 let socket = admin::Socket::bind(&config.bind).await.map_err(cannot)?;
                 let address = socket.address().clone();
                 tracing::info!(address = address.to_string(), "admin listening");
-                let config = config.clone();
-                tokio::task::spawn_local(async move { admin::serve(socket, &config, handle).await });
+                tokio::task::spawn_local(admin::serve(socket, handle));
                 Some(address)
             }
         };
@@ -218,7 +217,13 @@ impl Daemon {
                 }
                 Some(Resolved { name, addresses }) = self.resolved.recv() => self.controller.resolved(name, addresses),
                 _ = self.signals.hup.recv(), if idle => self.reload(None),
-                Some(Command::Reload(reply)) = self.commands.recv(), if idle => self.reload(Some(reply)),
+                Some(Command::Reload(reply)) = self.commands.recv(), if self.job.is_none() => {
+                    if idle {
+                        self.reload(Some(reply));
+                    } else {
+                        let _ = reply.send(ReloadReport { result: Err("error: shardgate is draining".into()) });
+                    }
+                }
                 _ = self.signals.usr1.recv() => {
                     tracing::info!("opening the log files anew");
                     self.access.reopen();

@@ -90,7 +90,13 @@ impl Controller {
 
     /// Puts the staged Plan in force.
     pub fn publish(&mut self) -> Option<Summary> {
-        let Staged { world, servers } = self.next.take()?;
+        let Staged { mut world, mut servers } = self.next.take()?;
+        // Names may have got other addresses since.
+        for id in world.pools_with_names() {
+            if let Some(place) = servers.get_mut(id.index()) {
+                *place = world.servers(id, &mut self.registry, &self.answers);
+            }
+        }
         let old = self.table.load();
         let summary = Summary::new(&old.index.plan, &world.index.plan);
         let mut servers = servers.into_iter();
@@ -103,7 +109,8 @@ impl Controller {
         let names = names(&self.world.index.plan);
         self.answers.retain(|name, _| names.contains(name));
         self.watch_current();
-        self.metrics.config(&self.world.index.plan.hash, SystemTime::now());
+        let plan = &self.world.index.plan;
+        self.metrics.config(&plan.hash, plan.max_metric_pools, SystemTime::now());
         self.end_series();
         Some(summary)
     }
@@ -127,6 +134,9 @@ impl Controller {
     /// A name has other addresses now.
     pub fn resolved(&mut self, name: Arc<str>, addresses: Vec<IpAddr>) {
         let pools = self.world.pools_of_name(&name).to_vec();
+        if !pools.is_empty() {
+            tracing::info!(name = &*name, ?addresses, "a name has other addresses");
+        }
         self.answers.insert(name, addresses);
         if pools.is_empty() {
             return;
@@ -135,12 +145,14 @@ impl Controller {
         let changes: Vec<_> = pools
             .into_iter()
             .map(|id| {
+                self.world.release(snapshot.pool(id));
                 let servers = self.world.servers(id, &mut self.registry, &self.answers);
                 (id, snapshot.pool(id).with_servers(servers))
             })
             .collect();
         self.swap(snapshot.with_changes(changes));
         self.watch_current();
+        self.end_series();
     }
 
     /// Whether there is anything for [`flush`](Self::flush) to do.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::backend::{Check, Identity, Registry};
 use crate::model::{Address, Plan, PoolId, Role};
-use crate::routing::{Index, Server};
+use crate::routing::{Index, PoolState, Server};
 
 /// Addresses of names, as discovery last found them.
 pub(super) type Answers = HashMap<Arc<str>, Vec<IpAddr>>;
@@ -15,8 +15,8 @@ pub(super) type Answers = HashMap<Arc<str>, Vec<IpAddr>>;
 /// One Plan, and which of its pools each fact concerns.
 pub(super) struct World {
     pub(super) index: Arc<Index>,
-    /// By the check's place in memory; `checks` keeps it from being reused.
-    by_check: HashMap<usize, Vec<PoolId>>,
+    /// By the check's place in memory, which the entry keeps from being reused; pools in ascending order.
+    by_check: HashMap<usize, (Arc<Check>, Vec<PoolId>)>,
     by_name: HashMap<Arc<str>, Vec<PoolId>>,
 }
 
@@ -58,10 +58,7 @@ impl World {
                 }
                 let check = pool.settings.health.as_ref().map(|health| registry.check(&backend, health, now));
                 if let Some(check) = &check {
-                    let pools = self.by_check.entry(place(check)).or_default();
-                    if pools.last() != Some(&id) {
-                        pools.push(id);
-                    }
+                    self.concern(check, id);
                 }
                 tier.push(Server { backend, check, weight: member.weight });
             }
@@ -71,7 +68,33 @@ impl World {
 
     /// The pools that a check's result concerns.
     pub(super) fn pools_of_check(&self, check: &Arc<Check>) -> &[PoolId] {
-        self.by_check.get(&place(check)).map_or(&[], Vec::as_slice)
+        self.by_check.get(&place(check)).map_or(&[], |(_, pools)| pools)
+    }
+
+    /// The pools that name any name.
+    pub(super) fn pools_with_names(&self) -> BTreeSet<PoolId> {
+        self.by_name.values().flatten().copied().collect()
+    }
+
+    fn concern(&mut self, check: &Arc<Check>, id: PoolId) {
+        let (_, pools) = self.by_check.entry(place(check)).or_insert_with(|| (Arc::clone(check), Vec::new()));
+        // Built in the order of the numbers, so this nearly always is at the end.
+        if let Err(at) = pools.binary_search(&id) {
+            pools.insert(at, id);
+        }
+    }
+
+    /// This pool's servers are about to be others: their checks do not concern it any more.
+    pub(super) fn release(&mut self, pool: &PoolState) {
+        for server in pool.tiers.iter().flat_map(|tier| tier.servers.iter()) {
+            let Some(check) = &server.check else { continue };
+            if let Some((_, pools)) = self.by_check.get_mut(&place(check)) {
+                pools.retain(|id| *id != pool.id);
+                if pools.is_empty() {
+                    self.by_check.remove(&place(check));
+                }
+            }
+        }
     }
 
     /// The pools that a name's addresses concern.

@@ -35,7 +35,7 @@ pub struct Metrics {
 #[derive(Default)]
 pub(super) struct State {
     workers: AtomicUsize,
-    max_pools: usize,
+    max_pools: AtomicUsize,
     /// The pairs of asset and region that have series of their own.
     admitted: Mutex<HashSet<Labels<2>>>,
     pub(super) keys: Table<KeyBlock, 2>,
@@ -123,7 +123,7 @@ impl Cause {
 impl Metrics {
     /// Nothing counted yet. At most `max_pools` pairs of asset and region get series of their own.
     pub fn new(max_pools: usize) -> Arc<Self> {
-        let state = Arc::new(State { max_pools, ..State::default() });
+        let state = Arc::new(State { max_pools: AtomicUsize::new(max_pools), ..State::default() });
         let metrics = Self { state: state.clone(), registry: prometheus::Registry::new() };
         metrics.add_collector(Box::new(Export::new(state)));
         metrics.add_collector(Box::new(ProcessCollector::for_self()));
@@ -159,7 +159,8 @@ impl Metrics {
         }
         let mut admitted = lock(&self.state.admitted);
         let labels = [asset.clone(), region.clone()];
-        admitted.contains(&labels) || (admitted.len() < self.state.max_pools && admitted.insert(labels))
+        admitted.contains(&labels)
+            || (admitted.len() < self.state.max_pools.load(Ordering::Relaxed) && admitted.insert(labels))
     }
 
     fn pair(&self, asset: &Arc<str>, region: &Arc<str>) -> [Arc<str>; 2] {
@@ -224,8 +225,10 @@ impl Metrics {
         self.state.last_reload_good.store(u64::from(taken), Ordering::Relaxed);
     }
 
-    /// The configuration with this hash is in force from `now` on.
-    pub fn config(&self, hash: &str, now: SystemTime) {
+    /// The configuration with this hash is in force from `now` on. `max_pools` as in [`Metrics::new`]; pairs that have
+    /// series already keep them.
+    pub fn config(&self, hash: &str, max_pools: usize, now: SystemTime) {
+        self.state.max_pools.store(max_pools, Ordering::Relaxed);
         *lock(&self.state.config_hash) = Some(hash.to_owned());
         let millis = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         self.state.last_reload_millis.store(i64::try_from(millis).unwrap_or(i64::MAX), Ordering::Relaxed);

@@ -169,7 +169,7 @@ fn series_end_with_what_they_speak_of() {
 fn reloads_and_listeners_are_told() {
     let metrics = Metrics::new(1);
     assert_eq!(value(&metrics, "config_last_reload_successful"), None);
-    metrics.config("00ff", UNIX_EPOCH + Duration::from_millis(1500));
+    metrics.config("00ff", 10, UNIX_EPOCH + Duration::from_millis(1500));
     assert_eq!(value(&metrics, r#"config_info{hash="00ff"}"#), Some(1.0));
     assert_eq!(value(&metrics, "config_last_reload_success_timestamp_seconds"), Some(1.5));
     metrics.reload(false);

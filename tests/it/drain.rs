@@ -58,6 +58,8 @@ fn readyz_fails_first_and_serving_goes_on_for_the_delay() {
     let got = proxy.get("/v1/BTC");
     assert_eq!((got.status, got.header("connection")), (200, None));
     assert_eq!(proxy.metric("shardgate_draining", &[]), 1.0);
+    let got = proxy.admin_request("POST", "/api/v1/reload");
+    assert!(got.status == 422 && got.text().contains("draining"), "{}: {}", got.status, got.text());
 }
 
 #[test]

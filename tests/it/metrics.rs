@@ -30,7 +30,7 @@ fn promtool_accepts_every_metric() {
     let metrics = Metrics::new(10);
     let [asset, region, backend, awkward]: [Arc<str>; 4] =
         ["BTC", "us-east", "10.1.0.11:8000", "B\"R\\K\n.B"].map(Arc::from);
-    metrics.config("00ff", SystemTime::now());
+    metrics.config("00ff", 10, SystemTime::now());
     metrics.reload(true);
     metrics.limit_hit("max_connections");
     let _connection = metrics.listener(&awkward).connected();

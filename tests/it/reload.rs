@@ -154,3 +154,23 @@ fn signals_that_come_together_are_heeded_and_the_admin_address_stays() {
     assert!(!proxy.reload(&format!("{next}\n[admin]\nbind = \"127.0.0.2:0\"\n")));
     assert!(proxy.log().contains("admin.bind"), "{}", proxy.log());
 }
+
+#[test]
+fn the_token_and_the_number_of_series_follow_the_file() {
+    let (one, two) = (Origin::start("one"), Origin::start("two"));
+    let pools = pool("BTC", &[&one]) + &pool("ETH", &[&two]);
+    let admin = |more: &str| config(&pools, "") + &format!("[admin]\nbind = \"127.0.0.1:0\"\n{more}\n");
+    let proxy = Proxy::start(&(admin("") + "[metrics]\nmax_pools = 1\n"));
+    for asset in ["BTC", "ETH"] {
+        assert_eq!(proxy.get(&format!("/v1/{asset}")).status, 200);
+    }
+    let own = |asset| !proxy.series("shardgate_requests_total", &[("asset", asset)]).is_empty();
+    assert_eq!([own("BTC"), own("ETH"), own("_other")].iter().filter(|own| **own).count(), 2);
+    std::fs::write(proxy.directory().join("token"), "secret\n").unwrap();
+    assert!(proxy.reload(&(admin("token_file = \"token\"") + "[metrics]\nmax_pools = 10\n")));
+    for asset in ["BTC", "ETH"] {
+        assert_eq!(proxy.get(&format!("/v1/{asset}")).status, 200);
+        assert!(own(asset));
+    }
+    assert_eq!(proxy.admin_request("POST", "/api/v1/reload").status, 401);
+}
