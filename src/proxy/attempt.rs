@@ -6,7 +6,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode, header};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -17,6 +17,7 @@ use super::ticket::Ticket;
 use super::{BoxError, Proxy, UpstreamBody};
 use crate::backend::{self, Backend};
 use crate::message::body::RequestBody;
+use crate::message::hop;
 use crate::model::{Outcome, PoolSettings, Reason, Timeouts};
 use crate::telemetry::BackendCells;
 use crate::upstream::{self, ErrorKind, Terms, Upload};
@@ -83,11 +84,14 @@ impl Try<'_> {
         let cells = proxy.slots.borrow().backend(self.pool, self.backend);
         let mut serving = Serving { backend: Arc::clone(self.backend), cells, outcome: None, _in_flight: in_flight };
         let conn = Rc::clone(&ticket.conn);
-        let interim = |status: StatusCode, headers: &HeaderMap| {
+        let interim = |status: StatusCode, mut headers: HeaderMap| {
             if status == StatusCode::CONTINUE {
                 body.release();
             } else {
-                conn.interim(status, headers);
+                // An interim response has no body, so a length would be a lie (RFC 9110, 8.6).
+                headers.remove(header::CONTENT_LENGTH);
+                hop::strip(&mut headers);
+                conn.interim(status, &headers);
             }
         };
         let terms = Terms {
@@ -178,6 +182,10 @@ impl<B> Upload for RequestBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
+    fn is_done(&self) -> bool {
+        RequestBody::done(self).is_some()
+    }
+
     fn done(&self, waker: &Waker) -> Option<Instant> {
         let done = RequestBody::done(self);
         if done.is_none() {

@@ -201,6 +201,10 @@ where
 
         // Its head as the client sees it.
         hop::strip(response.headers_mut());
+        if response.status() == StatusCode::NO_CONTENT {
+            // A 204 has no length (RFC 9110, 8.6), and in an answer to HEAD hyper would let one through.
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+        }
         if upload_pending {
             // The answer came first: what is left of the request has no use, so neither has the connection.
             body.abandon_if_held();

@@ -20,10 +20,11 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::pool::Pool;
-use super::{Error, ErrorKind, Stream, Terms, dial};
+use super::{Error, ErrorKind, Stream, Terms, answer, dial};
 use crate::backend::Backend;
 
 /// The largest response head, in bytes. Also hyper's read buffer, so that large bodies are read in large pieces.
@@ -32,6 +33,8 @@ const MAX_HEAD: usize = 64 * 1024;
 const MAX_HEADERS: usize = 200;
 /// The most interim responses that are passed on for one request; the rest are dropped.
 const MAX_INTERIM: usize = 16;
+/// A backend that sends more interim responses than this is not going to answer.
+const INTERIM_FLOOD: usize = 1000;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -52,6 +55,17 @@ struct Connection<B> {
     sender: http1::SendRequest<B>,
     /// Bytes written to the socket since it was opened.
     written: Rc<Cell<u64>>,
+    _driver: Driver,
+}
+
+/// The task that drives a connection. It ends with the connection, whatever it is doing: hyper would go on sending a
+/// body to a backend that has answered already, or that nobody waits for any more.
+struct Driver(AbortHandle);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl<B> Default for Client<B> {
@@ -97,6 +111,9 @@ where
             let before = connection.written.get();
             match wait(terms, &interims, connection.sender.try_send_request(request)).await {
                 Ok(response) => {
+                    if let Some(fault) = answer::fault(&response) {
+                        return Err(Error { connect, ..Error::new(ErrorKind::Protocol, true).because(fault) });
+                    }
                     let response = self.wrap(backend, terms, connection, response);
                     return Ok(Reply { response, connect });
                 }
@@ -143,17 +160,18 @@ where
         let io = TokioIo::new(Counted { stream, written: Rc::clone(&written) });
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(MAX_HEAD)
+            .max_header_size(MAX_HEAD)
             .max_headers(MAX_HEADERS)
             .handshake(io)
             .await
             .map_err(|error| Error { connect, ..Error::new(ErrorKind::Connect, false).because(error) })?;
-        tokio::task::spawn_local(async move {
+        let driver = tokio::task::spawn_local(async move {
             let _place = place;
             if let Err(error) = driver.await {
                 tracing::debug!(%error, "a connection to a backend ended");
             }
         });
-        Ok((Connection { sender, written }, connect))
+        Ok((Connection { sender, written, _driver: Driver(driver.abort_handle()) }, connect))
     }
 
     fn wrap(
@@ -163,17 +181,16 @@ where
         connection: Connection<B>,
         response: Response<Incoming>,
     ) -> Response<ResponseBody<B>> {
-        let keep = keep_for(response.headers(), terms.keepalive);
-        let give_back = (!keep.is_zero()).then(|| GiveBack {
-            pool: Rc::clone(&self.pool),
-            backend: Arc::clone(backend),
-            connection,
-            keep,
-        });
+        // An answer that came before the request was sent whole says nothing of what becomes of the rest of it.
+        let keep = match terms.upload.is_done() {
+            true => keep_for(response.headers(), terms.keepalive),
+            false => Duration::ZERO,
+        };
+        let lease = Lease { pool: Rc::clone(&self.pool), backend: Arc::clone(backend), connection, keep };
         response.map(|body| {
-            let mut body = ResponseBody { body, give_back };
+            let mut body = ResponseBody { body, lease: Some(lease) };
             if body.body.is_end_stream() {
-                body.give_back();
+                body.end();
             }
             body
         })
@@ -205,13 +222,19 @@ async fn wait<B>(
         interims.waker.register(cx.waker());
         let polled = response.as_mut().poll(cx);
         while let Some((status, headers)) = interims.pop() {
-            (terms.interim)(status, &headers);
+            (terms.interim)(status, headers);
         }
         if let Poll::Ready(sent) = polled {
             return Poll::Ready(sent.map_err(|mut error| {
                 let message = error.take_message();
                 (classify(error.into_error()), message)
             }));
+        }
+        if interims.is_flood() {
+            return Poll::Ready(Err((
+                Error::new(ErrorKind::Protocol, false).because("a flood of interim responses"),
+                None,
+            )));
         }
         loop {
             let (at, kind) = due(terms, began, cx.waker());
@@ -266,42 +289,58 @@ impl<B> Connection<B> {
 /// Interim responses on their way from hyper's callback, which must be `Send`, to the task that waits.
 #[derive(Default)]
 struct Interims {
-    queue: Mutex<VecDeque<(StatusCode, HeaderMap)>>,
+    queue: Mutex<Queue>,
     waker: AtomicWaker,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<(StatusCode, HeaderMap)>,
+    /// How many have come, those included that were dropped.
+    come: usize,
 }
 
 impl Interims {
     fn push(&self, status: StatusCode, headers: &HeaderMap) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue.len() < MAX_INTERIM {
-            queue.push_back((status, headers.clone()));
+        queue.come += 1;
+        if queue.come <= MAX_INTERIM {
+            queue.waiting.push_back((status, headers.clone()));
+        } else if queue.come <= INTERIM_FLOOD {
+            return;
         }
         drop(queue);
         self.waker.wake();
     }
 
+    fn is_flood(&self) -> bool {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).come > INTERIM_FLOOD
+    }
+
     fn pop(&self) -> Option<(StatusCode, HeaderMap)> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).waiting.pop_front()
     }
 }
 
 /// A response body that gives its connection back when it has been read to its end; dropped earlier, it closes it.
 pub struct ResponseBody<B> {
     body: Incoming,
-    give_back: Option<GiveBack<B>>,
+    lease: Option<Lease<B>>,
 }
 
-struct GiveBack<B> {
+struct Lease<B> {
     pool: Rc<Pool<Connection<B>>>,
     backend: Arc<Backend>,
     connection: Connection<B>,
+    /// Zero: not at all.
     keep: Duration,
 }
 
 impl<B> ResponseBody<B> {
-    /// Back to the pool; or closed, if another worker has none and may not open one.
-    fn give_back(&mut self) {
-        if let Some(GiveBack { pool, backend, connection, keep }) = self.give_back.take()
+    /// Back to the pool with the connection; or closed, if another worker has none and may not open one.
+    fn end(&mut self) {
+        if let Some(Lease { pool, backend, connection, keep }) = self.lease.take()
+            && !keep.is_zero()
             && connection.usable()
             && !backend.starved()
         {
@@ -320,9 +359,9 @@ impl<B: Unpin> Body for ResponseBody<B> {
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         match &polled {
-            Poll::Ready(None) => self.give_back(),
-            Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => self.give_back(),
-            Poll::Ready(Some(Err(_))) => self.give_back = None,
+            Poll::Ready(None) => self.end(),
+            Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => self.end(),
+            Poll::Ready(Some(Err(_))) => self.lease = None,
             _ => {}
         }
         polled

@@ -7,6 +7,7 @@
 //! Connections belong to one worker. Nothing here is shared between threads but the counts on the
 //! [`Backend`](crate::backend::Backend).
 
+mod answer;
 mod dial;
 mod http1;
 mod pool;
@@ -39,11 +40,13 @@ pub struct Terms<'a> {
     /// What the request body is doing.
     pub upload: &'a dyn Upload,
     /// Called for each interim response, 100 included.
-    pub interim: &'a dyn Fn(StatusCode, &HeaderMap),
+    pub interim: &'a dyn Fn(StatusCode, HeaderMap),
 }
 
 /// What a client wants to know of the request body that it is sending.
 pub trait Upload {
+    /// Whether its last byte was handed over.
+    fn is_done(&self) -> bool;
     /// When its last byte was handed over; `None`: there is more to come, and the waker is woken at the end.
     fn done(&self, waker: &Waker) -> Option<Instant>;
     /// When anything was last handed over, and whether it is the sender of the body who is being waited for.

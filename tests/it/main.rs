@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "modules of one test binary")]
 #![allow(clippy::print_stderr, reason = "a failing test shows the daemon's log")]
 
+mod bad_backends;
 mod bad_input;
 mod balancing;
 mod cli;
