@@ -34,6 +34,11 @@ impl<U> Sent<U> {
     pub(crate) fn is_gateway_error(&self) -> bool {
         is_gateway_error(self.response.status())
     }
+
+    /// Who answered.
+    pub(crate) fn backend(&self) -> &Arc<Backend> {
+        &self.response.body().serving.backend
+    }
 }
 
 fn is_gateway_error(status: StatusCode) -> bool {

@@ -1,7 +1,8 @@
 //! In which order the backends of a request are tried.
 //!
 //! The first tier is drawn by load; then come the tiers after it, then those before it. Within a tier the pool's policy
-//! picks, never the same backend twice.
+//! picks, never the same backend twice. A tier that was left because connections failed there is come back to when all
+//! others have been asked: two dead servers of five must not hide the other three.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,10 +13,7 @@ use super::tries::FREE_PER_TIER;
 use crate::backend::Backend;
 use crate::balance::{self, Group, tiers};
 use crate::model::Role;
-use crate::routing::{Chain, Index, PoolState, Server, Snapshot, Tier};
-
-/// Regions of a chain times the two roles of each.
-const MAX_TIERS: usize = 2 * Chain::MAX;
+use crate::routing::{Chain, Index, Loads, PoolState, Server, Snapshot, Tier};
 
 /// The tiers of one request, and where it is among them.
 pub(crate) struct Order<'a> {
@@ -24,8 +22,12 @@ pub(crate) struct Order<'a> {
     first: usize,
     /// How many tiers have been left behind.
     passed: usize,
+    /// All tiers have been asked once; what is left in those that were left early comes now.
+    again: bool,
+    /// Tries of this tier that failed before a byte was written.
     unseen: u32,
-    room: u8,
+    /// `None`: the first tier is whole, so it takes everything and no tier is in panic.
+    loads: Option<Loads>,
     tried: Vec<*const Backend>,
     pub(crate) random: fastrand::Rng,
 }
@@ -40,24 +42,20 @@ pub(crate) struct Next<'a> {
 }
 
 impl<'a> Order<'a> {
-    pub(crate) fn new(snapshot: &'a Snapshot, chain: &Chain, mut random: fastrand::Rng) -> Self {
+    pub(crate) fn new(snapshot: &'a Snapshot, chain: &Chain, random: fastrand::Rng) -> Self {
         let mut pools = [None; Chain::MAX];
         let mut count = 0;
         for (place, id) in pools.iter_mut().zip(chain.iter()) {
             *place = Some(snapshot.pool(id));
-            count += 2;
+            count += Role::ALL.len();
         }
-        let mut order =
-            Self { pools, count, first: 0, passed: 0, unseen: 0, room: 100, tried: Vec::new(), random: random.fork() };
+        let (passed, tried) = (0, Vec::new());
+        let mut order = Self { pools, count, first: 0, passed, again: false, unseen: 0, loads: None, tried, random };
         // Nearly always the first tier is whole, and nothing else has to be looked at.
         if order.tier(0).is_none_or(|(_, tier, _)| tier.health < 100) {
-            let mut loads = [0; MAX_TIERS];
-            for (i, load) in loads.iter_mut().enumerate().take(count) {
-                *load = order.tier(i).map_or(0, |(_, tier, _)| tier.health);
-            }
-            let loads = loads.get_mut(..count).unwrap_or_default();
-            order.room = tiers::loads(loads);
-            order.first = tiers::choose(loads, random.u8(0..100)).unwrap_or(0);
+            let loads = Loads::new(snapshot, chain);
+            order.first = tiers::choose(loads.shares(), order.random.u8(0..100)).unwrap_or(0);
+            order.loads = Some(loads);
         }
         order
     }
@@ -69,9 +67,16 @@ impl<'a> Order<'a> {
 
     /// The next backend that was not tried yet.
     pub(crate) fn next(&mut self, slots: &RefCell<Slots>, index: &Index) -> Option<Next<'a>> {
-        while self.passed < self.count {
+        loop {
+            if self.passed == self.count {
+                if self.again {
+                    return None;
+                }
+                self.again = true;
+                self.passed = 0;
+            }
             let at = self.at(self.passed);
-            if self.unseen < FREE_PER_TIER
+            if (self.again || self.unseen < FREE_PER_TIER)
                 && let Some((pool, tier, role)) = self.tier(at)
             {
                 let slot = slots.borrow_mut().pool(index, pool.id);
@@ -85,19 +90,13 @@ impl<'a> Order<'a> {
             self.passed += 1;
             self.unseen = 0;
         }
-        None
     }
 
     /// Whether there is a backend that was not tried yet.
     pub(crate) fn has_next(&self) -> bool {
-        (self.passed..self.count).any(|passed| {
-            let fresh = passed > self.passed || self.unseen < FREE_PER_TIER;
-            let tier = self.tier(self.at(passed)).filter(|_| fresh);
-            tier.is_some_and(|(pool, tier, _)| {
-                let untried =
-                    |&place: &u32| tier.servers.get(place as usize).is_some_and(|server| !self.was_tried(server));
-                self.usable(pool, tier).iter().any(untried)
-            })
+        (0..self.count).filter_map(|at| self.tier(at)).any(|(pool, tier, _)| {
+            let servers = self.usable(pool, tier).iter().filter_map(|&place| tier.servers.get(place as usize));
+            servers.into_iter().any(|server| !self.was_tried(server))
         })
     }
 
@@ -119,8 +118,7 @@ impl<'a> Order<'a> {
     }
 
     fn usable(&self, pool: &'a PoolState, tier: &'a Tier) -> &'a [u32] {
-        let percent = pool.settings.failover.panic_percent;
-        let panic = tiers::is_panic(tier.usable_weight, tier.total_weight, percent, self.room);
+        let panic = self.loads.as_ref().is_some_and(|loads| loads.is_panic(pool, tier));
         if panic { &tier.usable_in_panic } else { &tier.usable }
     }
 

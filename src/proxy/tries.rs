@@ -6,6 +6,7 @@
 //! is repeated only for a method without further effect (RFC 9110, 9.2.2), only while its body can be sent again, within
 //! `retry.max` and the budget, and after a pause.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,13 +21,13 @@ use super::outgoing::Outgoing;
 use super::ticket::Ticket;
 use super::{BoxError, Proxy, UpstreamBody};
 use crate::message::body::RequestBody;
-use crate::model::{Reason, Route};
+use crate::model::{Reason, Route, Timeouts};
 use crate::routing::{Snapshot, Target};
 use crate::telemetry::RetryResult;
 
 /// Free tries of one request.
 const FREE: u32 = 8;
-/// Free tries in one tier before the next is asked.
+/// Free tries in one tier before the next is asked; what is left of the tier comes after all others.
 pub(super) const FREE_PER_TIER: u32 = 2;
 /// Bytes of a body that are kept so that a free try can be followed by another, where no retry is configured.
 const KEEP_FOR_FREE: u64 = 64 * 1024;
@@ -53,31 +54,57 @@ where
     let slot = proxy.slots.borrow_mut().pool(&snapshot.index, home.id);
     let _active = slot.budget.enter();
 
-    let mut held = None;
+    let mut held: Option<Sent<_>> = None;
     let mut last = None;
     let mut free = 0;
     let mut retries = 0;
     let mut retrying: Option<Counted> = None;
+    let mut failed_over_to = None;
     while let Some(next) = order.next(&proxy.slots, &snapshot.index) {
+        let deadline = body.done().map(|done| done.max(ticket.started) + route.timeout);
+        let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_zero() {
+            last.get_or_insert(Reason::UpstreamTimeout);
+            break;
+        }
         let pool = next.slot;
+        let tier = Some((next.pool.id, next.role));
         if !next.is_first_tier
+            && failed_over_to != tier
             && let Some(key) = &ticket.key
         {
             key.cells.failover(&pool.region, next.role);
+            failed_over_to = tier;
         }
         let settings = &next.pool.settings;
+        let timeouts = route.timeouts.over(settings.timeouts);
         let attempt = Try {
             backend: &next.server.backend,
             pool: &pool,
             settings,
-            timeouts: route.timeouts.over(settings.timeouts),
+            timeouts: Timeouts { connect: timeouts.connect.min(left), ..timeouts },
             per_try: retry.and_then(|retry| retry.per_try_timeout),
             total: route.timeout,
         };
         let result = attempt.send(proxy, outgoing, body, ticket).await;
+        // What costs nothing goes on at the next backend; if it was a retry, that is still the same one.
+        match result {
+            Err(Failure::Full) => {
+                last.get_or_insert(Reason::Overloaded);
+                continue;
+            }
+            Err(Failure::Unseen(reason)) => {
+                last = Some(reason);
+                order.note_unseen();
+                free += 1;
+                if free < FREE && body.is_replayable() && order.has_next() {
+                    continue;
+                }
+            }
+            _ => {}
+        }
         let good = matches!(&result, Ok(sent) if !sent.is_gateway_error());
         if retrying.take().is_some()
-            && !matches!(result, Err(Failure::Full))
             && let Some(key) = &ticket.key
         {
             key.cells.retry(if good { RetryResult::Success } else { RetryResult::Failure });
@@ -88,28 +115,15 @@ where
                 held = Some(sent);
                 repeatable.filter(|retry| retry.on.gateway_error)
             }
-            Err(Failure::Full) => {
-                last.get_or_insert(Reason::Overloaded);
-                continue;
-            }
             Err(Failure::Client(reason)) => return Err(reason),
-            Err(Failure::Unseen(reason)) => {
-                last = Some(reason);
-                order.note_unseen();
-                free += 1;
-                if free < FREE && body.is_replayable() {
-                    continue;
-                }
-                repeatable.filter(|retry| retry.on.connect_failure)
-            }
+            Err(Failure::Full | Failure::Unseen(_)) => repeatable.filter(|retry| retry.on.connect_failure),
             Err(Failure::Seen(reason)) => {
                 last = Some(reason);
                 repeatable.filter(|retry| retry.on.reset)
             }
         };
         let Some(terms) = wanted.filter(|terms| retries < terms.max && body.is_replayable()) else { break };
-        let deadline = body.done().map(|done| done.max(ticket.started) + route.timeout);
-        if !order.has_next() || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        if !order.has_next() {
             break;
         }
         retrying = slot.budget.retry(&terms);
@@ -123,7 +137,9 @@ where
         retries += 1;
     }
     // The last word of a backend is better than any of ours.
-    held.ok_or_else(|| last.unwrap_or(Reason::NoHealthyBackend))
+    let answer = held.ok_or_else(|| last.unwrap_or(Reason::NoHealthyBackend))?;
+    ticket.backend = Some(Arc::clone(answer.backend()));
+    Ok(answer)
 }
 
 /// Methods that may be sent twice (RFC 9110, 9.2.2).

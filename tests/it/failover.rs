@@ -64,6 +64,80 @@ fn a_whole_region_that_refuses_connections_costs_no_request() {
     assert_eq!(line["region"], "a");
 }
 
+/// One pool, one tier, nothing to fall back on.
+fn one_tier(origins: &[&Origin], more: &str) -> String {
+    let primaries: Vec<_> = origins.iter().map(|origin| format!("\"{}\"", origin.addr())).collect();
+    format!(
+        "[[listeners]]\nbind = \"127.0.0.1:0\"\n[[routes]]\npath = \"/v1/{{asset}}\"\n[regions.a]\n[server]\nworkers = 1\n\
+         [defaults]\nbalance = \"round-robin\"\nhealth = false\n{more}\n[pools.BTC.a]\nprimaries = [{}]\n",
+        primaries.join(", ")
+    )
+}
+
+#[test]
+fn dead_backends_of_the_only_tier_do_not_hide_the_living() {
+    let origins = ["one", "two", "three", "four", "five"].map(Origin::start);
+    let [one, two, three, four, living] = &origins;
+    let proxy = Proxy::start(&one_tier(&[one, two, three, four, living], ""));
+    for dead in [one, two, three, four] {
+        dead.kill();
+    }
+    for i in 0..10 {
+        let got = if i % 2 == 0 { proxy.get("/v1/BTC") } else { proxy.client().post("/v1/BTC", "once") };
+        assert_eq!((got.status, got.origin()), (200, "five"), "request {i}");
+    }
+    assert_eq!(living.count(), 10);
+    assert_eq!(proxy.metric("shardgate_retries_total", &[]), 0.0);
+}
+
+#[test]
+fn a_retry_that_meets_a_full_or_dead_backend_is_still_one_retry() {
+    let (broken, other, replica, far) = origins();
+    let limits = "limits = { max_requests = 1 }";
+    let config = config([&broken, &other, &replica], &far, limits).replace("[server]", "[server]\nworkers = 1");
+    let proxy = Proxy::start(&config);
+    broken.on("/v1/BTC", Behaviour::Raw(Vec::new(), After::Close));
+    // Full, at first: of two requests that take turns one stays there. (Another spelling is another path to a backend.)
+    let gate = other.hold("/v1/btc");
+    let mut busy = [proxy.client(), proxy.client()];
+    for client in &mut busy {
+        let request = client.format("POST", "/v1/btc", &[], b"");
+        client.send(request);
+    }
+    gate.waiting(1);
+    let retried = || proxy.metric("shardgate_retries_total", &[("result", "success")]);
+    let before = retried();
+    for i in 1..=4 {
+        assert_eq!(proxy.get("/v1/BTC").origin(), "replica");
+        assert_eq!(retried() - before, f64::from(i));
+    }
+    gate.open();
+    drop(busy);
+    other.kill();
+    let before = retried();
+    for i in 1..=4 {
+        assert_eq!(proxy.get("/v1/BTC").origin(), "replica");
+        assert_eq!(retried() - before, f64::from(i));
+    }
+    assert_eq!(proxy.metric("shardgate_retries_total", &[("result", "failure")]), 0.0);
+}
+
+#[test]
+fn the_answer_that_goes_through_is_logged_with_its_backend() {
+    let [one, two] = ["one", "two"].map(Origin::start);
+    let proxy = Proxy::start(&one_tier(&[&one, &two], "retry = { max = 1 }"));
+    one.on("/v1/BTC", Behaviour::Answer(503, Vec::new(), "busy".into()));
+    two.on("/v1/BTC", Behaviour::Raw(Vec::new(), After::Close));
+    // Whichever comes first, the 503 is the only answer; `one` gave it.
+    for _ in 0..2 {
+        assert_eq!(proxy.get("/v1/BTC").status, 503);
+    }
+    for nth in [0, 1] {
+        let line = crate::support::poll("the line", || proxy.access_lines().get(nth).cloned());
+        assert_eq!((&line["backend"], &line["attempts"]), (&one.addr().to_string().into(), &2.into()));
+    }
+}
+
 #[test]
 fn nobody_left_is_a_502_and_a_reason() {
     let (one, two, replica, far) = origins();
@@ -295,17 +369,42 @@ fn a_client_that_leaves_cancels_the_exchange() {
     gates.iter().for_each(|gate| gate.open());
 }
 
+/// A listener whose queue is full, so that connecting to it takes for ever. (An address of TEST-NET is not to be used
+/// here.)
+struct Deaf {
+    address: std::net::SocketAddr,
+    _held: (socket2::Socket, Vec<std::net::TcpStream>),
+}
+
+impl Deaf {
+    fn new() -> Self {
+        let full = crate::support::origin::bound("127.0.0.1:0".parse().unwrap());
+        full.listen(0).unwrap();
+        let address = full.local_addr().unwrap().as_socket().unwrap();
+        let mut fillers = Vec::new();
+        while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+            fillers.push(stream);
+            assert!(fillers.len() < 64, "the queue does not fill");
+        }
+        Self { address, _held: (full, fillers) }
+    }
+}
+
+#[test]
+fn the_timeout_of_a_route_covers_connecting() {
+    let deaf = Deaf::new();
+    let one = Origin::start("one");
+    let text = one_tier(&[&one], "timeouts = { connect = \"10m\" }");
+    let text = text.replace(&one.addr().to_string(), &deaf.address.to_string());
+    // With a connect time-out of ten minutes, that there is an answer at all shows it.
+    let proxy = Proxy::start(&text.replace("path = ", "timeout = \"300ms\"\npath = "));
+    assert_eq!(proxy.get("/v1/BTC").reason(), "connect_failed");
+}
+
 #[test]
 fn the_connect_timeout_is_its_own() {
-    // An address of TEST-NET is not to be used here; a listener whose queue is full does not answer either.
-    let full = crate::support::origin::bound("127.0.0.1:0".parse().unwrap());
-    full.listen(0).unwrap();
-    let address = full.local_addr().unwrap().as_socket().unwrap();
-    let mut fillers = Vec::new();
-    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
-        fillers.push(stream);
-        assert!(fillers.len() < 64, "the queue does not fill");
-    }
+    let deaf = Deaf::new();
+    let address = deaf.address;
     let (one, two, replica, far) = origins();
     let text = config([&one, &two, &replica], &far, "timeouts = { connect = \"200ms\" }");
     let text = text.replace(&one.addr().to_string(), &address.to_string());
