@@ -4,11 +4,25 @@
 //! So they may be at most a share of the requests in flight, with a small number that is always allowed (Envoy's retry
 //! budget; the thought is from the Google SRE book, "Addressing Cascading Failures"). Counted per pool and worker: it
 //! needs no shared line, and a share of each worker's requests is a share of all.
+//!
+//! A retry that finds no room waits a little for one. When a server dies, all that it was serving fails at one moment,
+//! more than a fifth of what is in flight; each retry takes a millisecond, so a short wait lets them through one after
+//! the other, and the servers that are left still never see more than the share at once. When many requests fail for
+//! long, the wait runs out.
 
 use std::cell::Cell;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
 
 use crate::model::Retry;
+
+/// How long a retry waits for room.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Between two looks for room, in milliseconds.
+const LOOKS: RangeInclusive<u64> = 2..=10;
 
 /// The requests of one pool on one worker.
 #[derive(Debug, Default)]
@@ -34,6 +48,19 @@ impl Budget {
         let share = u64::from(self.active.get()) * u64::from(terms.budget_percent) / 100;
         let most = share.max(u64::from(terms.budget_min));
         (u64::from(self.retrying.get()) < most).then(|| self.count(|budget| &budget.retrying))
+    }
+
+    /// Counts a retry as soon as there is room for one; `None`: there was none for too long, or there never is.
+    pub(crate) async fn wait(self: &Rc<Self>, terms: &Retry, random: &mut fastrand::Rng) -> Option<Counted> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let counted = self.retry(terms);
+            let hopeless = terms.budget_percent == 0 && terms.budget_min == 0;
+            if counted.is_some() || hopeless || Instant::now() >= end {
+                return counted;
+            }
+            sleep(Duration::from_millis(random.u64(LOOKS))).await;
+        }
     }
 
     fn count(self: &Rc<Self>, which: fn(&Self) -> &Cell<u32>) -> Counted {
@@ -70,5 +97,27 @@ mod tests {
             drop((requests, retries));
             assert_eq!((budget.active.get(), budget.retrying.get()), (0, 0));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_retry_waits_for_room_but_not_for_long() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let terms = Retry { budget_percent: 0, budget_min: 1, ..Retry::default() };
+        let budget = Rc::new(Budget::default());
+        let first = budget.wait(&terms, &mut random).await;
+        assert!(first.is_some());
+        let began = Instant::now();
+        assert!(budget.wait(&terms, &mut random).await.is_none());
+        assert!((500..520).contains(&began.elapsed().as_millis()));
+        let release = async {
+            sleep(Duration::from_millis(100)).await;
+            drop(first);
+        };
+        let (second, ()) = futures_util::future::join(budget.wait(&terms, &mut random), release).await;
+        assert!(second.is_some());
+        let never = Retry { budget_min: 0, ..terms };
+        let began = Instant::now();
+        assert!(Rc::new(Budget::default()).wait(&never, &mut random).await.is_none());
+        assert_eq!(began.elapsed().as_millis(), 0);
     }
 }

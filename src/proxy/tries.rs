@@ -126,14 +126,14 @@ where
         if !order.has_next() {
             break;
         }
-        retrying = slot.budget.retry(&terms);
+        sleep(pause(retries, &mut order.random)).await;
+        retrying = slot.budget.wait(&terms, &mut order.random).await;
         if retrying.is_none() {
             if let Some(key) = &ticket.key {
                 key.cells.retry(RetryResult::NoBudget);
             }
             break;
         }
-        sleep(pause(retries, &mut order.random)).await;
         retries += 1;
     }
     // The last word of a backend is better than any of ours.

@@ -171,7 +171,7 @@ fn a_backend_killed_under_load_costs_no_get() {
     let mut peers =
         [Peer::nginx("nginx-1"), Peer::nginx("nginx-2"), Peer::uvicorn("uvicorn-1"), Peer::uvicorn("uvicorn-2")];
     let proxy = Proxy::start(&config(&peers.iter().map(|p| (p, 1)).collect::<Vec<_>>()));
-    let wrk = Wrk::start(&format!("http://{}/v1/predict/BTC", proxy.address()), 8);
+    let wrk = Wrk::start(&format!("http://{}/v1/predict/BTC", proxy.address()), 64);
 
     let victim = peers[0].addr().to_string();
     let share = poll("the first thousand answers", || {
