@@ -56,15 +56,22 @@ fn parse_address(text: &str) -> Result<Address, String> {
         Ok(IpAddr::V6(ip)) => return Err(format!("add brackets and a port: \"[{ip}]:8000\"")),
         Err(_) => {}
     }
+    if let Some((bare, _)) = text.split_once(char::is_whitespace)
+        && parse_address(bare).is_ok()
+    {
+        return Err(format!("what else there is to say stands in a table: {{ address = \"{bare}\", weight = 2 }}"));
+    }
     let Some((host, port)) = text.rsplit_once(':') else {
         return Err(if is_host_name(text) { format!("add a port: \"{text}:8000\"") } else { USAGE.to_owned() });
     };
-    if !is_host_name(host) {
+    let is_ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+    if !is_host_name(host) && !is_ip {
         return Err(USAGE.to_owned());
     }
     // `parse` alone would take a sign.
     let digits = port.bytes().all(|b| b.is_ascii_digit());
     match port.parse::<u16>() {
+        Ok(_) if is_ip => Err(USAGE.to_owned()),
         Ok(port @ 1..) if digits => Ok(Address::Name(host.to_ascii_lowercase().into(), port)),
         _ => Err("a backend's port is 1 to 65535".to_owned()),
     }

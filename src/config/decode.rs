@@ -87,11 +87,22 @@ static SECTIONS: &[(&str, &[&str])] = &[
     ("[defaults]", super::pools::settings::KEYS),
 ];
 
+/// What other proxies call what is found elsewhere here.
+static ELSEWHERE: &[(&str, &str)] = &[
+    ("backup", "a backend that helps out stands in the pool's `replicas`"),
+    ("client_max_body_size", "`max_body_bytes`, in [limits] or in a route"),
+    ("port", "an address has its port with it, such as `bind = \"0.0.0.0:8080\"` in [[listeners]]"),
+    ("proxy_read_timeout", "`timeouts = { response = \"10s\" }`, in [defaults], a pool or a route"),
+    ("server_name", "`hosts` of a route"),
+];
+
 fn unknown_key(cx: &Context<'_>, span: Span, key: &str, known: &'static [&'static str], section: &str) {
     let fault = Fault::error(span, format!("unknown key `{key}` in {section}"));
     let near = super::hint::nearest(key, known.iter().copied());
     let elsewhere = SECTIONS.iter().find(|(_, keys)| keys.contains(&key));
+    let other = ELSEWHERE.iter().find(|(name, _)| *name == key);
     let help = match (near, elsewhere) {
+        _ if let Some((_, here)) = other => (*here).to_owned(),
         (None, Some((home, _))) if *home != section => format!("`{key}` belongs to {home}"),
         (Some(near), _) => format!("did you mean `{near}`?"),
         _ => suggest(key, known.iter().copied().filter(|key| !NOT_YET.contains(key)), "known keys"),

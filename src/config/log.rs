@@ -26,8 +26,9 @@ pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>) -> Log {
 }
 
 fn access(cx: &Context<'_>, value: &Value<'_>) -> Option<LogSink> {
-    if let super::tree::Kind::Boolean(false) = value.kind {
-        super::decode::expected_help(cx, value, "a string", Some("write \"off\"".to_owned()));
+    if let super::tree::Kind::Boolean(on) = value.kind {
+        let help = if on { "write \"stdout\", or the path of a file" } else { "write \"off\"" };
+        super::decode::expected_help(cx, value, "a string", Some(help.to_owned()));
         return None;
     }
     Some(match text(cx, value)? {

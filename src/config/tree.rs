@@ -169,7 +169,7 @@ impl Builder<'_, '_> {
             && name.bytes().next().is_some_and(|b| !b.is_ascii_digit());
         let fault = if !good_name {
             Fault::error(span, format!("`{name}` cannot be the name of an environment variable"))
-                .help("letters, digits and `_`; write `$${` for a literal `${`")
+                .help("letters, digits and `_`, and no default; write `$${` for a literal `${`")
         } else {
             match (self.cx.environment)(name).map(std::ffi::OsString::into_string) {
                 Some(Ok(value)) => return Some(value),

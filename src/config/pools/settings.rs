@@ -114,8 +114,8 @@ impl Overrides {
             protocol: f.read("protocol", protocol),
             host: f.read("host", host),
             via: f.read("via", boolean),
-            health: f.read("health", |cx, value| switch(cx, value, health)),
-            retry: f.read("retry", |cx, value| switch(cx, value, retry::decode)),
+            health: f.read("health", |cx, value| switch(cx, value, "{ path = \"/healthz\" }", health)),
+            retry: f.read("retry", |cx, value| switch(cx, value, "{ max = 1 }", retry::decode)),
             max_connections: limits.0,
             max_requests: limits.1,
             timeouts: f.read("timeouts", timeouts).unwrap_or_default(),
@@ -198,13 +198,15 @@ impl HealthOverride {
 fn switch<T>(
     cx: &Context<'_>,
     value: &Value<'_>,
+    example: &str,
     on: impl FnOnce(&Context<'_>, &Value<'_>) -> Option<T>,
 ) -> Option<Switch<T>> {
     match value.kind {
         Kind::Boolean(false) => Some(Switch::Off),
         Kind::Table(_) => on(cx, value).map(Switch::On),
         _ => {
-            expected_help(cx, value, "a table or false", Some("false turns it off, a table turns it on".to_owned()));
+            let help = format!("false turns it off, a table turns it on, such as {example}");
+            expected_help(cx, value, "a table or false", Some(help));
             None
         }
     }
@@ -331,7 +333,14 @@ pub(in crate::config) fn timeouts(cx: &Context<'_>, value: &Value<'_>) -> Option
 fn failover(cx: &Context<'_>, f: Fields<'_, '_, '_>) -> (Option<f64>, Option<u8>) {
     let Some(failover) = f.read("failover", |cx, value| table(cx, value)) else { return (None, None) };
     let f = Fields::new(cx, failover, FAILOVER_KEYS, "a `failover` table");
-    let overprovisioning = f.read("overprovisioning", |cx, value| float(cx, value, 1.0..=100.0));
+    let overprovisioning = f.read("overprovisioning", |cx, value| match value.kind {
+        Kind::Integer(percent @ 101..) => {
+            let fault = Fault::error(value.span, "expected a number from 1 to 100");
+            cx.note(fault.help(format!("a factor, not a percentage: {}", percent as f64 / 100.0)));
+            None
+        }
+        _ => float(cx, value, 1.0..=100.0),
+    });
     (overprovisioning, f.read("panic_percent", integer(0..=100)))
 }
 

@@ -3,9 +3,9 @@
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::config::context::Context;
-use crate::config::decode::{Fields, integer, list, string, table, text};
+use crate::config::decode::{Fields, expected_help, integer, list, string, table, text};
 use crate::config::diagnostic::Fault;
-use crate::config::tree::Value;
+use crate::config::tree::{Kind, Value};
 use crate::model::{Action, HeaderEdits, Rewrite};
 
 pub(in crate::config) const REWRITE_KEYS: &[&str] = &["strip_prefix", "add_prefix"];
@@ -43,6 +43,11 @@ pub(super) fn action(cx: &Context<'_>, f: Fields<'_, '_, '_>) -> Option<Action> 
 }
 
 fn redirect(cx: &Context<'_>, value: &Value<'_>) -> Option<Action> {
+    if let Kind::Table(_) = value.kind {
+        let help = "only where to, such as \"https://{host}{target}\"; the status is 301, or 308 for a POST";
+        expected_help(cx, value, "a string", Some(help.to_owned()));
+        return None;
+    }
     let template = text(cx, value)?;
     let fault = Fault::error(value.span, format!("`{template}` is not a place to redirect to"));
     let mut rest = template;
@@ -65,6 +70,10 @@ fn redirect(cx: &Context<'_>, value: &Value<'_>) -> Option<Action> {
 }
 
 fn respond(cx: &Context<'_>, value: &Value<'_>) -> Option<Action> {
+    if let Kind::Integer(status) = value.kind {
+        expected_help(cx, value, "a table", Some(format!("write {{ status = {status} }}")));
+        return None;
+    }
     let f = Fields::new(cx, table(cx, value)?, RESPOND_KEYS, "a `respond` table");
     let body = f.read("body", |cx, value| string(cx, value).map(str::to_owned)).unwrap_or_default();
     let Some(status_at) = f.get("status") else {
@@ -81,14 +90,35 @@ fn respond(cx: &Context<'_>, value: &Value<'_>) -> Option<Action> {
 }
 
 /// `{ strip_prefix = "/v1", add_prefix = "/api" }`
-pub(super) fn rewrite(cx: &Context<'_>, value: &Value<'_>) -> Option<Rewrite> {
+///
+/// `path`: the route's. A prefix that none of its targets can have would be ignored silently.
+pub(super) fn rewrite(cx: &Context<'_>, value: &Value<'_>, path: Option<&str>) -> Option<Rewrite> {
+    if let Kind::String(_) = value.kind {
+        let help = "such as { strip_prefix = \"/v1\" } or { add_prefix = \"/api\" }".to_owned();
+        expected_help(cx, value, "a table", Some(help));
+        return None;
+    }
     let table = table(cx, value)?;
     let f = Fields::new(cx, table, REWRITE_KEYS, "a `rewrite` table");
     let rewrite = Rewrite { strip_prefix: f.read("strip_prefix", prefix), add_prefix: f.read("add_prefix", prefix) };
+    if let (Some(prefix), Some(path), Some(span)) = (&rewrite.strip_prefix, path, f.span("strip_prefix"))
+        && !may_begin_with(path, prefix)
+    {
+        let fault =
+            Fault::warning(span, format!("no target of this route begins with `{prefix}`: nothing is stripped"));
+        cx.note(fault.help(format!("its path is \"{path}\"")));
+    }
     if table.entries.is_empty() {
         cx.note(Fault::error(value.span, "this rewrites nothing").help("such as { strip_prefix = \"/v1\" }"));
     }
     Some(rewrite)
+}
+
+/// Whether a target of this path can begin with the prefix, as far as the path's part before its first brace says.
+fn may_begin_with(path: &str, prefix: &str) -> bool {
+    let fixed = path.split('{').next().unwrap_or(path);
+    let whole = fixed.len() == path.len();
+    fixed.starts_with(prefix) || (!whole && prefix.starts_with(fixed))
 }
 
 fn prefix(cx: &Context<'_>, value: &Value<'_>) -> Option<String> {

@@ -112,6 +112,7 @@ fn route(cx: &Context<'_>, item: &Value<'_>, known: &sources::Known<'_>) -> Opti
         name: name.unwrap_or_else(|| path.clone().unwrap_or_else(|| "*".to_owned())),
         hosts,
         methods,
+        rewrite: f.read("rewrite", |cx, value| edits::rewrite(cx, value, path.as_deref())),
         path,
         asset,
         region,
@@ -120,7 +121,6 @@ fn route(cx: &Context<'_>, item: &Value<'_>, known: &sources::Known<'_>) -> Opti
         timeouts: f.read("timeouts", settings::timeouts).unwrap_or_default(),
         max_body_bytes: f.read("max_body_bytes", |cx, value| size(cx, value, super::limits::BODY_BYTES)),
         action: action?,
-        rewrite: f.read("rewrite", edits::rewrite),
         request_headers,
         response_headers,
     };
