@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
+use super::forwarded;
 use super::framing::{Fault, Framing};
 use crate::model::{Listener, Reason};
 
@@ -24,9 +25,12 @@ pub struct Conn {
     pub peer: Option<IpAddr>,
     /// Where; as it was configured when the connection was accepted.
     pub listener: Arc<Listener>,
+    /// Whether the peer is a proxy whose word about the client is taken; see [`forwarded::is_trusted`].
+    pub is_trusted: bool,
     /// When the connection was accepted.
     pub started: Instant,
     peer_text: Box<str>,
+    peer_field: HeaderValue,
 
     // The request that is being served. Written by the gate when it lets a head through.
     target: RefCell<Vec<u8>>,
@@ -53,11 +57,15 @@ impl Conn {
     /// A connection that has been accepted and has sent nothing yet.
     pub fn new(peer: Option<IpAddr>, listener: Arc<Listener>, started: Instant) -> Rc<Self> {
         let peer = peer.map(|ip| ip.to_canonical());
+        let peer_text: Box<str> = peer.map_or_else(|| "unix:".into(), |ip| ip.to_string().into());
+        let unknown = HeaderValue::from_static("unknown");
         Rc::new(Self {
             peer,
+            is_trusted: forwarded::is_trusted(peer, &listener.trusted_proxies),
             listener,
             started,
-            peer_text: peer.map_or_else(|| "unix:".into(), |ip| ip.to_string().into()),
+            peer_field: peer.and_then(|_| HeaderValue::from_str(&peer_text).ok()).unwrap_or(unknown),
+            peer_text,
             target: RefCell::default(),
             framing: Cell::default(),
             expects_continue: Cell::default(),
@@ -76,6 +84,11 @@ impl Conn {
     /// The peer's address as text, without a port; `unix:` over a Unix socket. Formatted once per connection.
     pub fn peer_text(&self) -> &str {
         &self.peer_text
+    }
+
+    /// The same as backends are told it: `unknown` over a Unix socket (RFC 7239, 6.2).
+    pub fn peer_field(&self) -> &HeaderValue {
+        &self.peer_field
     }
 
     /// Set while the request being served is a stand-in of ours (`GET /`, or `HEAD /`) for one that was refused before
@@ -247,6 +260,10 @@ mod tests {
         assert_eq!(conn(Some("::ffff:10.0.0.1")).peer_text(), "10.0.0.1");
         assert_eq!(conn(Some("::1")).peer_text(), "::1");
         assert_eq!(conn(None).peer_text(), "unix:");
+        assert_eq!(
+            (conn(Some("::1")).peer_field(), conn(None).peer_field()),
+            (&"::1".parse().unwrap(), &"unknown".parse().unwrap())
+        );
     }
 
     #[test]

@@ -61,6 +61,7 @@ pub(crate) enum Failure {
 /// What a try goes by.
 pub(crate) struct Try<'a> {
     pub(crate) backend: &'a Arc<Backend>,
+    pub(crate) cells: &'a Rc<BackendCells>,
     pub(crate) pool: &'a PoolSlot,
     pub(crate) settings: &'a PoolSettings,
     pub(crate) timeouts: Timeouts,
@@ -86,7 +87,7 @@ impl Try<'_> {
         let Some(in_flight) = self.backend.try_request(limits.max_requests) else {
             return Err(Failure::Full);
         };
-        let cells = proxy.slots.borrow().backend(self.pool, self.backend);
+        let cells = Rc::clone(self.cells);
         let mut serving = Serving { backend: Arc::clone(self.backend), cells, outcome: None, _in_flight: in_flight };
         let conn = Rc::clone(&ticket.conn);
         let interim = |status: StatusCode, mut headers: HeaderMap| {

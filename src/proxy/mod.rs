@@ -101,7 +101,8 @@ where
 
     /// To be called every now and then: lets go of old Snapshots and of idle connections past their time.
     pub fn tick(&self) {
-        self.table.borrow_mut().refresh();
+        let snapshot = self.table.borrow_mut().current();
+        self.slots.borrow_mut().follow(&snapshot.index);
         self.client.sweep();
     }
 
@@ -148,10 +149,9 @@ where
 
         // Which client, route and key.
         let index = &*snapshot.index;
-        let listener = Arc::clone(&ticket.conn.listener);
-        let trusted_proxies = &listener.trusted_proxies;
-        let client = forwarded::client(ticket.conn.peer, trusted_proxies, &parts.headers);
-        if client != ticket.conn.peer {
+        let conn = Rc::clone(&ticket.conn);
+        let client = forwarded::client(conn.peer, &conn.listener.trusted_proxies, &parts.headers);
+        if client != conn.peer {
             ticket.client = client.map(|address| address.to_string().into());
         }
         let resolved = match index.resolve(&parts, client) {
@@ -171,7 +171,7 @@ where
 
         // The body: how much of it, and whether the client waits to be asked for it.
         let max = route.max_body_bytes.unwrap_or(index.plan.limits.max_body_bytes);
-        let expects = ticket.conn.expects_continue();
+        let expects = conn.expects_continue();
         let body = RequestBody::new(body, max, expects, &self.replay);
         if body.is_declared_too_large() {
             self.slots.borrow().metrics().metrics().limit_hit("max_body_bytes");
@@ -182,9 +182,8 @@ where
         let outgoing = Outgoing::new(
             parts,
             &About {
-                trusted: forwarded::is_trusted(ticket.conn.peer, trusted_proxies),
-                peer: &HeaderValue::from_str(ticket.conn.peer_text())
-                    .unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+                trusted: conn.is_trusted,
+                peer: conn.peer_field(),
                 host: ticket.host.as_ref(),
                 request_id: &ticket.request_id,
                 expects_continue: expects,
@@ -215,14 +214,13 @@ where
     }
 
     fn ticket(&self, parts: &http::request::Parts, conn: &Rc<Conn>) -> Box<Ticket> {
-        let trusted = forwarded::is_trusted(conn.peer, &conn.listener.trusted_proxies);
         let random = self.random.borrow_mut().u128(..);
         Box::new(Ticket {
             conn: Rc::clone(conn),
             log: Rc::clone(&self.log),
             time: SystemTime::now(),
             started: Instant::now(),
-            request_id: ticket::request_id(trusted, parts.headers.get(REQUEST_ID), random),
+            request_id: ticket::request_id(conn.is_trusted, parts.headers.get(REQUEST_ID), random),
             method: parts.method.clone(),
             host: host_of(parts),
             client: None,

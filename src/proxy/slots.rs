@@ -1,25 +1,26 @@
 //! What a worker keeps for each key and pool it has met: its metric cells and its balancing state.
 //!
 //! Looked up by the numbers of one Plan, so it is emptied when another Plan comes in force. Labels are resolved here,
-//! once, and never per request.
+//! once, and never per request. Nothing here keeps an Index or a backend alive: freeing a large Plan is the control
+//! plane's work, and a backend that has left its name must be able to go.
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use rustc_hash::FxHashMap;
 
 use super::budget::Budget;
-use crate::backend::Backend;
 use crate::balance::Rotation;
-use crate::model::{Key, PoolId};
-use crate::routing::Index;
+use crate::model::{Key, PoolId, Role};
+use crate::routing::{Index, Server, Tier};
 use crate::telemetry::{BackendCells, KeyCells, PoolCells, UNKNOWN, WorkerMetrics};
 
 /// One worker's slots for one Plan.
 pub(crate) struct Slots {
     metrics: WorkerMetrics,
-    plan: Option<Arc<Index>>,
+    /// Whose numbers these are. Its place in memory is not another's while this is held.
+    index: Weak<Index>,
     keys: FxHashMap<(u32, u16), Rc<KeySlot>>,
     pools: FxHashMap<PoolId, Rc<PoolSlot>>,
 }
@@ -39,11 +40,23 @@ pub(crate) struct PoolSlot {
     pub(crate) budget: Rc<Budget>,
     /// By role, for policies that remember.
     pub(crate) rotations: [RefCell<Rotation>; 2],
-    /// By the backend's place in memory, which the entry keeps from being reused.
-    backends: RefCell<FxHashMap<usize, Counted>>,
+    /// By role.
+    tiers: [RefCell<TierSlot>; 2],
 }
 
-type Counted = (Arc<Backend>, Rc<BackendCells>);
+/// The cells of a tier's servers, by their place. Begun anew when the tier gets other servers: those of a server that
+/// went may have ended, and if it comes back it needs new ones.
+struct TierSlot {
+    servers: Weak<[Server]>,
+    cells: Vec<Option<Rc<BackendCells>>>,
+}
+
+impl TierSlot {
+    /// Of both tiers, before anything is known of their servers.
+    fn none() -> [RefCell<Self>; 2] {
+        Role::ALL.map(|_| RefCell::new(Self { servers: Weak::<[Server; 0]>::new(), cells: Vec::new() }))
+    }
+}
 
 /// Assets that are not configured, and requests that never got a key.
 const UNKNOWN_ASSET: u32 = u32::MAX;
@@ -52,15 +65,15 @@ const NO_REGION: u16 = u16::MAX;
 
 impl Slots {
     pub(crate) fn new(metrics: WorkerMetrics) -> Self {
-        Self { metrics, plan: None, keys: FxHashMap::default(), pools: FxHashMap::default() }
+        Self { metrics, index: Weak::new(), keys: FxHashMap::default(), pools: FxHashMap::default() }
     }
 
     /// Forgets everything if the numbers of this index are not the ones it knows.
     pub(crate) fn follow(&mut self, index: &Arc<Index>) {
-        if !self.plan.as_ref().is_some_and(|known| Arc::ptr_eq(known, index)) {
+        if self.index.as_ptr() != Arc::as_ptr(index) {
             self.keys.clear();
             self.pools.clear();
-            self.plan = Some(Arc::clone(index));
+            self.index = Arc::downgrade(index);
         }
     }
 
@@ -92,24 +105,98 @@ impl Slots {
                 region,
                 budget: Rc::default(),
                 rotations: Default::default(),
-                backends: RefCell::default(),
+                tiers: TierSlot::none(),
             })
         });
         Rc::clone(slot)
     }
 
-    /// The cells of a backend in a pool.
-    pub(crate) fn backend(&self, pool: &PoolSlot, backend: &Arc<Backend>) -> Rc<BackendCells> {
-        let key = Arc::as_ptr(backend) as usize;
-        let mut backends = pool.backends.borrow_mut();
-        let (_, cells) = backends.entry(key).or_insert_with(|| {
-            let cells = self.metrics.backend(&pool.asset, &pool.region, &backend.label);
-            (Arc::clone(backend), cells)
-        });
-        Rc::clone(cells)
+    /// The cells of the server at this place of a pool's tier.
+    pub(crate) fn backend(&self, pool: &PoolSlot, role: Role, tier: &Tier, place: usize) -> Option<Rc<BackendCells>> {
+        let server = tier.servers.get(place)?;
+        let mut slot = pool.tiers.get(role as usize)?.borrow_mut();
+        if !std::ptr::eq(slot.servers.as_ptr(), Arc::as_ptr(&tier.servers)) {
+            *slot = TierSlot { servers: Arc::downgrade(&tier.servers), cells: vec![None; tier.servers.len()] };
+        }
+        let label = || self.metrics.backend(&pool.asset, &pool.region, &server.backend.label);
+        slot.cells.get_mut(place).map(|cells| Rc::clone(cells.get_or_insert_with(label)))
     }
 
     pub(crate) fn metrics(&self) -> &WorkerMetrics {
         &self.metrics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Backend, Identity};
+    use crate::model::{Address, PoolSettings, Protocol};
+    use crate::routing::PoolState;
+    use crate::telemetry::{Metrics, Subject};
+
+    fn server(port: u16) -> Server {
+        let address = Address::Ip(([127, 0, 0, 1], port).into());
+        let identity = Identity { region: "r".into(), address, protocol: Protocol::H1 };
+        Server { backend: Arc::new(Backend::new(identity)), check: None, weight: 1 }
+    }
+
+    #[test]
+    fn a_server_that_comes_back_has_cells_that_are_seen() {
+        let metrics = Metrics::new(10);
+        let slots = Slots::new(metrics.worker());
+        let slot = PoolSlot {
+            region: "r".into(),
+            asset: "a".into(),
+            cells: slots.metrics.pool(&"a".into(), &"r".into()),
+            budget: Rc::default(),
+            rotations: Default::default(),
+            tiers: TierSlot::none(),
+        };
+        let (one, two) = (server(1), server(2));
+        let both =
+            PoolState::new(PoolId(0), Arc::new(PoolSettings::default()), [vec![one.clone(), two.clone()], vec![]]);
+        let count = |pool: &PoolState, place: usize| {
+            let cells = slots.backend(&slot, Role::Primary, &pool.tiers[0], place).unwrap();
+            cells.attempt(crate::model::Outcome::Ok);
+        };
+        let shown = |n: u32| {
+            let page = metrics.encode();
+            let line = page.lines().find(|line| line.contains("outcome=\"ok\"") && line.contains("127.0.0.1:2"));
+            line.is_some_and(|line| line.ends_with(&format!(" {n}")))
+        };
+        count(&both, 1);
+        count(&both, 1);
+        // A verdict that changes leaves everything where it is.
+        count(&both.refreshed(), 1);
+        assert!(shown(3), "{}", metrics.encode());
+
+        let alone = both.with_servers([vec![one.clone()], vec![]]);
+        count(&alone, 0);
+        metrics.retain(|subject| !matches!(subject, Subject::Backend { backend: "127.0.0.1:2", .. }));
+        assert!(!metrics.encode().contains("127.0.0.1:2"));
+        count(&alone.with_servers([vec![one], vec![two]]), 0);
+        let back = PoolState::new(PoolId(0), Arc::new(PoolSettings::default()), [vec![server(2)], vec![]]);
+        count(&back, 0);
+        assert!(shown(1), "{}", metrics.encode());
+        assert!(slots.backend(&slot, Role::Primary, &back.tiers[0], 1).is_none());
+    }
+
+    const FILE: &str = "listeners = [{ bind = '127.0.0.1:0' }]\nroutes = [{ path = '/{asset}' }]\nregions.r = {}\n\
+                        pools.x.r.primaries = ['127.0.0.1:1']\n";
+
+    #[test]
+    fn no_index_is_kept_alive() {
+        let mut slots = Slots::new(Metrics::new(10).worker());
+        let index = || Arc::new(Index::new(Arc::new(crate::config::load_str(FILE).unwrap().plan)));
+        let first = index();
+        slots.follow(&first);
+        let key = Key { asset: first.asset("x"), region: crate::model::RegionId(0) };
+        slots.key(&first, Some(key));
+        assert_eq!((Arc::strong_count(&first), slots.keys.len()), (1, 1));
+        slots.follow(&first);
+        assert_eq!(slots.keys.len(), 1);
+        slots.follow(&index());
+        assert!(slots.keys.is_empty());
     }
 }

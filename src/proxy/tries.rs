@@ -80,6 +80,7 @@ where
         let timeouts = route.timeouts.over(settings.timeouts);
         let attempt = Try {
             backend: &next.server.backend,
+            cells: &next.cells,
             pool: &pool,
             settings,
             timeouts: Timeouts { connect: timeouts.connect.min(left), ..timeouts },

@@ -13,7 +13,7 @@ use crate::model::Reason;
 pub struct AccessRecord<'a> {
     /// When the request's head had arrived.
     pub time: SystemTime,
-    /// The client's address, as text; empty on a Unix socket.
+    /// The client's address, as text; `unix:` over a Unix socket.
     pub client: &'a str,
     /// The name of the listener it came through.
     pub listener: &'a str,
