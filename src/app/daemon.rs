@@ -328,6 +328,12 @@ impl Daemon {
         }
         let delay = self.controller.plan().server.drain_delay;
         tracing::info!(?delay, "draining");
+        if let Some(job) = self.job.take() {
+            // Put in force now, it would open listeners that are about to close.
+            self.controller.abandon();
+            let why = "error: shardgate is draining".to_owned();
+            let _ = job.reply.map(|reply| reply.send(ReloadReport { result: Err(why) }));
+        }
         self.readiness.set_draining();
         self.metrics.draining(true);
         notify::stopping("draining");

@@ -134,9 +134,6 @@ impl Controller {
     /// A name has other addresses now.
     pub fn resolved(&mut self, name: Arc<str>, addresses: Vec<IpAddr>) {
         let pools = self.world.pools_of_name(&name).to_vec();
-        if !pools.is_empty() {
-            tracing::info!(name = &*name, ?addresses, "a name has other addresses");
-        }
         self.answers.insert(name, addresses);
         if pools.is_empty() {
             return;

@@ -4,19 +4,17 @@
 //! one that turns out closed says nothing about the backend, so the check starts over with a new one; a failed check
 //! never keeps its connection, so what is down is always asked by connecting.
 //!
-//! The head is read by the rules of the data path's parser (httparse): what could serve a request can pass a check.
+//! Dialling is the data path's, and so is the parser of heads (httparse): what could serve a request can pass a check.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use rustix::io::Errno;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 use crate::backend::{Cause, Check};
 use crate::model::{Address, HealthCheck, StatusRange};
+use crate::upstream::{Stream, dial};
 
 /// Bytes of a response head, and fields in it. An answer to a check that is longer is not one.
 const MAX_HEAD: usize = 16 * 1024;
@@ -37,7 +35,7 @@ pub(super) enum Failure {
 /// A connection that is kept between checks.
 #[derive(Debug)]
 pub(super) struct Link {
-    socket: Socket,
+    stream: Stream,
     /// What has been read and not used; empty between checks, its memory kept.
     buffer: Vec<u8>,
 }
@@ -89,13 +87,13 @@ async fn answer(check: &Check, request: Option<&[u8]>, kept: Option<Link>) -> Re
             Err(Broken { answered: false, .. }) => {}
         }
     }
-    let socket = Socket::connect(&check.backend.identity.address).await.map_err(|e| judge(&e));
-    match socket {
+    let stream = dial(&check.backend.identity.address).await.map_err(|e| judge(&e));
+    match stream {
         Ok(_) => check.backend.note_connect(false),
         Err(Failure::Backend(cause)) => check.backend.note_connect(cause == Cause::Refused),
         Err(Failure::Local) => {}
     }
-    let mut link = Link { socket: socket?, buffer: Vec::new() };
+    let mut link = Link { stream: stream?, buffer: Vec::new() };
     let Some(request) = request else { return Ok(None) };
     match link.exchange(request).await {
         Ok(reply) => Ok(Some((link, reply))),
@@ -132,9 +130,9 @@ impl Link {
     /// Whether the other side has neither closed it nor said anything unasked.
     fn is_quiet(&self) -> bool {
         let mut byte = [0];
-        let read = match &self.socket {
-            Socket::Tcp(tcp) => tcp.try_read(&mut byte),
-            Socket::Unix(unix) => unix.try_read(&mut byte),
+        let read = match &self.stream {
+            Stream::Tcp(tcp) => tcp.try_read(&mut byte),
+            Stream::Unix(unix) => unix.try_read(&mut byte),
         };
         matches!(read, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
     }
@@ -143,7 +141,7 @@ impl Link {
         self.buffer.clear();
         let broken = |answered| Broken { answered, cause: Cause::Reset };
         // A backend may answer and close before it has read everything: so a failed write is not the last word.
-        let written = self.socket.write_all(request).await;
+        let written = self.stream.write_all(request).await;
         let mut read_any = false;
         loop {
             match parse(&self.buffer) {
@@ -159,7 +157,7 @@ impl Link {
                 Parsed::Partial => {}
             }
             self.buffer.reserve(512);
-            match self.socket.read_buf(&mut self.buffer).await {
+            match self.stream.read_buf(&mut self.buffer).await {
                 Ok(0) | Err(_) => return Err(broken(read_any)),
                 Ok(_) => read_any = true,
             }
@@ -176,7 +174,7 @@ impl Link {
         while have < length {
             self.buffer.clear();
             self.buffer.reserve(512);
-            match self.socket.read_buf(&mut self.buffer).await {
+            match self.stream.read_buf(&mut self.buffer).await {
                 Ok(0) | Err(_) => return false,
                 Ok(n) => have += n as u64,
             }
@@ -248,53 +246,6 @@ fn body(status: u16, fields: &[httparse::Header<'_>]) -> Option<u64> {
 
 fn names_close(value: &[u8]) -> bool {
     value.split(|b| *b == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
-}
-
-#[derive(Debug)]
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Socket {
-    async fn connect(address: &Address) -> io::Result<Self> {
-        match address {
-            Address::Ip(address) => {
-                let tcp = TcpStream::connect(address).await?;
-                tcp.set_nodelay(true)?;
-                Ok(Self::Tcp(tcp))
-            }
-            Address::Unix(path) => Ok(Self::Unix(UnixStream::connect(path).await?)),
-            // An identity has no name in it; were it so, nobody would be there.
-            Address::Name(..) => Err(io::ErrorKind::HostUnreachable.into()),
-        }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, into),
-            Self::Unix(unix) => Pin::new(unix).poll_read(cx, into),
-        }
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
-            Self::Unix(unix) => Pin::new(unix).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
 }
 
 #[cfg(test)]

@@ -106,8 +106,6 @@ pub enum Subject<'a> {
 pub enum Cause {
     /// An active health check.
     Active,
-    /// An address that came into or went out of a name.
-    Discovery,
 }
 
 impl Cause {
@@ -115,7 +113,6 @@ impl Cause {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
-            Self::Discovery => "discovery",
         }
     }
 }

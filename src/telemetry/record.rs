@@ -37,7 +37,7 @@ pub struct AccessRecord<'a> {
     pub asset: &'a str,
     /// The region asked for; empty: none was read.
     pub region: &'a str,
-    /// The backend of the last try, as in the `backend` label; empty: no try was made.
+    /// The backend that answered, else that of the last try, as in the `backend` label; empty: no try was made.
     pub backend: &'a str,
     /// Tries at backends.
     pub attempts: u32,

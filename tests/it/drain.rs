@@ -85,3 +85,27 @@ fn a_second_signal_ends_at_once() {
     proxy.signal(Signal::INT);
     assert_eq!(proxy.wait_exit(DEADLINE).code(), Some(0));
 }
+
+#[test]
+fn a_reload_under_way_is_given_up() {
+    let origin = Origin::start("one");
+    let text = config(&origin, "drain_timeout = \"10s\"") + "[admin]\nbind = \"127.0.0.1:0\"\n";
+    let mut proxy = Proxy::start(&text);
+    // The first round of checks waits for a backend that takes connections and says nothing.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let health = "health = { path = \"/\", timeout = \"10m\", interval = \"10m\" }";
+    let next = text
+        .replace("health = false", health)
+        .replace(&origin.addr().to_string(), &mute.local_addr().unwrap().to_string());
+    std::fs::write(proxy.config_file(), next + "[[listeners]]\nname = \"new\"\nbind = \"127.0.0.1:0\"\n").unwrap();
+    let mut admin = Client::connect(proxy.admin());
+    let reload = admin.format("POST", "/api/v1/reload", &[], b"");
+    admin.send(reload);
+    mute.set_nonblocking(true).unwrap();
+    let _check = poll("the first check", || mute.accept().ok());
+    proxy.signal(Signal::TERM);
+    let got = admin.response();
+    assert!(got.status == 422 && got.text().contains("draining"), "{}: {}", got.status, got.text());
+    assert_eq!(proxy.wait_exit(DEADLINE).code(), Some(0));
+    assert!(!proxy.log().contains("\"listener\":\"new\""), "it was still opened");
+}
