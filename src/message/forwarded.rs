@@ -75,13 +75,13 @@ pub fn set(headers: &mut HeaderMap, trusted: bool, peer_text: &HeaderValue, host
 
 /// Removes every such field, those that we do not know by name included: `X-Forwarded-User` means something somewhere.
 fn remove_all(headers: &mut HeaderMap) {
-    let unknown: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with("x-forwarded-")).cloned().collect();
-    for name in unknown {
+    let is_theirs = |name: &&HeaderName| {
+        name.as_str().starts_with("x-forwarded-") || *name == header::FORWARDED || *name == REAL_IP
+    };
+    let theirs: Vec<HeaderName> = headers.keys().filter(is_theirs).cloned().collect();
+    for name in theirs {
         headers.remove(name);
     }
-    headers.remove(header::FORWARDED);
-    headers.remove(REAL_IP);
 }
 
 /// Joins what is there into one line and puts ours at its end.
