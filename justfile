@@ -17,6 +17,10 @@ test:
 bench *ARGS:
     cargo bench --locked {{ARGS}}
 
+# CPU per request, response times and memory, beside nginx, HAProxy and a bare relay of bytes.
+bench-peers *ARGS:
+    benches/peers/run.py {{ARGS}}
+
 # A fuzz target (framing, config, key); needs nightly and cargo-fuzz.
 fuzz TARGET *ARGS:
     cargo +nightly fuzz run {{TARGET}} {{ARGS}}
