@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 
-use super::listeners::Listeners;
+use super::listeners::{Listeners, Open};
 use super::reload::{self, Job, Step};
 use super::worker::{self, Kit, Order};
 use super::{Addresses, Options, RunError, Source, notify};
@@ -25,7 +25,7 @@ use crate::health::{Prober, Transition};
 use crate::listen::Shared;
 use crate::model::{Bind, Plan};
 use crate::routing::{Index, Table};
-use crate::telemetry::{AccessWriter, MainLog, Metrics, init_logging};
+use crate::telemetry::{AccessSink, AccessWriter, MainLog, Metrics, init_logging};
 
 /// How often the control plane lets go of what is past its time.
 const TICK: Duration = Duration::from_millis(500);
@@ -187,7 +187,7 @@ impl Daemon {
             job: None,
             drain: Drain::No,
         };
-        daemon.job = Some(Job { step, opened, plan: Some(plan), reply: None });
+        daemon.job = Some(Job { step, opened, access: None, plan: Some(plan), reply: None });
         Ok(daemon)
     }
 
@@ -265,13 +265,14 @@ impl Daemon {
                         let text = format!("error: a reload can't change `{names}`: restart shardgate to do that");
                         return self.refuse(job, text);
                     }
-                    match self.listeners.prepare(&plan, self.workers) {
-                        Err(error) => self.refuse(job, format!("error: {error}")),
-                        Ok(opened) => {
+                    match self.open(&plan) {
+                        Err(text) => self.refuse(job, text),
+                        Ok((opened, access)) => {
                             let plan = Arc::new(plan);
                             job.step = Box::pin(reload::resolve(self.resolver.clone(), Arc::clone(&plan)));
                             job.plan = Some(plan);
                             job.opened = opened;
+                            job.access = Some(access);
                             self.job = Some(job);
                         }
                     }
@@ -283,6 +284,14 @@ impl Daemon {
             }
             Step::Checked => self.put_in_force(job).await,
         }
+    }
+
+    /// What a Plan needs of the system: its listeners and its access log. Or why it can't be had.
+    fn open(&self, plan: &Plan) -> Result<(Vec<Open>, AccessSink), String> {
+        let access =
+            AccessSink::open(&plan.log).map_err(|error| format!("error: can't open the access log {error}"))?;
+        let opened = self.listeners.prepare(plan, self.workers).map_err(|error| format!("error: {error}"))?;
+        Ok((opened, access))
     }
 
     fn refuse(&mut self, job: Job, text: String) {
@@ -300,8 +309,8 @@ impl Daemon {
         self.resolver.set(control::names(&plan));
         self.listeners.commit(job.opened, plan.server.drain_timeout).await;
         self.log.configure(&plan.log);
-        if let Err(error) = self.access.configure(&plan.log) {
-            tracing::error!(%error, "the access log can't be opened; the old one goes on");
+        if let Some(access) = job.access {
+            self.access.configure(access);
         }
         let status = format!("{} pools, {} backends", summary.pools, self.controller.backends());
         if self.readiness.set_ready() {
@@ -327,7 +336,7 @@ impl Daemon {
             return true;
         }
         let delay = self.controller.plan().server.drain_delay;
-        tracing::info!(?delay, "draining");
+        tracing::info!(delay = delay.as_secs_f64(), "draining");
         if let Some(job) = self.job.take() {
             // Put in force now, it would open listeners that are about to close.
             self.controller.abandon();
@@ -435,5 +444,5 @@ fn raise_descriptor_limit() {
 }
 
 fn other(what: &'static str) -> impl Fn(io::Error) -> RunError {
-    move |source| RunError::Other { what, source }
+    move |error| RunError::Other { what, error }
 }

@@ -68,12 +68,12 @@ pub enum RunError {
         source: std::io::Error,
     },
     /// Anything else.
-    #[error("{what}: {source}")]
+    #[error("{what}: {error}")]
     Other {
         /// What was being done.
         what: &'static str,
-        /// What the system says.
-        source: std::io::Error,
+        /// What the system says. Not a `source`, since the text has it already.
+        error: std::io::Error,
     },
 }
 

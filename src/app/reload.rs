@@ -17,6 +17,7 @@ use crate::config::{Diagnostics, Loaded};
 use crate::control::{self, ReloadReport};
 use crate::discovery::Resolver;
 use crate::model::Plan;
+use crate::telemetry::AccessSink;
 
 /// How long names may take to resolve before a configuration goes on without them.
 const RESOLVE: Duration = Duration::from_secs(5);
@@ -42,6 +43,8 @@ pub(super) struct Job {
     pub(super) step: Pin<Box<dyn Future<Output = Step>>>,
     /// Sockets that are bound and not in use yet.
     pub(super) opened: Vec<Open>,
+    /// The access log, opened and not in use yet; `None` at the start, which has it already.
+    pub(super) access: Option<AccessSink>,
     /// The Plan, once it is known to be good.
     pub(super) plan: Option<Arc<Plan>>,
     /// Whoever wants to know how it went.
@@ -51,7 +54,7 @@ pub(super) struct Job {
 impl Job {
     pub(super) fn load(source: &Source, reply: Option<oneshot::Sender<ReloadReport>>) -> Self {
         let source = source.clone();
-        Self { step: Box::pin(load(source)), opened: Vec::new(), plan: None, reply }
+        Self { step: Box::pin(load(source)), opened: Vec::new(), access: None, plan: None, reply }
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::fault::Fault;
-use super::{Daemon, print, status};
+use super::{DEFAULT_ADMIN, Daemon, print, status};
 
 /// A reload waits for the first round of health checks, which is bounded by the longest check timeout.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -65,7 +65,10 @@ fn refused(status: StatusCode, body: &[u8]) -> Fault {
         StatusCode::NOT_FOUND => " (is this the admin address?)",
         _ => "",
     };
-    Fault::Other(anyhow!("the daemon answered {status}{hint}: {}", String::from_utf8_lossy(body).trim()))
+    let problem: Option<Value> = serde_json::from_slice(body).ok();
+    let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str()).map(str::to_owned);
+    let text = detail.unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned());
+    Fault::Other(anyhow!("the daemon answered {status}: {text}{hint}"))
 }
 
 enum Target {
@@ -76,7 +79,13 @@ enum Target {
 fn request(daemon: &Daemon, method: Method, path: &str) -> Result<(StatusCode, Bytes), Fault> {
     let target = match daemon.admin.strip_prefix("unix:") {
         Some(path) => Target::Unix(path.into()),
-        None => Target::Tcp(daemon.admin.trim_start_matches("http://").trim_end_matches('/').to_owned()),
+        None => {
+            let address = daemon.admin.trim_start_matches("http://").trim_end_matches('/');
+            if !address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+                return Err(Fault::Usage(format!("--admin {address:?} is neither HOST:PORT nor unix:PATH")));
+            }
+            Target::Tcp(address.to_owned())
+        }
     };
     let host = match &target {
         Target::Tcp(address) => address.as_str(),
@@ -102,7 +111,11 @@ fn request(daemon: &Daemon, method: Method, path: &str) -> Result<(StatusCode, B
         .await
         .map_err(|_| anyhow!("no answer within {DEADLINE:?}"))?
     });
-    Ok(answer.with_context(|| format!("no answer from the admin address {}", daemon.admin))?)
+    Ok(answer.with_context(|| {
+        let hint =
+            if daemon.admin == DEFAULT_ADMIN { " (is shardgate running? `--admin` names another one)" } else { "" };
+        format!("no answer from the admin address {}{hint}", daemon.admin)
+    })?)
 }
 
 async fn exchange<S>(socket: std::io::Result<S>, request: Request<Empty<Bytes>>) -> anyhow::Result<(StatusCode, Bytes)>

@@ -29,7 +29,7 @@ pub(super) struct Request {
     /// Print the explanation as JSON
     #[arg(long)]
     json: bool,
-    /// Its method (GET unless given) and its URL, or only the path of one
+    /// Its method, GET unless given, and its URL or only the path of one: `POST http://any.host/v1/x`, `/v1/x`
     #[arg(value_names = ["METHOD", "URL"], num_args = 1..=2, required = true)]
     request: Vec<String>,
 }
@@ -60,7 +60,11 @@ impl Request {
             [method, url] => (method.as_str(), url.as_str()),
             _ => return Err("a method and a URL".into()),
         };
-        let url: Uri = url.parse().map_err(|error| format!("{url:?} is neither a URL nor a path: {error}"))?;
+        let url: Uri = url
+            .parse()
+            .ok()
+            .filter(|uri: &Uri| uri.scheme().is_some() || uri.authority().is_none())
+            .ok_or_else(|| format!("{url:?} is neither a URL (http://host/path) nor a path (/path)"))?;
         let (mut parts, ()) = http::Request::new(()).into_parts();
         parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| format!("{method:?} is not a method"))?;
         for field in &self.headers {

@@ -8,6 +8,7 @@ mod check;
 mod demo;
 mod explain;
 mod fault;
+mod man;
 mod serve;
 mod status;
 
@@ -56,6 +57,7 @@ enum Command {
         file: ConfigFile,
     },
     /// Say which route, key, pool, tiers and backend a request would get, and why
+    #[command(override_usage = "shardgate explain [OPTIONS] [METHOD] <URL>")]
     Explain {
         #[command(flatten)]
         file: ConfigFile,
@@ -131,11 +133,7 @@ impl Command {
                 clap_complete::generate(shell, &mut Cli::command(), "shardgate", &mut script);
                 print(&script)
             }
-            Self::Man => {
-                let mut page = Vec::new();
-                clap_mangen::Man::new(Cli::command()).render(&mut page)?;
-                print(&page)
-            }
+            Self::Man => print(man::page(Cli::command())?),
         }
     }
 }

@@ -19,7 +19,8 @@ pub(super) fn demo(listen: &str, admin: &str) -> Result<(), Fault> {
     let ready = move |addresses: &app::Addresses| {
         let proxy = addresses.listeners.first().map_or("", |(_, address)| address.as_str());
         // The demo serves on when nobody reads what it says.
-        let _ = print(demo.invitation(proxy, addresses.admin.as_deref().unwrap_or_default()));
+        let program = std::env::args().next().unwrap_or_else(|| "shardgate".into());
+        let _ = print(demo.invitation(&program, proxy, addresses.admin.as_deref().unwrap_or_default()));
     };
     serve(Options { config, ready: Box::new(ready) })
 }

@@ -66,8 +66,8 @@ pub(super) enum Taken {
     News,
     /// It has not, or nobody follows it.
     Nothing,
-    /// There was no usable answer, for the first time in a row.
-    Failed,
+    /// There was no usable answer, for the first time in a row; so many addresses stay.
+    Failed(usize),
 }
 
 impl Book {
@@ -115,7 +115,7 @@ impl Book {
             self.due.insert((entry.next, name.clone()));
         }
         if failed && entry.failures == 1 {
-            Taken::Failed
+            Taken::Failed(entry.addresses.len())
         } else if entry.followed && entry.addresses != entry.told {
             Taken::News
         } else {
@@ -232,7 +232,7 @@ mod tests {
         book.follow(std::slice::from_ref(&name), now);
         // The answer; whether it is news; what is known then; after how many seconds it is asked again.
         let table: [(Answer, Taken, &[&str], u64); 14] = [
-            (Answer { v4: Unknown, v6: Unknown }, Taken::Failed, &[], 5),
+            (Answer { v4: Unknown, v6: Unknown }, Taken::Failed(0), &[], 5),
             (Answer { v4: None, v6: None }, Taken::Nothing, &[], 10),
             (Answer { v4: some(&["10.0.0.2", "10.0.0.1"], 30), v6: None }, Taken::News, &["10.0.0.1", "10.0.0.2"], 30),
             (
@@ -247,7 +247,7 @@ mod tests {
             (Answer { v4: some(&["10.0.0.4"], 60), v6: Unknown }, Taken::News, &["10.0.0.4", "::2"], 5),
             (Answer { v4: some(&["10.0.0.4"], 7), v6: Unknown }, Taken::Nothing, &["10.0.0.4", "::2"], 7),
             (Answer { v4: None, v6: some(&["::2", "::ffff:10.9.9.9"], 60) }, Taken::News, &["10.9.9.9", "::2"], 60),
-            (Answer { v4: None, v6: None }, Taken::Failed, &["10.9.9.9", "::2"], 5),
+            (Answer { v4: None, v6: None }, Taken::Failed(2), &["10.9.9.9", "::2"], 5),
             (Answer { v4: Unknown, v6: None }, Taken::Nothing, &["10.9.9.9", "::2"], 10),
             (Answer { v4: Unknown, v6: Unknown }, Taken::Nothing, &["10.9.9.9", "::2"], 20),
             (Answer { v4: some(&["10.0.0.1"], 20), v6: None }, Taken::News, &["10.0.0.1"], 20),

@@ -121,8 +121,10 @@ impl Shared {
 
     fn take(&self, name: &Arc<str>, answer: Answer) -> Taken {
         let taken = lock(&self.book).take(name, answer, Instant::now());
-        if taken == Taken::Failed {
-            tracing::warn!(name = &**name, "the name can't be resolved; the addresses it had stay");
+        match taken {
+            Taken::Failed(0) => tracing::warn!(name = &**name, "the name can't be resolved, so it is no backend yet"),
+            Taken::Failed(_) => tracing::warn!(name = &**name, "the name can't be resolved; the addresses it had stay"),
+            Taken::News | Taken::Nothing => {}
         }
         taken
     }

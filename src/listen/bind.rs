@@ -191,7 +191,15 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Err(e) => return Err(e),
     };
     let stale = is_socket && UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
-    if stale { fs::remove_file(path) } else { Err(io::ErrorKind::AddrInUse.into()) }
+    if stale {
+        return fs::remove_file(path);
+    }
+    let what = if is_socket {
+        "address in use: another process listens on it"
+    } else {
+        "address in use: a file that is no socket is in its place"
+    };
+    Err(io::Error::new(io::ErrorKind::AddrInUse, what))
 }
 
 fn systemd(name: &str) -> io::Result<Open> {
@@ -299,7 +307,8 @@ mod tests {
         drop(sockets);
         assert!(!path.exists());
         fs::write(&path, "mine").unwrap();
-        assert!(bind(&Bind::Unix(path.clone()), 2).is_err());
+        let error = bind(&Bind::Unix(path.clone()), 2).unwrap_err();
+        assert!(error.to_string().contains("no socket"), "{error}");
         assert!(path.exists());
     }
 

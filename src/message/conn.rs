@@ -81,7 +81,8 @@ impl Conn {
         })
     }
 
-    /// The peer's address as text, without a port; `unix:` over a Unix socket. Formatted once per connection.
+    /// The peer's address as text, without a port; over a Unix socket `unknown`, the word of RFC 7239, section 6.2.
+    /// Formatted once per connection.
     pub fn peer_text(&self) -> &str {
         &self.peer_text
     }

@@ -99,6 +99,24 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// What the route answers by itself: the status and, for a redirect, where to. `None`: it forwards.
+    pub fn own_answer(&self, method: &Method, host: &str, target: &str) -> Option<(StatusCode, Option<String>)> {
+        match self {
+            Self::Forward => None,
+            Self::Redirect(template) => {
+                // 301 lets clients turn a POST into a GET; 308 does not (RFC 9110, 15.4).
+                let status = match *method {
+                    Method::GET | Method::HEAD => StatusCode::MOVED_PERMANENTLY,
+                    _ => StatusCode::PERMANENT_REDIRECT,
+                };
+                Some((status, Some(template.replace("{host}", host).replace("{target}", target))))
+            }
+            Self::Respond { status, .. } => Some((*status, None)),
+        }
+    }
+}
+
 /// How the target is changed. `strip_prefix` is applied first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rewrite {

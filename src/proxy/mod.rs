@@ -22,7 +22,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -315,29 +315,20 @@ fn host_of(parts: &http::request::Parts) -> Option<HeaderValue> {
 
 /// The answer of a route that does not forward.
 fn own_answer<U>(route: &Route, parts: &http::request::Parts, ticket: &Ticket) -> Result<Answer<U>, Refused> {
-    let mut response = match &route.action {
-        Action::Forward => return Err(Reason::NoAsset.into()),
-        Action::Redirect(template) => {
-            let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-            let host = ticket.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("");
-            let location = template.replace("{host}", host).replace("{target}", target);
-            let mut response = Response::new(Bytes::new());
-            // 301 lets clients turn a POST into a GET; 308 does not (RFC 9110, 15.4).
-            let keeps_method = !matches!(parts.method, Method::GET | Method::HEAD);
-            *response.status_mut() =
-                if keeps_method { StatusCode::PERMANENT_REDIRECT } else { StatusCode::MOVED_PERMANENTLY };
-            let location = HeaderValue::from_str(&location).map_err(|_| Reason::BadRequest)?;
-            response.headers_mut().insert(header::LOCATION, location);
-            response
-        }
-        Action::Respond { status, body } => {
-            let mut response = Response::new(Bytes::from(body.clone()));
-            *response.status_mut() = *status;
-            let text = HeaderValue::from_static("text/plain; charset=utf-8");
-            response.headers_mut().insert(header::CONTENT_TYPE, text);
-            response
-        }
-    };
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let host = ticket.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("");
+    let (status, location) = route.action.own_answer(&parts.method, host, target).ok_or(Reason::NoAsset)?;
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = status;
+    if let Some(location) = location {
+        let location = HeaderValue::from_str(&location).map_err(|_| Reason::BadRequest)?;
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    if let Action::Respond { body, .. } = &route.action {
+        *response.body_mut() = Bytes::from(body.clone());
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, text);
+    }
     set_own(response.headers_mut(), ticket);
     Ok(Answer::Own(response))
 }

@@ -66,9 +66,10 @@ impl Drop for Ticket {
         if let Some(in_flight) = self.in_flight.take() {
             in_flight.finished(status.as_u16(), self.reason, total, self.bytes_in, self.bytes_out);
         }
+        let peer = self.conn.peer.is_some().then(|| self.conn.peer_text());
         self.log.line(&AccessRecord {
             time: self.time,
-            client: self.client.as_deref().unwrap_or(self.conn.peer_text()),
+            client: self.client.as_deref().or(peer).unwrap_or(""),
             listener: &self.conn.listener.name,
             method: self.method.as_str().as_bytes(),
             target: &self.conn.target(),

@@ -55,6 +55,8 @@ pub struct RouteTaken {
     pub name: String,
     /// `forward`, `redirect`, `respond`.
     pub action: &'static str,
+    /// What it answers by itself: the status and, for a redirect, where to.
+    pub answer: Option<String>,
     /// Which of its hosts, its path and its methods matched.
     pub why: String,
 }
@@ -168,7 +170,9 @@ pub fn explain(
         host: view.host.to_owned(),
         path: view.path.to_owned(),
         client,
-        route: route.and_then(|number| index.plan.routes.get(number)).map(|route| route_taken(route, view.host)),
+        route: route
+            .and_then(|number| index.plan.routes.get(number))
+            .map(|route| route_taken(route, request, view.host)),
         sources: notes.0,
         asset: None,
         region: None,
@@ -294,7 +298,7 @@ fn source_text(source: &Source) -> String {
     format!("{kind}{mark}{colon}{name}")
 }
 
-fn route_taken(route: &Route, host: &str) -> RouteTaken {
+fn route_taken(route: &Route, request: &request::Parts, host: &str) -> RouteTaken {
     let pattern = route.hosts.iter().find(|pattern| pattern_fits(pattern, host)).map(pattern_text);
     let methods: Vec<_> = route.methods.iter().map(http::Method::as_str).collect();
     let why = format!(
@@ -308,7 +312,14 @@ fn route_taken(route: &Route, host: &str) -> RouteTaken {
         Action::Redirect(_) => "redirect",
         Action::Respond { .. } => "respond",
     };
-    RouteTaken { name: route.name.clone(), action, why }
+    // With its port, as a redirect repeats it.
+    let sent = request.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or(host);
+    let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
+    let answer = route.action.own_answer(&request.method, sent, target).map(|(status, to)| match to {
+        Some(to) => format!("{} to {to}", status.as_u16()),
+        None => status.as_u16().to_string(),
+    });
+    RouteTaken { name: route.name.clone(), action, answer, why }
 }
 
 fn pattern_fits(pattern: &HostPattern, host: &str) -> bool {

@@ -33,6 +33,13 @@ pub struct AccessWriter {
     thread: Thread,
 }
 
+/// What `[log] access` names, opened and not in use yet.
+#[derive(Debug)]
+pub struct AccessSink {
+    sink: Sink,
+    form: Form,
+}
+
 /// What workers, owner and thread share.
 #[derive(Debug)]
 struct Shared {
@@ -65,7 +72,7 @@ struct Orders {
 impl AccessWriter {
     /// Opens what `[log] access` names, and starts the thread.
     pub fn spawn(log: &Log, metrics: &Metrics) -> io::Result<Self> {
-        let (sink, form) = open(log)?;
+        let AccessSink { sink, form } = AccessSink::open(log)?;
         Self::start(sink, form, metrics.dropped_access())
     }
 
@@ -93,13 +100,11 @@ impl AccessWriter {
         AccessLog { shared: self.shared.clone(), writer: self.thread.clone(), local: RefCell::new(local) }
     }
 
-    /// After a reload: goes over to what `[log]` says now. On an error nothing changes.
-    pub fn configure(&self, log: &Log) -> io::Result<()> {
-        let (sink, form) = open(log)?;
-        lock(&self.shared.orders).sink = Some(sink);
-        self.shared.form.store(form as u8, Ordering::Relaxed);
+    /// Goes over to what a reload has opened.
+    pub fn configure(&self, next: AccessSink) {
+        lock(&self.shared.orders).sink = Some(next.sink);
+        self.shared.form.store(next.form as u8, Ordering::Relaxed);
         self.thread.unpark();
-        Ok(())
     }
 
     /// Opens the file anew, for log rotation. Returns at once; a failure is logged, and the old file stays.
@@ -220,20 +225,25 @@ impl Writer {
     }
 }
 
-/// What `[log]` says about the access log.
-fn open(log: &Log) -> io::Result<(Sink, Form)> {
-    let stdout = io::stdout();
-    let (sink, terminal) = match &log.access {
-        LogSink::Off => return Ok((Sink::nowhere(), Form::Off)),
-        LogSink::Stdout => (Sink::stream(&stdout)?, stdout.is_terminal()),
-        LogSink::File(path) => (Sink::file(path)?, false),
-    };
-    let form = match log.format {
-        LogFormat::Auto if terminal => Form::Text,
-        LogFormat::Text => Form::Text,
-        LogFormat::Auto | LogFormat::Json => Form::Json,
-    };
-    Ok((sink, form))
+impl AccessSink {
+    /// Opens what `[log]` says about the access log.
+    ///
+    /// # Errors
+    /// A file that can't be opened; the error names it.
+    pub fn open(log: &Log) -> io::Result<Self> {
+        let stdout = io::stdout();
+        let (sink, terminal) = match &log.access {
+            LogSink::Off => return Ok(Self { sink: Sink::nowhere(), form: Form::Off }),
+            LogSink::Stdout => (Sink::stream(&stdout)?, stdout.is_terminal()),
+            LogSink::File(path) => (Sink::file(path)?, false),
+        };
+        let form = match log.format {
+            LogFormat::Auto if terminal => Form::Text,
+            LogFormat::Text => Form::Text,
+            LogFormat::Auto | LogFormat::Json => Form::Json,
+        };
+        Ok(Self { sink, form })
+    }
 }
 
 #[cfg(test)]
@@ -345,8 +355,9 @@ mod tests {
         let writer = AccessWriter::spawn(&log(LogSink::File(first.clone())), &Metrics::new(1)).unwrap();
         let access = writer.worker();
         access.line(&record("1"));
-        assert!(writer.configure(&log(LogSink::File(dir.path().join("no/such/dir")))).is_err());
-        writer.configure(&log(LogSink::File(second.clone()))).unwrap();
+        let open = |sink| AccessSink::open(&log(sink));
+        assert!(open(LogSink::File(dir.path().join("no/such/dir"))).unwrap_err().to_string().contains("no/such/dir"));
+        writer.configure(open(LogSink::File(second.clone())).unwrap());
         assert!(writer.flush(LONG));
         access.line(&record("2"));
         assert!(writer.flush(LONG));
@@ -359,7 +370,7 @@ mod tests {
         }
         access.line(&record("3"));
         assert!(writer.flush(LONG));
-        writer.configure(&log(LogSink::Off)).unwrap();
+        writer.configure(open(LogSink::Off).unwrap());
         assert!(!access.enabled());
         access.line(&record("4"));
         assert!(writer.flush(LONG));

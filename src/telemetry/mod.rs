@@ -15,7 +15,7 @@ mod record;
 mod sink;
 mod worker;
 
-pub use access::{AccessLog, AccessWriter};
+pub use access::{AccessLog, AccessSink, AccessWriter};
 pub use cells::RetryResult;
 pub use export::{CONTENT_TYPE, Family, Kind, Spec, families};
 pub use main_log::{MainLog, init_logging};

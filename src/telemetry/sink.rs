@@ -34,7 +34,8 @@ impl Sink {
     /// A file that is appended to. A FIFO that nobody reads is an error: to open it would wait for a reader.
     pub(super) fn file(path: &Path) -> io::Result<Self> {
         let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-        let file = OpenOptions::new().append(true).create(true).custom_flags(flags).open(path)?;
+        let file = OpenOptions::new().append(true).create(true).custom_flags(flags).open(path);
+        let file = file.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
         Ok(Self { file: Some(file), path: Some(path.to_owned()), ..Self::nowhere() })
     }
 

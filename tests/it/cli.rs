@@ -59,7 +59,10 @@ fn explain_says_who_would_get_a_request_and_why() {
     assert_eq!(code, 1, "{err}");
     assert!((out + &err).contains("unknown_asset"), "{err}");
     assert_eq!(run(&["explain", "-c", &name, "http://any.host/elsewhere"]).0, 1);
-    assert_eq!(run(&["explain", "-c", &name, "not a url"]).0, 2);
+    for wrong in ["not a url", "any.host/v1/predict/BTC", "GET"] {
+        let (code, _, err) = run(&["explain", "-c", &name, wrong]);
+        assert!(code == 2 && err.contains("http://host/path"), "{wrong}: {err}");
+    }
     assert_eq!(run(&["explain", "-c", &name, "-H", "no colon", "http://any.host/v1/predict/BTC"]).0, 2);
 }
 
@@ -77,6 +80,18 @@ fn schema_completions_and_man_are_what_their_readers_expect() {
     }
     let (code, out, _) = run(&["man"]);
     assert!(code == 0 && out.contains(".TH shardgate 1"), "{out}");
+    let plain = out.replace('\\', "");
+    for wanted in [
+        "--token-file",
+        "default: 127.0.0.1:9600",
+        "SIGHUP",
+        "EXIT STATUS",
+        "explain [OPTIONS] [METHOD] <URL>",
+        "-c, --config <FILE>",
+    ] {
+        assert!(plain.contains(wanted), "no {wanted} in:\n{out}");
+    }
+    assert!(!plain.contains("shardgate-run"), "a page that is not there: {out}");
 }
 
 #[test]
@@ -95,6 +110,29 @@ fn a_daemon_with_a_wrong_file_is_1() {
     let failed = Proxy::try_start(&GOOD.replace("path", "paht")).err().expect("the file is wrong");
     assert_eq!(failed.code, Some(1), "{}", failed.stderr);
     assert!(failed.stderr.contains("paht"), "{}", failed.stderr);
+}
+
+#[test]
+fn an_admin_address_that_is_none_is_2_and_one_without_a_daemon_is_4() {
+    let (code, _, err) = run(&["status", "--admin", "9600"]);
+    assert!(code == 2 && err.contains("HOST:PORT"), "{err}");
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (code, _, err) = run(&["reload", "--admin", &nobody]);
+    assert!(code == 4 && err.contains(&nobody), "{err}");
+}
+
+#[test]
+fn an_access_log_that_cannot_be_opened_is_named() {
+    let text = format!("{GOOD}[admin]\nbind = '127.0.0.1:0'\n[log]\naccess = 'no/such/dir/access.log'\n");
+    let failed = Proxy::try_start(&text).err().expect("there is no such directory");
+    assert_eq!(failed.code, Some(4), "{}", failed.stderr);
+    assert!(failed.stderr.contains("no/such/dir/access.log"), "{}", failed.stderr);
+    assert_eq!(failed.stderr.matches("os error 2").count(), 1, "said twice: {}", failed.stderr);
+
+    let proxy = Proxy::start(&text.replace("no/such/dir/", ""));
+    let before = proxy.config_hash();
+    assert!(!proxy.reload(&text), "a reload that can't log is refused");
+    assert_eq!(proxy.config_hash(), before);
 }
 
 #[test]

@@ -45,6 +45,7 @@ fn several_listeners_of_every_kind() {
     assert_eq!(from(1).as_deref(), Some("127.0.0.1"), "an IPv4-mapped address is unmapped");
     assert_eq!(from(2).as_deref(), Some("::1"));
     assert_eq!(from(3).as_deref(), Some("unknown"), "a Unix socket's peer has no address");
+    assert!(proxy.access_where(|line| line["listener"] == "file")["client"].is_null());
     assert!(proxy.metric("shardgate_client_connections_total", &[("listener", "file")]) >= 1.0);
     proxy.signal(rustix::process::Signal::TERM);
     assert!(proxy.wait_exit(DEADLINE).success());

@@ -117,7 +117,9 @@ pub(super) fn start(listen: &str, admin: &str) -> anyhow::Result<Demo> {
 
 impl Demo {
     /// What to try, for people, once it is known where the proxy listens.
-    pub(super) fn invitation(&self, proxy: &str, admin: &str) -> String {
+    ///
+    /// `program`: how this program was called, since it need not be in the PATH.
+    pub(super) fn invitation(&self, program: &str, proxy: &str, admin: &str) -> String {
         let Lines { control, first: (asset, region), other: (other_asset, other_region), backends } = &self.lines;
         format!(
             "shardgate demo: http://{proxy}, admin http://{admin}, {backends} sample backends (their data is made up)\n\
@@ -128,7 +130,7 @@ impl Demo {
              \n  curl -s -X POST http://{control}/die/{asset}/{region}   # kills every backend of {asset} in {region}\n\
              \n\
              Then ask for {asset} again: another region answers. `/revive/{asset}/{region}` brings them back.\n\
-             Metrics: http://{admin}/metrics. State: shardgate status --admin {admin}. Ctrl-C ends it.\n"
+             Metrics: http://{admin}/metrics. State: {program} status --admin {admin}. Ctrl-C ends it.\n"
         )
     }
 }
@@ -154,6 +156,6 @@ mod tests {
         for address in distinct {
             std::net::TcpStream::connect(&address).unwrap();
         }
-        assert!(demo.invitation("h:1", "h:2").contains("curl -s http://h:1/v1/predict/"));
+        assert!(demo.invitation("./sg", "h:1", "h:2").contains("curl -s http://h:1/v1/predict/"));
     }
 }

@@ -97,7 +97,7 @@ fn refusals_say_why() {
 fn an_answer_of_its_own_is_served() {
     let told = ask("GET", "http://other/", "");
     assert!(told.is_served() && told.pick.is_none() && told.tiers.is_empty());
-    assert!(told.to_string().contains("action   redirect"), "{told}");
+    assert!(told.to_string().contains("action   redirect: 301 to /p/A"), "{told}");
 }
 
 #[test]

@@ -10,8 +10,8 @@ impl fmt::Display for Explanation {
         line(f, "request", &format!("{} {}{}{client}", self.method, self.host, self.path))?;
         if let Some(route) = &self.route {
             line(f, "route", &format!("{} ({})", route.name, route.why))?;
-            if route.action != "forward" {
-                line(f, "action", route.action)?;
+            if let Some(answer) = &route.answer {
+                line(f, "action", &format!("{}: {answer}", route.action))?;
             }
         }
         for read in &self.sources {
