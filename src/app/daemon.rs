@@ -16,7 +16,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 use super::listeners::{Listeners, Open};
 use super::reload::{self, Job, Step};
 use super::worker::{self, Kit, Order};
-use super::{Addresses, Options, RunError, Source, notify};
+use super::{Addresses, Options, RunError, Source, descriptors, notify};
 use crate::admin;
 use crate::config::{Diagnostics, Loaded};
 use crate::control::{self, Command, Controller, GATHER, Handle, Readiness, ReloadReport};
@@ -43,13 +43,13 @@ pub(super) fn run(options: Options) -> Result<(), RunError> {
     let log = init_logging(&plan.log, &metrics).map_err(other("cannot start logging"))?;
     let access = AccessWriter::spawn(&plan.log, &metrics).map_err(other("cannot open the access log"))?;
     warn(&warnings);
-    raise_descriptor_limit();
+    let max_connections = descriptors::raise();
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())
         .map_err(other("cannot start the control plane"))?;
     let result = runtime.block_on(async {
-        let mut daemon = Daemon::start(options.config, plan, &metrics, log, access).await?;
+        let mut daemon = Daemon::start(options.config, plan, &metrics, log, access, max_connections).await?;
         daemon.serve(options.ready).await;
         daemon.stop();
         Ok(())
@@ -74,6 +74,8 @@ struct Daemon {
     commands: mpsc::Receiver<Command>,
     health: mpsc::Receiver<Transition>,
     resolved: mpsc::Receiver<Resolved>,
+    /// What the descriptor limit allows.
+    max_connections: u32,
     job: Option<Job>,
     drain: Drain,
 }
@@ -114,6 +116,7 @@ impl Daemon {
         metrics: &Arc<Metrics>,
         log: MainLog,
         access: AccessWriter,
+        max_connections: u32,
     ) -> Result<Self, RunError> {
         let signals = Signals::new().map_err(other("cannot listen to signals"))?;
         let workers = plan.server.workers.unwrap_or_else(available_cores);
@@ -157,6 +160,7 @@ impl Daemon {
                     metrics: Arc::clone(metrics),
                     log: access.worker(),
                     shared: Arc::clone(&shared),
+                    max_connections,
                 };
                 worker::spawn(kit, orders)
             })
@@ -184,6 +188,7 @@ impl Daemon {
             commands,
             health,
             resolved,
+            max_connections,
             job: None,
             drain: Drain::No,
         };
@@ -312,6 +317,7 @@ impl Daemon {
         if let Some(access) = job.access {
             self.access.configure(access);
         }
+        descriptors::compare(&plan.limits, self.max_connections);
         let status = format!("{} pools, {} backends", summary.pools, self.controller.backends());
         if self.readiness.set_ready() {
             tracing::info!(hash = plan.hash, "ready");
@@ -431,16 +437,6 @@ fn warn(warnings: &Diagnostics) {
 
 fn available_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// A proxy holds two descriptors for each request; the soft limit of 1,024 is for programs that use select(2).
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "the limit of open files could not be raised");
-    }
 }
 
 fn other(what: &'static str) -> impl Fn(io::Error) -> RunError {

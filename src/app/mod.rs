@@ -5,6 +5,7 @@
 //! Snapshot, in the counts on backends, and in one bounded channel of orders per worker.
 
 mod daemon;
+mod descriptors;
 mod listeners;
 mod notify;
 mod reload;

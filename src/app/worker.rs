@@ -46,6 +46,7 @@ pub(super) struct Kit {
     pub(super) metrics: Arc<Metrics>,
     pub(super) log: AccessLog,
     pub(super) shared: Arc<Shared>,
+    pub(super) max_connections: u32,
 }
 
 /// Starts a worker's thread. It ends when `orders` does, or at [`Order::Stop`].
@@ -67,7 +68,7 @@ pub(super) fn spawn(kit: Kit, orders: mpsc::Receiver<Order>) -> io::Result<JoinH
 
 async fn run(kit: Kit, mut orders: mpsc::Receiver<Order>) {
     let proxy = Proxy::new(kit.table.reader(), kit.metrics.worker(), kit.log);
-    let service = Rc::new(Front { proxy });
+    let service = Rc::new(Front { proxy, max_connections: kit.max_connections });
     let server = Rc::new(Server::new(Rc::clone(&service), kit.shared, kit.number));
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -103,6 +104,7 @@ async fn run(kit: Kit, mut orders: mpsc::Receiver<Order>) {
 /// The proxy as the connections of clients see it.
 struct Front {
     proxy: Proxy<Incoming>,
+    max_connections: u32,
 }
 
 impl Service for Front {
@@ -113,6 +115,7 @@ impl Service for Front {
     }
 
     fn limits(&self) -> Limits {
-        self.proxy.limits()
+        let limits = self.proxy.limits();
+        Limits { max_connections: limits.max_connections.min(self.max_connections), ..limits }
     }
 }

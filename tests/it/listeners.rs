@@ -259,6 +259,8 @@ fn a_daemon_without_descriptors_goes_on_when_there_are_some_again() {
         *command = limited;
     };
     let proxy = Proxy::start_with(&config(&origin, ""), limit);
+    let lowered = proxy.log_line("limits.max_connections is lowered to what the limit of open files allows");
+    assert_eq!(lowered["max_connections"], 24);
     let address = proxy.address();
     let held: Vec<_> = (0..80).map(|_| TcpStream::connect(address).unwrap()).collect();
     drop(held);
