@@ -58,9 +58,15 @@ pub enum BodyFault {
     Over,
 }
 
-/// The body of one request.
+/// The body of one request. A clone is another handle to the same.
 pub struct RequestBody<B> {
     shared: Rc<Shared<B>>,
+}
+
+impl<B> Clone for RequestBody<B> {
+    fn clone(&self) -> Self {
+        Self { shared: Rc::clone(&self.shared) }
+    }
 }
 
 struct Shared<B> {

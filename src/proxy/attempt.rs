@@ -11,7 +11,7 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use super::outgoing::Outgoing;
-use super::response::Relay;
+use super::response::{Relay, UploadFault};
 use super::slots::PoolSlot;
 use super::ticket::Ticket;
 use super::{BoxError, Proxy, UpstreamBody};
@@ -125,8 +125,14 @@ impl Try<'_> {
                     true => Outcome::GatewayError,
                     false => Outcome::Ok,
                 });
-                let relay = |body| Relay { body, serving, idle: self.timeouts.idle, waiting: None, timer: None };
-                Ok(Sent { response: response.map(relay), upload_pending: body.done().is_none() })
+                let upload_pending = body.done().is_none();
+                let upload = upload_pending.then(|| {
+                    let body = body.clone();
+                    Box::new(move || body.fault()) as UploadFault
+                });
+                let idle = self.timeouts.idle;
+                let relay = |body| Relay { body, serving, upload, idle, waiting: None, timer: None };
+                Ok(Sent { response: response.map(relay), upload_pending })
             }
             Err(error) if error.kind == ErrorKind::Limit => Err(Failure::Full),
             Err(error) => {

@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::attempt::Serving;
 use super::ticket::Ticket;
+use crate::message::body::BodyFault;
 use crate::model::Reason;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -30,10 +31,15 @@ enum Inner<U> {
     Over,
 }
 
+/// What has become of a request's body.
+pub(crate) type UploadFault = Box<dyn Fn() -> Option<BodyFault>>;
+
 /// A backend's body, and what to hold on to until it has ended.
 pub(crate) struct Relay<U> {
     pub(crate) body: U,
     pub(crate) serving: Serving,
+    /// If the answer came before the request's body had ended.
+    pub(crate) upload: Option<UploadFault>,
     pub(crate) idle: Duration,
     /// Since when the backend is being waited for; a client that reads slowly does not count against it.
     pub(crate) waiting: Option<Instant>,
@@ -112,8 +118,20 @@ where
                 }
                 Poll::Ready(Some(Err(error))) => {
                     let error = error.into();
-                    tracing::warn!(backend = relay.serving.label(), %error, "a response body ended early");
-                    this.end(false);
+                    // With the request's body ends the exchange, and then it is not the backend who ended it.
+                    match relay.upload.as_ref().and_then(|fault| fault()) {
+                        Some(fault) => {
+                            this.ticket.reason = Some(match fault {
+                                BodyFault::TooLarge => Reason::RequestTooLarge,
+                                _ => this.ticket.conn.fault().unwrap_or(Reason::ClientClosed),
+                            });
+                            this.inner = Inner::Over;
+                        }
+                        None => {
+                            tracing::warn!(backend = relay.serving.label(), %error, "a response body ended early");
+                            this.end(false);
+                        }
+                    }
                     return Poll::Ready(Some(Err(error)));
                 }
                 Poll::Pending => break,

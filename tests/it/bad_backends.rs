@@ -130,3 +130,22 @@ fn a_connection_that_is_still_uploading_serves_nobody_else() {
     uploading.expect_closed();
     proxy.metric_until("shardgate_backend_connections", &[], |open| open <= 1.0);
 }
+
+#[test]
+fn an_upload_that_breaks_under_its_answer_is_not_the_backend_s_fault() {
+    let origin = Origin::start("early");
+    origin.on_custom("/echo", |_, exchange| {
+        exchange.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")?;
+        exchange.body()?;
+        Ok(After::Keep)
+    });
+    let proxy = start(&origin, "");
+    let mut client = proxy.client();
+    client.send("POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    assert_eq!(client.head_only().0, 200);
+    client.send("no chunk\r\n");
+    let line = proxy.access_where(|line| line["target"] == "/echo");
+    assert_eq!((&line["status"], &line["reason"]), (&200.into(), &"bad_request".into()));
+    let truncated = [("outcome", "truncated")];
+    assert_eq!(proxy.metric("shardgate_upstream_attempts_total", &truncated), 0.0);
+}
