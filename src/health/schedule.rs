@@ -8,6 +8,8 @@
 //! A heap holds the due times. Should many be due at once all the same (a clock that jumped, a busy thread), they are
 //! started at no more than 1.5 times the mean rate, with a small burst: the generic cell rate algorithm (ITU-T I.371).
 //!
+//! Checks start on a grid of 10 ms: those of one tick share a wake-up, which costs more than a check's own work.
+//!
 //! Pure: the time is passed in.
 
 use std::cmp::Reverse;
@@ -22,8 +24,8 @@ const FIRST_GAP: Duration = Duration::from_millis(2);
 const UNHURRIED: f64 = 500.0;
 /// How far above the mean rate late checks may be started.
 const HASTE: f64 = 1.5;
-/// How much earlier than its pace allows a check may start, so that the timer's grain costs nothing.
-const TOLERANCE: Duration = Duration::from_millis(10);
+/// Checks start at multiples of this.
+const TICK: Duration = Duration::from_millis(10);
 
 /// Due times of all checks. `T` tells whose they are.
 #[derive(Debug)]
@@ -89,7 +91,11 @@ impl<T: Ord> Schedule<T> {
     /// When [`Schedule::pop`] gives something out again.
     pub(super) fn wake(&self) -> Option<Instant> {
         let Reverse((due, _)) = self.heap.peek()?;
-        Some(self.paced.checked_sub(TOLERANCE).map_or(*due, |paced| paced.max(*due)))
+        // A tick's worth may start before its pace would have it, or a tick could start but one.
+        let at = self.paced.checked_sub(TICK).map_or(*due, |paced| paced.max(*due));
+        let after = at.saturating_duration_since(self.epoch);
+        let into_tick = (after.as_nanos() % TICK.as_nanos()) as u32;
+        Some(if into_tick == 0 { at } else { at + (TICK - Duration::from_nanos(into_tick.into())) })
     }
 }
 
@@ -200,6 +206,22 @@ mod tests {
         assert_eq!(schedule.pop(now), None);
         assert_eq!(schedule.wake(), Some(now + WINDOW));
         assert_eq!(schedule.pop(now + 2 * WINDOW), Some(('a', WINDOW)));
+    }
+
+    #[test]
+    fn starts_are_on_the_grid_for_years() {
+        let epoch = Instant::now();
+        let mut schedule = Schedule::new(epoch, 0);
+        for days in [0, 1, 500, 10_000] {
+            let day = epoch + Duration::from_secs(days * 86_400);
+            schedule.push(day + Duration::from_micros(10_001), days);
+            assert_eq!(schedule.wake(), Some(day + 2 * TICK));
+            assert_eq!(schedule.pop(day + TICK), None);
+            assert_eq!(schedule.pop(day + 2 * TICK).map(|(who, _)| who), Some(days));
+            let phase = schedule.phase();
+            let next = schedule.regular(phase, Duration::from_secs(2), day);
+            assert!(next > day && next < day + Duration::from_secs(4));
+        }
     }
 
     proptest! {
