@@ -9,6 +9,12 @@ pub(super) fn table(status: &Value) -> String {
     let mut rows =
         vec![["ASSET", "REGION", "ROLE", "LOAD", "BACKEND", "WEIGHT", "IN FLIGHT", "STATE"].map(str::to_owned)];
     for pool in list(status, "pools") {
+        if list(pool, "backends").is_empty() {
+            // All its backends are names, and none has an address: it must not look as if there were no such pool.
+            let [asset, region] = ["asset", "region"].map(|name| text(&pool[name]));
+            let none = || "-".to_owned();
+            rows.push([asset, region, none(), none(), none(), none(), none(), "unresolved".to_owned()]);
+        }
         for backend in list(pool, "backends") {
             rows.push([
                 text(&pool["asset"]),
@@ -108,7 +114,7 @@ mod tests {
                     { "role": "replica", "address": "10.0.0.2:80", "weight": 1, "in_flight": 0, "state": "down",
                       "cause": "timeout", "since": 3.9 },
                 ],
-            }],
+            }, { "asset": "tin", "region": "west", "tiers": [], "backends": [] }],
         });
         let wanted = "\
 shardgate 1.2.3: ready; configuration 0a
@@ -116,6 +122,7 @@ shardgate 1.2.3: ready; configuration 0a
 ASSET  REGION  ROLE     LOAD       BACKEND      WEIGHT  IN FLIGHT  STATE
 gold   west    primary  70%        10.0.0.1:80  2       7          up 2h
 gold   west    replica  30% panic  10.0.0.2:80  1       0          down: timeout 3s
+tin    west    -        -          -            -       -          unresolved
 ";
         assert_eq!(table(&status), wanted);
     }
