@@ -247,18 +247,32 @@ fn slow_heads_and_idle_connections_end() {
     idle.expect_closed();
 }
 
-#[test]
-fn a_daemon_without_descriptors_goes_on_when_there_are_some_again() {
-    let origin = Origin::start("one");
-    let limit = |command: &mut std::process::Command| {
+/// Has the daemon run with at most so many descriptors.
+fn with_descriptors(limit: u32) -> impl FnOnce(&mut std::process::Command) {
+    move |command| {
         // The shell lowers the limit, soft and hard, for the daemon that takes its place.
         let daemon = command.get_program().to_owned();
         let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
         let mut limited = std::process::Command::new("sh");
-        limited.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""]).arg(daemon).args(arguments);
+        limited.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\"")]).arg(daemon).args(arguments);
         *command = limited;
-    };
-    let proxy = Proxy::start_with(&config(&origin, ""), limit);
+    }
+}
+
+#[test]
+fn clients_can_t_take_the_descriptors_that_backends_need() {
+    let origin = Origin::start("one");
+    let proxy = Proxy::start_with(&config(&origin, "[server]\nworkers = 1"), with_descriptors(256));
+    let mut clients: Vec<_> = (0..110).map(|_| proxy.client()).collect();
+    let statuses: Vec<_> = clients.iter_mut().map(|client| client.get("/v1/BTC").status).collect();
+    let count = |status| statuses.iter().filter(|&&found| found == status).count();
+    assert_eq!((count(200), count(503)), (96, 14), "{statuses:?}");
+}
+
+#[test]
+fn a_daemon_without_descriptors_goes_on_when_there_are_some_again() {
+    let origin = Origin::start("one");
+    let proxy = Proxy::start_with(&config(&origin, ""), with_descriptors(64));
     let lowered = proxy.log_line("limits.max_connections is lowered to what the limit of open files allows");
     assert_eq!(lowered["max_connections"], 24);
     let address = proxy.address();
