@@ -34,7 +34,7 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: -\r\nconnection: close\r\n\r\n
 /// The same for a HEAD, whose answer must have no body.
 const STAND_IN_HEAD: &[u8] = b"HEAD / HTTP/1.1\r\nhost: -\r\nconnection: close\r\n\r\n";
 
-const HEAD_TIMEOUT: Fault = Fault { reason: Reason::RequestTimeout, detail: "the head took too long" };
+const HEAD_TIMEOUT: Fault = Fault::over("header_timeout", Reason::RequestTimeout, "the head took too long");
 
 /// Where in the stream of messages the first byte stands that has not been checked.
 enum State {

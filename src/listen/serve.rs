@@ -24,7 +24,7 @@ use super::watch::Watch;
 use super::wire::Wire;
 use crate::message::Conn;
 use crate::message::framing::{Fault, Framing, HeadLimits};
-use crate::model::{Limits, Reason};
+use crate::model::Limits;
 
 /// How long bytes that nobody wants are read off a connection, so that its last answer arrives.
 const LINGER: Duration = Duration::from_secs(2);
@@ -44,7 +44,7 @@ const MAX_FIELDS: usize = 16 * 1024;
 /// A head may be this long, whatever the file says.
 const MAX_HEAD: usize = 1024 * 1024;
 
-const MISMATCH: Fault = Fault { reason: Reason::BadRequest, detail: "two readings of one head" };
+const MISMATCH: Fault = Fault::bad("two readings of one head");
 
 /// How a connection came to its end.
 enum End {

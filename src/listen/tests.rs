@@ -69,7 +69,7 @@ impl Service for Echo {
 impl Echo {
     async fn answer(&self, request: Request<Incoming>, conn: &Conn) -> Response<Answer> {
         if let Some(reason) = conn.verdict() {
-            return respond::problem(reason, conn.detail().unwrap_or_default()).map(Answer::whole);
+            return respond::problem(reason, conn.complaint().map_or("", |fault| fault.detail)).map(Answer::whole);
         }
         self.served.set(self.served.get() + 1);
         let target = String::from_utf8_lossy(&conn.target()).into_owned();

@@ -18,7 +18,7 @@ pub(super) const TICK: Duration = Duration::from_millis(250);
 /// was being waited for.
 const WINDOW: u32 = 40;
 
-const TOO_SLOW: Fault = Fault { reason: Reason::RequestTimeout, detail: "the body came too slowly" };
+const TOO_SLOW: Fault = Fault::over("min_body_rate", Reason::RequestTimeout, "the body came too slowly");
 
 /// The worker's time, in ticks.
 #[derive(Debug, Default)]

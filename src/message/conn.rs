@@ -104,9 +104,9 @@ impl Conn {
         self.fault.get().map(|fault| fault.reason)
     }
 
-    /// The sentence for the log that belongs to the verdict or the fault.
-    pub fn detail(&self) -> Option<&'static str> {
-        self.verdict.get().or(self.fault.get()).map(|fault| fault.detail)
+    /// The verdict or the fault with all that is known of it, for the log and the metrics.
+    pub fn complaint(&self) -> Option<Fault> {
+        self.verdict.get().or(self.fault.get())
     }
 
     /// The request target as the client sent it; of a refused request as far as it was good, else empty. Not to be held

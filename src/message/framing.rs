@@ -40,12 +40,19 @@ pub struct Fault {
     pub reason: Reason,
     /// Which rule it broke.
     pub detail: &'static str,
+    /// The key in `[limits]` of the limit that it went over, if that is what it did.
+    pub limit: Option<&'static str>,
 }
 
 impl Fault {
     /// The request is not valid HTTP.
-    pub(super) const fn bad(detail: &'static str) -> Self {
-        Self { reason: Reason::BadRequest, detail }
+    pub(crate) const fn bad(detail: &'static str) -> Self {
+        Self { reason: Reason::BadRequest, detail, limit: None }
+    }
+
+    /// The request went over a limit of the configuration.
+    pub(crate) const fn over(limit: &'static str, reason: Reason, detail: &'static str) -> Self {
+        Self { reason, detail, limit: Some(limit) }
     }
 }
 

@@ -276,6 +276,12 @@ where
     fn refuse(&self, refused: Refused, ticket: &mut Ticket) -> Response<Bytes> {
         let Refused { reason, allow } = refused;
         ticket.reason = Some(reason);
+        if let Some(fault) = ticket.conn.complaint() {
+            if let Some(limit) = fault.limit {
+                self.slots.borrow().metrics().metrics().limit_hit(limit);
+            }
+            tracing::debug!(client = ticket.conn.peer_text(), request_id = ticket.request_id(), %fault, "refused");
+        }
         let mut response = respond::problem(reason, ticket.request_id());
         response.headers_mut().insert(REQUEST_ID, ticket.request_id.clone());
         if let Some(allow) = allow {

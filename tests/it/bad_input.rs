@@ -128,6 +128,9 @@ fn what_is_too_large_gets_the_status_that_says_so() {
     assert_eq!(refused(&proxy, large.as_bytes()), (431, "headers_too_large".into()));
     let many = get(&format!("Host: x{}", "\r\nA: b".repeat(20)));
     assert_eq!(refused(&proxy, many.as_bytes()), (431, "headers_too_large".into()));
+    for (limit, hits) in [("max_target_bytes", 2.0), ("max_header_bytes", 1.0), ("max_headers", 1.0)] {
+        assert_eq!(proxy.metric("shardgate_limit_hits_total", &[("limit", limit)]), hits, "{limit}");
+    }
     let body = "POST /v1/BTC HTTP/1.1\r\nHost: x\r\nContent-Length: 4097\r\n\r\n";
     assert_eq!(refused(&proxy, body.as_bytes()), (413, "request_too_large".into()));
     assert_eq!((origin.count(), origin.accepted()), (0, 0));

@@ -241,6 +241,7 @@ fn slow_heads_and_idle_connections_end() {
     slow.send("GET /v1/BTC HTTP/1.1\r\nHos");
     let answer = slow.response();
     assert_eq!((answer.status, answer.reason()), (408, "request_timeout".into()));
+    assert_eq!(proxy.metric("shardgate_limit_hits_total", &[("limit", "header_timeout")]), 1.0);
     slow.expect_closed();
     let mut idle = proxy.client();
     assert_eq!(idle.get("/v1/BTC").status, 200);

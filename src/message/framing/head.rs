@@ -60,7 +60,7 @@ pub struct Scan {
 /// Empty lines before a request line that are ignored (RFC 9112, 2.2 asks for at least one).
 const EMPTY_LINES: usize = 8;
 
-const TOO_LONG: Fault = Fault { reason: Reason::TargetTooLong, detail: "target over the limit" };
+const TOO_LONG: Fault = Fault::over("max_target_bytes", Reason::TargetTooLong, "target over the limit");
 
 impl Scan {
     /// Looks at the bytes that are new since the last call; `bytes` begins at the same byte each time.
@@ -144,7 +144,11 @@ impl Scan {
     fn too_large(&self, bytes: &[u8]) -> Fault {
         // A target that alone is over the limit is named as such, whichever limit it hits first.
         let in_target = self.request.is_none() && bytes.get(self.start..).is_some_and(|b| memchr(b' ', b).is_some());
-        if in_target { TOO_LONG } else { Fault { reason: Reason::HeadersTooLarge, detail: "head over the limit" } }
+        if in_target {
+            TOO_LONG
+        } else {
+            Fault::over("max_header_bytes", Reason::HeadersTooLarge, "head over the limit")
+        }
     }
 
     /// `method SP request-target SP HTTP-version` (RFC 9112, 3), with exactly these two spaces.
@@ -186,7 +190,7 @@ impl Scan {
         }
         self.fields += 1;
         if self.fields > limits.fields {
-            return Err(Fault { reason: Reason::HeadersTooLarge, detail: "too many fields" });
+            return Err(Fault::over("max_headers", Reason::HeadersTooLarge, "too many fields"));
         }
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => self.host(trim(value)),
