@@ -12,14 +12,13 @@ use tokio::time::Instant;
 
 use super::outgoing::Outgoing;
 use super::response::{Relay, UploadFault};
-use super::slots::PoolSlot;
+use super::slots::{PoolSlot, ServerSlot};
 use super::ticket::Ticket;
 use super::{BoxError, Proxy, UpstreamBody};
 use crate::backend::{self, Backend};
 use crate::message::body::RequestBody;
 use crate::message::hop;
 use crate::model::{Outcome, PoolSettings, Reason, Timeouts};
-use crate::telemetry::BackendCells;
 use crate::upstream::{self, ErrorKind, Terms, Upload};
 
 /// A response head, and the way to the rest of it.
@@ -36,8 +35,8 @@ impl<U> Sent<U> {
     }
 
     /// Who answered.
-    pub(crate) fn backend(&self) -> &Arc<Backend> {
-        &self.response.body().serving.backend
+    pub(crate) fn server(&self) -> &Rc<ServerSlot> {
+        &self.response.body().serving.server
     }
 }
 
@@ -61,7 +60,7 @@ pub(crate) enum Failure {
 /// What a try goes by.
 pub(crate) struct Try<'a> {
     pub(crate) backend: &'a Arc<Backend>,
-    pub(crate) cells: &'a Rc<BackendCells>,
+    pub(crate) server: &'a Rc<ServerSlot>,
     pub(crate) pool: &'a PoolSlot,
     pub(crate) settings: &'a PoolSettings,
     pub(crate) timeouts: Timeouts,
@@ -87,8 +86,7 @@ impl Try<'_> {
         let Some(in_flight) = self.backend.try_request(limits.max_requests) else {
             return Err(Failure::Full);
         };
-        let cells = Rc::clone(self.cells);
-        let mut serving = Serving { backend: Arc::clone(self.backend), cells, outcome: None, _in_flight: in_flight };
+        let mut serving = Serving { server: Rc::clone(self.server), outcome: None, _in_flight: in_flight };
         let conn = Rc::clone(&ticket.conn);
         let interim = |status: StatusCode, mut headers: HeaderMap| {
             if status == StatusCode::CONTINUE {
@@ -153,7 +151,7 @@ impl Try<'_> {
 
     fn note(&self, ticket: &mut Ticket, took: Duration, connect: Option<Duration>) {
         ticket.attempts += 1;
-        ticket.backend = Some(Arc::clone(self.backend));
+        ticket.backend = Some(Rc::clone(self.server));
         ticket.upstream = Some(took);
         ticket.connect = connect;
         self.pool.cells.upstream(took);
@@ -213,8 +211,7 @@ where
 
 /// A backend at work for a request. Dropping it ends the try and counts how it went.
 pub(crate) struct Serving {
-    backend: Arc<Backend>,
-    cells: Rc<BackendCells>,
+    server: Rc<ServerSlot>,
     /// `None`: it is not known yet, or it was the client who ended it.
     outcome: Option<Outcome>,
     _in_flight: backend::InFlight,
@@ -227,14 +224,14 @@ impl Serving {
     }
 
     pub(crate) fn label(&self) -> &str {
-        &self.backend.label
+        &self.server.label
     }
 }
 
 impl Drop for Serving {
     fn drop(&mut self) {
         if let Some(outcome) = self.outcome {
-            self.cells.attempt(outcome);
+            self.server.cells.attempt(outcome);
         }
     }
 }

@@ -8,13 +8,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::slots::{PoolSlot, Slots};
+use super::slots::{PoolSlot, ServerSlot, Slots};
 use super::tries::FREE_PER_TIER;
 use crate::backend::Backend;
 use crate::balance::{self, Group, tiers};
 use crate::model::Role;
 use crate::routing::{Chain, Index, Loads, PoolState, Server, Snapshot, Tier};
-use crate::telemetry::BackendCells;
 
 /// The tiers of one request, and where it is among them.
 pub(crate) struct Order<'a> {
@@ -37,7 +36,7 @@ pub(crate) struct Order<'a> {
 pub(crate) struct Next<'a> {
     pub(crate) pool: &'a PoolState,
     pub(crate) slot: Rc<PoolSlot>,
-    pub(crate) cells: Rc<BackendCells>,
+    pub(crate) server_slot: Rc<ServerSlot>,
     pub(crate) server: &'a Server,
     pub(crate) role: Role,
     pub(crate) is_first_tier: bool,
@@ -84,10 +83,10 @@ impl<'a> Order<'a> {
                 let slot = slots.borrow_mut().pool(index, pool.id);
                 if let Some(place) = self.pick(pool, tier, role, &slot)
                     && let Some(server) = tier.servers.get(place)
-                    && let Some(cells) = slots.borrow().backend(&slot, role, tier, place)
+                    && let Some(server_slot) = slots.borrow().server(&slot, role, tier, place)
                 {
                     self.tried.push(Arc::as_ptr(&server.backend));
-                    return Some(Next { pool, slot, cells, server, role, is_first_tier: at == 0 });
+                    return Some(Next { pool, slot, server_slot, server, role, is_first_tier: at == 0 });
                 }
             }
             self.passed += 1;

@@ -48,13 +48,20 @@ pub(crate) struct PoolSlot {
 /// went may have ended, and if it comes back it needs new ones.
 struct TierSlot {
     servers: Weak<[Server]>,
-    cells: Vec<Option<Rc<BackendCells>>>,
+    slots: Vec<Option<Rc<ServerSlot>>>,
+}
+
+/// A server's label and cells. What a request keeps of a backend is this: counting a reference to the backend itself
+/// would have every worker write to one more line.
+pub(crate) struct ServerSlot {
+    pub(crate) label: Arc<str>,
+    pub(crate) cells: Rc<BackendCells>,
 }
 
 impl TierSlot {
     /// Of both tiers, before anything is known of their servers.
     fn none() -> [RefCell<Self>; 2] {
-        Role::ALL.map(|_| RefCell::new(Self { servers: Weak::<[Server; 0]>::new(), cells: Vec::new() }))
+        Role::ALL.map(|_| RefCell::new(Self { servers: Weak::<[Server; 0]>::new(), slots: Vec::new() }))
     }
 }
 
@@ -111,15 +118,17 @@ impl Slots {
         Rc::clone(slot)
     }
 
-    /// The cells of the server at this place of a pool's tier.
-    pub(crate) fn backend(&self, pool: &PoolSlot, role: Role, tier: &Tier, place: usize) -> Option<Rc<BackendCells>> {
+    /// The slot of the server at this place of a pool's tier.
+    pub(crate) fn server(&self, pool: &PoolSlot, role: Role, tier: &Tier, place: usize) -> Option<Rc<ServerSlot>> {
         let server = tier.servers.get(place)?;
         let mut slot = pool.tiers.get(role as usize)?.borrow_mut();
         if !std::ptr::eq(slot.servers.as_ptr(), Arc::as_ptr(&tier.servers)) {
-            *slot = TierSlot { servers: Arc::downgrade(&tier.servers), cells: vec![None; tier.servers.len()] };
+            *slot = TierSlot { servers: Arc::downgrade(&tier.servers), slots: vec![None; tier.servers.len()] };
         }
-        let label = || self.metrics.backend(&pool.asset, &pool.region, &server.backend.label);
-        slot.cells.get_mut(place).map(|cells| Rc::clone(cells.get_or_insert_with(label)))
+        let label = &server.backend.label;
+        let cells = || self.metrics.backend(&pool.asset, &pool.region, label);
+        let new = || Rc::new(ServerSlot { label: Arc::clone(label), cells: cells() });
+        slot.slots.get_mut(place).map(|slot| Rc::clone(slot.get_or_insert_with(new)))
     }
 
     pub(crate) fn metrics(&self) -> &WorkerMetrics {
@@ -157,16 +166,18 @@ mod tests {
         let both =
             PoolState::new(PoolId(0), Arc::new(PoolSettings::default()), [vec![one.clone(), two.clone()], vec![]]);
         let count = |pool: &PoolState, place: usize| {
-            let cells = slots.backend(&slot, Role::Primary, &pool.tiers[0], place).unwrap();
-            cells.attempt(crate::model::Outcome::Ok);
+            let server = slots.server(&slot, Role::Primary, &pool.tiers[0], place).unwrap();
+            server.cells.attempt(crate::model::Outcome::Ok);
         };
         let shown = |n: u32| {
             let page = metrics.encode();
             let line = page.lines().find(|line| line.contains("outcome=\"ok\"") && line.contains("127.0.0.1:2"));
             line.is_some_and(|line| line.ends_with(&format!(" {n}")))
         };
+        let references = Arc::strong_count(&two.backend);
         count(&both, 1);
         count(&both, 1);
+        assert_eq!(Arc::strong_count(&two.backend), references);
         // A verdict that changes leaves everything where it is.
         count(&both.refreshed(), 1);
         assert!(shown(3), "{}", metrics.encode());
@@ -179,7 +190,7 @@ mod tests {
         let back = PoolState::new(PoolId(0), Arc::new(PoolSettings::default()), [vec![server(2)], vec![]]);
         count(&back, 0);
         assert!(shown(1), "{}", metrics.encode());
-        assert!(slots.backend(&slot, Role::Primary, &back.tiers[0], 1).is_none());
+        assert!(slots.server(&slot, Role::Primary, &back.tiers[0], 1).is_none());
     }
 
     const FILE: &str = "listeners = [{ bind = '127.0.0.1:0' }]\nroutes = [{ path = '/{asset}' }]\nregions.r = {}\n\

@@ -10,8 +10,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 
-use super::slots::KeySlot;
-use crate::backend::Backend;
+use super::slots::{KeySlot, ServerSlot};
 use crate::message::conn::Conn;
 use crate::message::respond;
 use crate::model::Reason;
@@ -31,7 +30,8 @@ pub(crate) struct Ticket {
     pub(crate) route: Option<Arc<str>>,
     pub(crate) key: Option<Rc<KeySlot>>,
     pub(crate) in_flight: Option<InFlight>,
-    pub(crate) backend: Option<Arc<Backend>>,
+    /// That answered, else that was tried last.
+    pub(crate) backend: Option<Rc<ServerSlot>>,
     pub(crate) attempts: u32,
     pub(crate) connect: Option<Duration>,
     /// From the start of the last try to its response head.

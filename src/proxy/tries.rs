@@ -6,7 +6,7 @@
 //! is repeated only for a method without further effect (RFC 9110, 9.2.2), only while its body can be sent again, within
 //! `retry.max` and the budget, and after a pause.
 
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -80,7 +80,7 @@ where
         let timeouts = route.timeouts.over(settings.timeouts);
         let attempt = Try {
             backend: &next.server.backend,
-            cells: &next.cells,
+            server: &next.server_slot,
             pool: &pool,
             settings,
             timeouts: Timeouts { connect: timeouts.connect.min(left), ..timeouts },
@@ -139,7 +139,7 @@ where
     }
     // The last word of a backend is better than any of ours.
     let answer = held.ok_or_else(|| last.unwrap_or(Reason::NoHealthyBackend))?;
-    ticket.backend = Some(Arc::clone(answer.backend()));
+    ticket.backend = Some(Rc::clone(answer.server()));
     Ok(answer)
 }
 
