@@ -81,7 +81,7 @@ fn request(daemon: &Daemon, method: Method, path: &str) -> Result<(StatusCode, B
         Some(path) => Target::Unix(path.into()),
         None => {
             let address = daemon.admin.trim_start_matches("http://").trim_end_matches('/');
-            if !address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+            if address.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
                 return Err(Fault::Usage(format!("--admin {address:?} is neither HOST:PORT nor unix:PATH")));
             }
             Target::Tcp(address.to_owned())
