@@ -21,7 +21,7 @@ bench *ARGS:
 bench-peers *ARGS:
     benches/peers/run.py {{ARGS}}
 
-# A fuzz target (framing, config, key); needs nightly and cargo-fuzz.
+# A fuzz target (framing, config, key, upstream_response); needs nightly and cargo-fuzz.
 fuzz TARGET *ARGS:
     cargo +nightly fuzz run {{TARGET}} {{ARGS}}
 

@@ -13,11 +13,12 @@ use crate::model::Reason;
 
 mod chunk;
 mod head;
+pub mod response;
 mod target;
 #[cfg(test)]
 mod tests;
 
-pub use chunk::{Chunks, Step};
+pub use chunk::{Chunks, Decoded, Step};
 pub use head::{Head, HeadLimits, Scan};
 pub use target::{origin_form, valid_host};
 
@@ -79,6 +80,14 @@ fn is_value(bytes: &[u8]) -> bool {
 fn cut(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
     let (before, rest) = bytes.split_at_checked(memchr::memchr(at, bytes)?)?;
     Some((before, rest.get(1..)?))
+}
+
+/// `1*DIGIT`, as a length. `None`: anything else, or more than fits.
+fn decimal(value: &[u8]) -> Option<u64> {
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    let number = if digits { str::from_utf8(value).ok()?.parse::<u64>().ok() } else { None };
+    // hyper keeps the highest numbers for itself.
+    number.filter(|&number| number < u64::MAX - 2)
 }
 
 /// Without the white space around it (RFC 9110, 5.6.3).

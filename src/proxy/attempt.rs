@@ -192,10 +192,6 @@ impl<B> Upload for RequestBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    fn is_done(&self) -> bool {
-        RequestBody::done(self).is_some()
-    }
-
     fn done(&self, waker: &Waker) -> Option<Instant> {
         let done = RequestBody::done(self);
         if done.is_none() {

@@ -4,22 +4,36 @@
 //! that says whether the backend may have seen anything of it. That one bit decides whether a try may be repeated, so
 //! it is taken from the bytes that went to the socket, not guessed from the kind of error.
 //!
+//! It speaks HTTP/1.1 by itself, in the task of whoever asks: no task, channel or boxed future per request. The rules
+//! for what a backend may say are those of `message::framing`, as strict as for clients. What is not HTTP/1.1 by these
+//! rules is an error and closes the connection; so does whatever leaves in doubt where the next message begins.
+//!
 //! Connections belong to one worker. Nothing here is shared between threads but the counts on the
 //! [`Backend`](crate::backend::Backend).
 
-mod answer;
+mod alarm;
+mod body;
+mod client;
+mod connection;
 mod dial;
-mod http1;
+mod outbound;
 mod pool;
+#[cfg(test)]
+mod tests;
 
+pub use body::{BodyError, ResponseBody};
+pub use client::{Client, Reply};
 pub use dial::{Stream, dial};
-pub use http1::{Client, Reply, ResponseBody};
 
 use std::task::Waker;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
+
+use crate::message::framing::Fault;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What one exchange must keep to.
 pub struct Terms<'a> {
@@ -45,8 +59,6 @@ pub struct Terms<'a> {
 
 /// What a client wants to know of the request body that it is sending.
 pub trait Upload {
-    /// Whether its last byte was handed over.
-    fn is_done(&self) -> bool;
     /// When its last byte was handed over; `None`: there is more to come, and the waker is woken at the end.
     fn done(&self, waker: &Waker) -> Option<Instant>;
     /// When anything was last handed over, and whether it is the sender of the body who is being waited for.
@@ -64,7 +76,7 @@ pub struct Error {
     pub wrote: bool,
     /// The cause, for the log.
     #[source]
-    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    pub source: Option<BoxError>,
     /// How long connecting took, when it came to that.
     pub connect: Option<Duration>,
 }
@@ -113,8 +125,15 @@ impl Error {
         Self { kind, wrote, source: None, connect: None }
     }
 
-    fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    fn because(mut self, source: impl Into<BoxError>) -> Self {
         self.source = Some(source.into());
         self
+    }
+}
+
+impl From<Fault> for Error {
+    /// For what came from a backend.
+    fn from(fault: Fault) -> Self {
+        Self::new(ErrorKind::Protocol, true).because(fault.detail)
     }
 }

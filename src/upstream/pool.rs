@@ -22,17 +22,24 @@ struct Entry<C> {
     stack: Vec<(C, Instant)>,
 }
 
-impl<C> Pool<C> {
-    pub(crate) fn new() -> Self {
+impl<C> Default for Pool<C> {
+    fn default() -> Self {
         Self { idle: RefCell::new(FxHashMap::default()) }
     }
+}
 
+impl<C> Pool<C> {
     /// The newest connection that `usable` agrees to; those that it does not are dropped.
-    pub(crate) fn take(&self, backend: &Arc<Backend>, now: Instant, usable: impl Fn(&C) -> bool) -> Option<C> {
+    pub(crate) fn take(
+        &self,
+        backend: &Arc<Backend>,
+        now: Instant,
+        mut usable: impl FnMut(&mut C) -> bool,
+    ) -> Option<C> {
         let mut idle = self.idle.borrow_mut();
         let entry = idle.get_mut(&key(backend))?;
-        while let Some((connection, until)) = entry.stack.pop() {
-            if until > now && usable(&connection) {
+        while let Some((mut connection, until)) = entry.stack.pop() {
+            if until > now && usable(&mut connection) {
                 return Some(connection);
             }
         }
@@ -48,18 +55,11 @@ impl<C> Pool<C> {
     }
 
     /// Drops what is past its time or not usable any more, and forgets backends that nobody else knows.
-    pub(crate) fn sweep(&self, now: Instant, usable: impl Fn(&C) -> bool) {
-        let mut gone = Vec::new();
+    pub(crate) fn sweep(&self, now: Instant, mut usable: impl FnMut(&mut C) -> bool) {
         self.idle.borrow_mut().retain(|_, entry| {
-            let mut kept = Vec::with_capacity(entry.stack.len());
-            for (connection, until) in entry.stack.drain(..) {
-                if until > now && usable(&connection) { kept.push((connection, until)) } else { gone.push(connection) }
-            }
-            entry.stack = kept;
+            entry.stack.retain_mut(|(connection, until)| *until > now && usable(connection));
             !entry.stack.is_empty() && Arc::strong_count(&entry.backend) > 1
         });
-        // Dropping a connection may wake a task that looks at this pool, so it happens after the borrow has ended.
-        drop(gone);
     }
 }
 

@@ -51,6 +51,15 @@ pub struct Step {
     pub keep: bool,
 }
 
+/// What [`Chunks::decode`] did to the bytes it was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decoded {
+    /// Bytes of data, now at the front.
+    pub data: usize,
+    /// Bytes taken; what follows them is not of this body.
+    pub used: usize,
+}
+
 impl Chunks {
     /// Whether the body is complete.
     pub fn is_end(&self) -> bool {
@@ -71,6 +80,27 @@ impl Chunks {
             len += self.take(*first, rest)?;
         }
         Ok(kept.map(|keep| Step { len, keep }))
+    }
+
+    /// Takes the chunked coding off where the bytes lie: moves the data among them to the front and returns how much it
+    /// is, and how many bytes were taken in all. That is all of them, unless the body is complete.
+    ///
+    /// # Errors
+    /// The rule that the coding breaks; the bytes are of no use then.
+    pub fn decode(&mut self, bytes: &mut [u8]) -> Result<Decoded, Fault> {
+        let mut done = Decoded { data: 0, used: 0 };
+        while self.state != State::End
+            && let Some(rest @ [first, ..]) = bytes.get(done.used..)
+        {
+            let is_data = self.state == State::Data;
+            let len = self.take(*first, rest)?;
+            if is_data {
+                bytes.copy_within(done.used..done.used + len, done.data);
+                done.data += len;
+            }
+            done.used += len;
+        }
+        Ok(done)
     }
 
     /// Whether the byte that comes next goes on to the reader.

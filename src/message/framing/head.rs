@@ -8,7 +8,7 @@ use std::ops::Range;
 use http::Version;
 use memchr::memchr;
 
-use super::{Fault, Framing, cut, is_token, is_value, target, trim};
+use super::{Fault, Framing, cut, decimal, is_token, is_value, target, trim};
 use crate::model::Reason;
 
 /// What a head may be at most.
@@ -214,15 +214,12 @@ impl Scan {
 
     /// `1*DIGIT`, once. A list of equal numbers may be taken as one (RFC 9110, 8.6), but need not: refused.
     fn content_length(&mut self, value: &[u8]) -> Result<(), Fault> {
-        let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-        let length = if digits { str::from_utf8(value).ok().and_then(|text| text.parse::<u64>().ok()) } else { None };
-        match length {
-            // hyper keeps the highest numbers for itself.
-            Some(n) if n < u64::MAX - 2 => match self.length.replace(n) {
+        match decimal(value) {
+            Some(n) => match self.length.replace(n) {
                 None => Ok(()),
                 Some(_) => Err(Fault::bad("more than one Content-Length")),
             },
-            _ => Err(Fault::bad("invalid Content-Length")),
+            None => Err(Fault::bad("invalid Content-Length")),
         }
     }
 

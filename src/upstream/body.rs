@@ -1,0 +1,227 @@
+//! A response body on its way from a backend: RFC 9112, 6 and 7.
+//!
+//! It owns the connection, and with it what is left of the request: a backend that answers before it has read the whole
+//! request may wait for the rest of it before it goes on, so reading the one drives the other. At the exact end of the
+//! message the connection goes back to the pool; in any other case it is closed.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+use super::BoxError;
+use super::connection::{Connection, Worker};
+use super::outbound::Outbound;
+use crate::backend::Backend;
+use crate::message::framing::response::BodyEnd;
+use crate::message::framing::{Chunks, Decoded, Fault};
+
+/// A response body that gives its connection back when it has been read to its end; dropped earlier, it closes it.
+pub struct ResponseBody<B>(State<B>);
+
+enum State<B> {
+    /// All of it, or the rest, is here.
+    Rest(Bytes),
+    Streaming(Box<Streaming<B>>),
+}
+
+/// Why a response body is not whole.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The connection was closed before the body's end.
+    #[error("the connection was closed before the end of the body")]
+    Truncated,
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Io(#[from] io::Error),
+    /// The chunked coding is not valid.
+    #[error("{}", .0.detail)]
+    Coding(Fault),
+}
+
+/// What it takes to put a connection back into the pool.
+pub(super) struct Return {
+    pub(super) worker: Rc<Worker>,
+    pub(super) backend: Arc<Backend>,
+    /// For how long; `None`: it can't be used again.
+    pub(super) keep: Option<Duration>,
+}
+
+struct Streaming<B> {
+    connection: Connection,
+    coding: Coding,
+    /// What came with the head and has not been handed out.
+    first: Bytes,
+    /// How much came at the last reading.
+    last: usize,
+    /// What is left of the request.
+    upload: Option<Outbound<B>>,
+    back: Return,
+}
+
+enum Coding {
+    /// So many bytes are still to come.
+    Length(u64),
+    Chunked(Chunks),
+    Close,
+}
+
+impl Return {
+    /// The message has ended. Bytes beyond its end are nobody's, and nothing after them can be trusted.
+    fn finish(self, mut connection: Connection) {
+        if let Some(keep) = self.keep
+            && connection.buffer.is_empty()
+            && !self.backend.starved()
+        {
+            connection.rest(&self.worker);
+            self.worker.pool.put(&self.backend, connection, Instant::now() + keep);
+        }
+    }
+}
+
+impl Coding {
+    /// Takes what is of the body out of the buffer. Also tells whether the body is complete then.
+    fn take(&mut self, buffer: &mut BytesMut) -> Result<(Bytes, bool), Fault> {
+        match self {
+            Self::Length(left) => {
+                let len = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
+                *left -= len as u64;
+                Ok((buffer.split_to(len).freeze(), *left == 0))
+            }
+            Self::Chunked(chunks) => {
+                let Decoded { data, used } = chunks.decode(buffer)?;
+                if used == buffer.len() {
+                    buffer.truncate(data);
+                }
+                Ok((buffer.split_to(data).freeze(), chunks.is_end()))
+            }
+            Self::Close => Ok((buffer.split().freeze(), false)),
+        }
+    }
+}
+
+impl<B> ResponseBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    /// The body that begins in the connection's buffer. `upload`: what is left of the request.
+    ///
+    /// # Errors
+    /// If what is there already breaks a rule.
+    pub(super) fn new(
+        end: BodyEnd,
+        mut connection: Connection,
+        upload: Option<Outbound<B>>,
+        back: Return,
+    ) -> Result<Self, Fault> {
+        let mut coding = match end {
+            BodyEnd::Empty => Coding::Length(0),
+            BodyEnd::Length(length) => Coding::Length(length),
+            BodyEnd::Chunked => Coding::Chunked(Chunks::default()),
+            BodyEnd::Close => Coding::Close,
+        };
+        let (first, ended) = coding.take(&mut connection.buffer)?;
+        if ended {
+            if upload.is_none() {
+                back.finish(connection);
+            }
+            return Ok(Self(State::Rest(first)));
+        }
+        Ok(Self(State::Streaming(Box::new(Streaming { connection, coding, first, last: 0, upload, back }))))
+    }
+}
+
+impl<B> Streaming<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    /// Data, and whether it is the last.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Bytes, bool), BodyError>> {
+        if let Some(upload) = &mut self.upload
+            && let Poll::Ready(sent) = upload.poll_send(cx, &mut self.connection.stream)
+        {
+            // Without the rest of the request the answer may still be whole. If it was the client who broke off, the
+            // client's connection knows.
+            if sent.is_err() {
+                self.back.keep = None;
+            }
+            self.upload = None;
+        }
+        if !self.first.is_empty() {
+            return Poll::Ready(Ok((std::mem::take(&mut self.first), false)));
+        }
+        loop {
+            let more = match self.coding {
+                Coding::Length(left) => left,
+                // Nobody knows; more if much came the last time.
+                Coding::Chunked(_) | Coding::Close => 2 * self.last as u64,
+            };
+            self.last = ready!(self.connection.poll_fill(cx, &self.back.worker, more))?;
+            if self.last == 0 {
+                let is_end = matches!(self.coding, Coding::Close);
+                return Poll::Ready(if is_end { Ok((Bytes::new(), true)) } else { Err(BodyError::Truncated) });
+            }
+            let (data, ended) = self.coding.take(&mut self.connection.buffer).map_err(BodyError::Coding)?;
+            if ended || !data.is_empty() {
+                return Poll::Ready(Ok((data, ended)));
+            }
+        }
+    }
+}
+
+impl<B> Body for ResponseBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let streaming = match &mut self.0 {
+            State::Rest(data) => {
+                let data = std::mem::take(data);
+                return Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))));
+            }
+            State::Streaming(streaming) => streaming,
+        };
+        let polled = ready!(streaming.poll_data(cx));
+        if matches!(polled, Ok((_, false))) {
+            return Poll::Ready(Some(polled.map(|(data, _)| Frame::data(data))));
+        }
+        // The end, good or bad.
+        let over = std::mem::replace(&mut self.0, State::Rest(Bytes::new()));
+        let (data, _) = match polled {
+            Ok(last) => last,
+            Err(error) => return Poll::Ready(Some(Err(error))),
+        };
+        if let State::Streaming(streaming) = over
+            && streaming.upload.is_none()
+        {
+            streaming.back.finish(streaming.connection);
+        }
+        Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(&self.0, State::Rest(data) if data.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            State::Rest(data) => SizeHint::with_exact(data.len() as u64),
+            State::Streaming(streaming) => match streaming.coding {
+                Coding::Length(left) => SizeHint::with_exact(left + streaming.first.len() as u64),
+                Coding::Chunked(_) | Coding::Close => SizeHint::default(),
+            },
+        }
+    }
+}

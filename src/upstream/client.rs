@@ -1,0 +1,289 @@
+//! One request to a backend, and the head of its response: RFC 9112.
+//!
+//! All of it happens in the task that waits for the answer. The request is sent while the response is already listened
+//! for: a backend may answer early, and may have to say 100 before it gets a body.
+
+use std::future::poll_fn;
+use std::io;
+use std::marker::PhantomData;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::Body;
+use hyper::ext::ReasonPhrase;
+use tokio::time::Instant;
+
+use super::body::Return;
+use super::connection::{Connection, Worker};
+use super::outbound::{Failed, Outbound};
+use super::{BoxError, Error, ErrorKind, ResponseBody, Terms, dial};
+use crate::backend::Backend;
+use crate::message::framing::Fault;
+use crate::message::framing::response::{Head, Scan, parse};
+use crate::model::Reason;
+
+/// The largest response head, in bytes, interim responses before it included.
+pub(super) const MAX_HEAD: usize = 64 * 1024;
+/// The most header fields of a response.
+pub(super) const MAX_FIELDS: usize = 200;
+/// The most interim responses that are passed on for one request; the rest are dropped.
+pub(super) const MAX_INTERIM: usize = 16;
+
+/// One worker's way to the backends. `B` is the body of requests.
+pub struct Client<B> {
+    pub(super) worker: Rc<Worker>,
+    _body: PhantomData<fn(B)>,
+}
+
+/// A response, and what getting it took.
+pub struct Reply<B> {
+    /// Head and streaming body.
+    pub response: Response<ResponseBody<B>>,
+    /// How long connecting took; `None`: an idle connection was used.
+    pub connect: Option<Duration>,
+}
+
+impl<B> Default for Client<B> {
+    fn default() -> Self {
+        Self { worker: Rc::default(), _body: PhantomData }
+    }
+}
+
+impl<B> Client<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    /// Sends one request and waits for the response head.
+    ///
+    /// # Errors
+    /// See [`Error`]. An idle connection that turns out closed before anything was written is not an error: the next
+    /// one, or a new one, is taken.
+    pub async fn exchange(
+        &self,
+        backend: &Arc<Backend>,
+        terms: &Terms<'_>,
+        request: Request<B>,
+    ) -> Result<Reply<B>, Error> {
+        let to_head = request.method() == Method::HEAD;
+        let (outbound, memory) = Outbound::new(request, self.worker.scratch());
+        let mut upload = Some(outbound);
+        let mut inbound = Inbound { to_head, scan: Scan::default(), seen: 0, interims: 0, memory };
+        loop {
+            let idle = self.worker.pool.take(backend, Instant::now(), Connection::usable);
+            let reused = idle.is_some();
+            let (mut connection, connect) = match idle {
+                Some(connection) => (connection, None),
+                None => self.open(backend, terms).await?,
+            };
+            let mut talk = Talk {
+                worker: &self.worker,
+                terms,
+                connection: &mut connection,
+                upload: &mut upload,
+                wrote: false,
+                broken: false,
+            };
+            let result = talk.head(&mut inbound).await;
+            let Talk { wrote, broken, .. } = talk;
+            match result {
+                Ok(head) => {
+                    let back = self.way_back(backend, terms, &head, broken);
+                    let body = ResponseBody::new(head.end, connection, upload, back);
+                    let body = body.map_err(|fault| Error { wrote, connect, ..Error::from(fault) })?;
+                    return Ok(Reply { response: response(head, body), connect });
+                }
+                Err(error) if reused && !wrote && error.kind == ErrorKind::Reset => {}
+                Err(error) => return Err(Error { wrote, connect, ..error }),
+            }
+        }
+    }
+
+    /// Drops idle connections that are past their time, and sees to deadlines. To be called four times a second.
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        self.worker.pool.sweep(now, Connection::usable);
+        self.worker.alarms.ring(now);
+    }
+
+    async fn open(&self, backend: &Arc<Backend>, terms: &Terms<'_>) -> Result<(Connection, Option<Duration>), Error> {
+        let Some(place) = backend.try_connection(terms.max_connections) else {
+            return Err(Error::new(ErrorKind::Limit, false));
+        };
+        let began = Instant::now();
+        let dialled = tokio::time::timeout(terms.connect, dial(&backend.identity.address)).await;
+        let connect = Some(began.elapsed());
+        match dialled {
+            Ok(Ok(stream)) => Ok((Connection::new(stream, place), connect)),
+            Ok(Err(error)) => {
+                let kind = match error.kind() {
+                    io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ErrorKind::Refused,
+                    io::ErrorKind::TimedOut => ErrorKind::ConnectTimeout,
+                    _ => ErrorKind::Connect,
+                };
+                Err(Error { connect, ..Error::new(kind, false).because(error) })
+            }
+            Err(_) => Err(Error { connect, ..Error::new(ErrorKind::ConnectTimeout, false) }),
+        }
+    }
+
+    /// How long the server lets us keep the connection: a second less than it says, or our own setting.
+    fn way_back(&self, backend: &Arc<Backend>, terms: &Terms<'_>, head: &Head, broken: bool) -> Return {
+        let theirs = head.keep_seconds.map(|seconds| Duration::from_secs(u64::from(seconds.saturating_sub(1))));
+        let keep = theirs.unwrap_or(terms.keepalive);
+        let keep = (head.keep_alive && !broken && !keep.is_zero()).then_some(keep);
+        Return { worker: Rc::clone(&self.worker), backend: Arc::clone(backend), keep }
+    }
+}
+
+fn response<B>(head: Head, body: B) -> Response<B> {
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    *response.version_mut() = head.version;
+    *response.headers_mut() = head.headers;
+    // The words of a backend go through, as long as the client speaks a version that has words.
+    if let Some(reason) = head.reason.and_then(|reason| ReasonPhrase::try_from(reason).ok()) {
+        response.extensions_mut().insert(reason);
+    }
+    response
+}
+
+/// What comes back, until its head is whole.
+struct Inbound {
+    to_head: bool,
+    scan: Scan,
+    /// Bytes of interim responses.
+    seen: usize,
+    interims: usize,
+    /// An empty map, for the fields of the next head.
+    memory: HeaderMap,
+}
+
+impl Inbound {
+    /// The final head, if it is there.
+    fn read(&mut self, connection: &mut Connection, terms: &Terms<'_>) -> Result<Option<Head>, Fault> {
+        while !connection.buffer.is_empty() {
+            let max = MAX_HEAD.saturating_sub(self.seen);
+            let Some(len) = self.scan.feed(&connection.buffer, max)? else { break };
+            let bytes = connection.buffer.split_to(len).freeze();
+            let head = parse(&bytes, self.to_head, MAX_FIELDS, std::mem::take(&mut self.memory))?;
+            if !head.status.is_informational() {
+                return Ok(Some(head));
+            }
+            if head.status == StatusCode::SWITCHING_PROTOCOLS {
+                return Err(Fault { reason: Reason::UpstreamProtocolError, detail: "a switch that nobody asked for" });
+            }
+            self.scan = Scan::default();
+            self.seen += len;
+            self.interims += 1;
+            if self.interims <= MAX_INTERIM {
+                (terms.interim)(head.status, head.headers);
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// One request on one connection.
+struct Talk<'a, B> {
+    worker: &'a Worker,
+    terms: &'a Terms<'a>,
+    connection: &'a mut Connection,
+    /// `None`: the request has been sent whole.
+    upload: &'a mut Option<Outbound<B>>,
+    /// Whether the socket has taken any of it.
+    wrote: bool,
+    /// The rest of the request can't be sent.
+    broken: bool,
+}
+
+impl<B> Talk<'_, B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    /// Waits for the response head, passing interim responses on and keeping to the terms.
+    async fn head(&mut self, inbound: &mut Inbound) -> Result<Head, Error> {
+        let began = Instant::now();
+        let mut now = Some(began);
+        let mut alarm = self.worker.alarms.alarm();
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = self.poll_head(cx, inbound) {
+                return Poll::Ready(result);
+            }
+            let (at, kind) = due(self.terms, began, cx.waker());
+            // At first the clock need not be read again.
+            let now = now.take().unwrap_or_else(Instant::now);
+            alarm.poll(cx, at, now).map(|()| Err(Error::new(kind, false)))
+        })
+        .await
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>, inbound: &mut Inbound) -> Poll<Result<Head, Error>> {
+        loop {
+            if let Err(error) = self.send(cx) {
+                return Poll::Ready(Err(error));
+            }
+            // What comes before anything was asked is no answer.
+            if !self.wrote {
+                return Poll::Pending;
+            }
+            match self.connection.poll_fill(cx, self.worker, 0) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(Error::new(ErrorKind::Reset, true).because("closed before an answer")));
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Error::new(ErrorKind::Reset, true).because(error))),
+            }
+            match inbound.read(self.connection, self.terms) {
+                Ok(None) => {}
+                Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                Err(fault) => return Poll::Ready(Err(fault.into())),
+            }
+        }
+    }
+
+    /// Sends what can be sent now.
+    fn send(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        let Some(upload) = self.upload else { return Ok(()) };
+        let polled = upload.poll_send(cx, &mut self.connection.stream);
+        self.wrote = upload.written() > 0;
+        match polled {
+            Poll::Pending => return Ok(()),
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(Failed::Body(error))) => return Err(Error::new(ErrorKind::Body, self.wrote).because(error)),
+            Poll::Ready(Err(Failed::Connection(error))) if !self.wrote => {
+                return Err(Error::new(ErrorKind::Reset, false).because(error));
+            }
+            // A backend that has seen enough may answer and close without reading on. The answer is worth reading; if
+            // there is none, that is the end of it too.
+            Poll::Ready(Err(Failed::Connection(_))) => self.broken = true,
+        }
+        if let Some(upload) = self.upload.take() {
+            self.worker.give_back(upload.into_scratch());
+        }
+        Ok(())
+    }
+}
+
+/// When patience ends, and what it is then called. While the request body is under way it is the body's progress that
+/// counts, afterwards the time since its end.
+fn due(terms: &Terms<'_>, began: Instant, waker: &Waker) -> (Instant, ErrorKind) {
+    match terms.upload.done(waker) {
+        Some(done) => {
+            let this_try = done.max(began) + terms.response;
+            let all_tries = done.max(terms.since) + terms.total;
+            (this_try.min(all_tries), ErrorKind::Timeout)
+        }
+        None => {
+            let (last, client_is_slow) = terms.upload.progress();
+            let kind = if client_is_slow { ErrorKind::BodyTimeout } else { ErrorKind::Timeout };
+            (last.max(began) + terms.idle, kind)
+        }
+    }
+}

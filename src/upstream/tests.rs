@@ -1,0 +1,153 @@
+//! The codec against backends that are made of raw bytes.
+//!
+//! A backend here is the far end of a socket pair, played by a script in the same task. The near end lies in the pool,
+//! as if an earlier request had left it there.
+
+mod differential;
+mod rules;
+mod sending;
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode, Version};
+use http_body_util::{BodyExt, Full};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+
+use super::connection::Connection;
+use super::*;
+use crate::backend::{Backend, Identity};
+use crate::model::{Address, Protocol};
+
+/// A client with a backend that nobody listens for: all connections are put into the pool.
+struct Rig<B> {
+    client: Client<B>,
+    backend: Arc<Backend>,
+    interims: RefCell<Vec<(StatusCode, HeaderMap)>>,
+}
+
+/// A response that has been read to its end.
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    version: Version,
+    fields: HeaderMap,
+    body: Result<Bytes, BodyError>,
+}
+
+/// A request body of which nobody wants to know how far it is.
+struct Sent(Instant);
+
+impl Upload for Sent {
+    fn done(&self, _: &Waker) -> Option<Instant> {
+        Some(self.0)
+    }
+
+    fn progress(&self) -> (Instant, bool) {
+        (self.0, false)
+    }
+}
+
+impl<B> Rig<B>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    fn new() -> Self {
+        let address = Address::Unix(std::path::Path::new("/nonexistent/shardgate.sock").into());
+        let backend = Arc::new(Backend::new(Identity { region: "north".into(), address, protocol: Protocol::H1 }));
+        Self { client: Client::default(), backend, interims: RefCell::default() }
+    }
+
+    /// One more idle connection; the far end of it. The newest is used first.
+    fn connect(&self) -> UnixStream {
+        let (near, far) = UnixStream::pair().unwrap();
+        let place = self.backend.try_connection(100).unwrap();
+        let connection = Connection::new(Stream::Unix(near), place);
+        self.client.worker.pool.put(&self.backend, connection, Instant::now() + Duration::from_secs(60));
+        far
+    }
+
+    async fn exchange(&self, request: Request<B>) -> Result<Reply<B>, Error> {
+        self.exchange_as(request, &Sent(Instant::now()), Duration::from_secs(10)).await
+    }
+
+    async fn exchange_as(
+        &self,
+        request: Request<B>,
+        upload: &dyn Upload,
+        response: Duration,
+    ) -> Result<Reply<B>, Error> {
+        let interim = |status: StatusCode, fields: HeaderMap| {
+            self.interims.borrow_mut().push((status, fields));
+        };
+        let terms = Terms {
+            connect: Duration::from_secs(1),
+            response,
+            since: Instant::now(),
+            total: Duration::from_secs(60),
+            idle: Duration::from_secs(60),
+            keepalive: Duration::from_secs(4),
+            max_connections: 100,
+            upload,
+            interim: &interim,
+        };
+        self.client.exchange(&self.backend, &terms, request).await
+    }
+
+    /// Exchanges and reads the answer's body.
+    async fn ask(&self, request: Request<B>) -> Result<Answer, Error> {
+        let (head, body) = self.exchange(request).await?.response.into_parts();
+        let body = body.collect().await.map(|body| body.to_bytes());
+        Ok(Answer { status: head.status, version: head.version, fields: head.headers, body })
+    }
+
+    /// Whether a connection is in the pool and good. It is taken out.
+    async fn pooled(&self) -> bool {
+        settle().await;
+        self.client.worker.pool.take(&self.backend, Instant::now(), Connection::usable).is_some()
+    }
+}
+
+/// Lets everything happen that can happen.
+async fn settle() {
+    for _ in 0..4 {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn request(method: Method) -> Request<Full<Bytes>> {
+    Request::builder().method(method).uri("/a?b").header("host", "h").body(Full::default()).unwrap()
+}
+
+/// Reads a request up to the end of its head, and what came with it.
+async fn read_head(far: &mut UnixStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while !bytes.windows(4).any(|four| four == b"\r\n\r\n") {
+        assert!(far.read_buf(&mut bytes).await.unwrap() > 0, "closed after {}", bytes.escape_ascii());
+    }
+    bytes
+}
+
+/// Waits for a request, answers in these pieces, each of which is seen alone, and perhaps closes.
+async fn answer(mut far: UnixStream, pieces: &[&[u8]], close: bool) -> Option<UnixStream> {
+    read_head(&mut far).await;
+    for piece in pieces {
+        // A client that refuses what it has seen does not wait for the rest.
+        if far.write_all(piece).await.is_err() {
+            break;
+        }
+        settle().await;
+    }
+    (!close).then_some(far)
+}
+
+/// The same, in one piece.
+async fn say(far: UnixStream, stream: &[u8], close: bool) -> Option<UnixStream> {
+    answer(far, &[stream], close).await
+}
