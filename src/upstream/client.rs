@@ -23,8 +23,7 @@ use super::outbound::{Failed, Outbound};
 use super::{BoxError, Error, ErrorKind, ResponseBody, Terms, dial};
 use crate::backend::Backend;
 use crate::message::framing::Fault;
-use crate::message::framing::response::{Head, Scan, parse};
-use crate::model::Reason;
+use crate::message::framing::response::{Head, Scan, bad, parse};
 
 /// The largest response head, in bytes, interim responses before it included.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
@@ -175,7 +174,7 @@ impl Inbound {
                 return Ok(Some(head));
             }
             if head.status == StatusCode::SWITCHING_PROTOCOLS {
-                return Err(Fault { reason: Reason::UpstreamProtocolError, detail: "a switch that nobody asked for" });
+                return Err(bad("a switch that nobody asked for"));
             }
             self.scan = Scan::default();
             self.seen += len;

@@ -88,8 +88,9 @@ impl Scan {
 
 const TOO_LARGE: Fault = bad("response head over the limit");
 
-const fn bad(detail: &'static str) -> Fault {
-    Fault { reason: Reason::UpstreamProtocolError, detail }
+/// What a backend did wrong.
+pub(crate) const fn bad(detail: &'static str) -> Fault {
+    Fault { reason: Reason::UpstreamProtocolError, limit: None, detail }
 }
 
 /// Reads a head that [`Scan`] has found the end of. `to_head`: the request was a HEAD, so there is no body whatever the
