@@ -62,8 +62,11 @@ primaries = ["{rest_eu}"]
     World { _origins: origins, proxy }
 }
 
+/// Target, fields, and the name of the backend or the reason of a refusal.
+type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+
 /// Asks for each target with these fields; what comes back is a backend's name or the reason of a refusal.
-fn check(world: &World, table: &[(&str, &[(&str, &str)], &str)]) {
+fn check(world: &World, table: &[Row<'_>]) {
     let mut client = world.proxy.client();
     for (target, fields, expected) in table {
         let got = client.request("GET", target, fields, b"");
