@@ -17,8 +17,9 @@ use tokio::time::Instant;
 
 use super::BoxError;
 use super::connection::{Connection, Worker};
-use super::outbound::Outbound;
+use super::outbound::{Failed, Outbound};
 use crate::backend::Backend;
+use crate::message::body::BodyFault;
 use crate::message::framing::response::BodyEnd;
 use crate::message::framing::{Chunks, Decoded, Fault};
 
@@ -40,6 +41,9 @@ pub enum BodyError {
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Io(#[from] io::Error),
+    /// The rest of the request's body failed.
+    #[error("the request body failed: {0}")]
+    Request(#[source] BoxError),
     /// The chunked coding is not valid.
     #[error("{}", .0.detail)]
     Coding(Fault),
@@ -148,12 +152,16 @@ where
         if let Some(upload) = &mut self.upload
             && let Poll::Ready(sent) = upload.poll_send(cx, &mut self.connection.stream)
         {
-            // Without the rest of the request the answer may still be whole. If it was the client who broke off, the
-            // client's connection knows.
-            if sent.is_err() {
-                self.back.keep = None;
-            }
             self.upload = None;
+            match sent {
+                Ok(()) => {}
+                // A backend that waits for the rest may never end its answer.
+                Err(Failed::Body(error)) if error.downcast_ref() != Some(&BodyFault::Over) => {
+                    return Poll::Ready(Err(BodyError::Request(error)));
+                }
+                // It reads no further, or was never to get the body: the answer may still be whole.
+                Err(_) => self.back.keep = None,
+            }
         }
         if !self.first.is_empty() {
             return Poll::Ready(Ok((std::mem::take(&mut self.first), false)));

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use http_body::{Body, Frame, SizeHint};
 
 use super::*;
+use crate::message::body::BodyFault;
 use crate::message::framing::Chunks;
 
 type Boxed = Pin<Box<dyn Body<Data = Bytes, Error = BoxError>>>;
@@ -284,6 +285,35 @@ async fn reading_an_early_answer_drives_the_rest_of_the_request() {
     assert_eq!(got.unwrap().body.unwrap(), "echo");
     // The request was sent whole after all.
     assert!(rig.pooled().await);
+}
+
+/// A body that fails, with this, when it is told to.
+struct Failing<'a>(&'a Cell<bool>, BodyFault);
+
+impl Body for Failing<'_> {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        if self.0.get() { Poll::Ready(Some(Err(self.1))) } else { Poll::Pending }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_ends_with_the_upload_unless_that_was_given_up() {
+    let early = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nno";
+    for (fault, whole) in [(BodyFault::Client, false), (BodyFault::TooLarge, false), (BodyFault::Over, true)] {
+        let fail = Cell::new(false);
+        let rig = Rig::new();
+        let far = rig.connect();
+        let request = Request::post("/a").body(Failing(&fail, fault)).unwrap();
+        let (got, far) = tokio::join!(rig.exchange(request), say(far, early, false));
+        let body = got.unwrap().response.into_body();
+        fail.set(true);
+        far.unwrap().write_all(b"pe").await.unwrap();
+        assert_eq!(body.collect().await.is_ok(), whole, "{fault:?}");
+        assert!(!rig.pooled().await);
+    }
 }
 
 #[tokio::test]
