@@ -10,6 +10,6 @@ use crate::model::PoolId;
 pub fn build(index: Arc<Index>, generation: u64, mut servers: impl FnMut(PoolId) -> [Vec<Server>; 2]) -> Snapshot {
     let plan = Arc::clone(&index.plan);
     let pools = (0..).map(PoolId).zip(&plan.pools);
-    let states = pools.map(|(id, pool)| Arc::new(PoolState::new(id, Arc::clone(&pool.settings), servers(id))));
+    let states = pools.map(|(id, pool)| PoolState::new(id, Arc::clone(&pool.settings), servers(id)));
     Snapshot::new(generation, index, states)
 }

@@ -1,7 +1,7 @@
 //! Names to numbers, built once per Plan: what a request says to what serves it.
 //!
-//! An asset's pools are neighbours in the Plan, sorted by region, so its row is a start and a stretch of region
-//! numbers: for a million pools 2 MB that caches keep, where a map by (asset, region) would be tens.
+//! An asset's pools are neighbours in the Plan, sorted by region, so an asset needs a start and an end, and a region's
+//! place in between: for a million pools 3 MB that caches keep, where a map by (asset, region) would be tens.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -115,29 +115,31 @@ impl Index {
 
     /// The pool that stands in the file for this asset (`None`: for `*`) in this region.
     pub fn own_pool(&self, asset: Option<AssetId>, region: RegionId) -> Option<PoolId> {
-        let Some(asset) = asset else { return self.any.get(region.index()).copied().flatten() };
-        let (start, end) = *self.rows.get(asset.index())?;
-        let row = self.columns.get(start as usize..end as usize)?;
-        // Rows are short, and most assets are everywhere: then a region's place is its number.
-        let place = match row.get(region.index()) {
-            Some(found) if *found == region => region.index(),
-            _ => row.binary_search(&region).ok()?,
+        match asset {
+            Some(asset) => self.in_row(*self.rows.get(asset.index())?, region),
+            None => self.any.get(region.index()).copied().flatten(),
+        }
+    }
+
+    #[inline]
+    fn in_row(&self, (start, end): (u32, u32), region: RegionId) -> Option<PoolId> {
+        // Most assets are everywhere. Then a region's place is its number, and there is nothing to look up.
+        let place = if (end - start) as usize == self.any.len() {
+            region.index()
+        } else {
+            self.columns.get(start as usize..end as usize)?.binary_search(&region).ok()?
         };
         Some(PoolId(start + place as u32))
     }
 
-    /// The pool that serves this asset in this region: its own, else the region's `*` pool.
-    pub fn pool(&self, key: Key) -> Option<PoolId> {
-        let own = key.asset.and_then(|asset| self.own_pool(Some(asset), key.region));
-        own.or_else(|| self.own_pool(None, key.region))
-    }
-
-    /// The pools that may serve a key, in failover order: its region's, then the fallback regions'.
+    /// The pools that may serve a key, in failover order: its region's, then the fallback regions'; in each the asset's
+    /// own pool, else the `*` pool.
     pub fn chain(&self, key: Key) -> Chain {
         let mut chain = Chain::EMPTY;
+        let row = key.asset.and_then(|asset| self.rows.get(asset.index())).copied().unwrap_or_default();
         let fallback = self.plan.regions.get(key.region.index()).map_or(&[][..], |region| &region.fallback);
         for &region in std::iter::once(&key.region).chain(fallback) {
-            if let Some(pool) = self.pool(Key { region, ..key })
+            if let Some(pool) = self.in_row(row, region).or_else(|| self.own_pool(None, region))
                 && !chain.push(pool)
             {
                 break;

@@ -31,7 +31,7 @@ pub use chain::Chain;
 pub use explain::{Explanation, explain};
 pub use index::Index;
 pub use loads::Loads;
-pub use pool::{PoolState, Server, Tier};
+pub use pool::{Places, PoolState, Server, Tier};
 pub use resolve::{Refusal, Resolved, Target};
 pub use snapshot::Snapshot;
 pub use table::{Reader, Table};

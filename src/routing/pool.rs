@@ -3,9 +3,10 @@
 //! Who is usable is asked once per fact, not per request. Loads over tiers are not kept here: they depend on the other
 //! pools of a request's chain, and a fact should touch only its own pool.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::backend::{Backend, Check, verdict};
+use crate::backend::{Backend, Check, Verdict, verdict};
 use crate::balance::{Candidate, tiers};
 use crate::model::{PoolId, PoolSettings};
 
@@ -31,34 +32,56 @@ impl Candidate for Server {
 }
 
 /// One pool as it is now.
-#[derive(Debug)]
+///
+/// In the order of the memory: with many pools, the one that a request needs is in no cache, and what a request reads
+/// in the usual case (the first tier whole) is in the first line.
+#[derive(Debug, Clone)]
+#[repr(C)]
 pub struct PoolState {
-    /// Which.
-    pub id: PoolId,
-    /// As the Plan says.
-    pub settings: Arc<PoolSettings>,
     /// Primaries, replicas: the order of [`Role::ALL`](crate::model::Role::ALL).
     pub tiers: [Tier; 2],
+    /// As the Plan says.
+    pub settings: Arc<PoolSettings>,
+    /// Which.
+    pub id: PoolId,
 }
 
 /// The servers of one role.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
+#[repr(C)]
 pub struct Tier {
+    /// How much of a request's load it can take, in percent: see [`tiers::health`]. 0 if it has no servers.
+    pub health: u8,
+    /// The largest weight.
+    pub heaviest: u16,
     /// All of them, in the order of the file.
     pub servers: Arc<[Server]>,
     /// The places of those that may be used.
-    pub usable: Box<[u32]>,
+    pub usable: Places,
     /// The places of those that may be used when this tier panics.
-    pub usable_in_panic: Box<[u32]>,
+    pub usable_in_panic: Places,
     /// Weight of the usable.
     pub usable_weight: u64,
     /// Weight of all.
     pub total_weight: u64,
-    /// The largest weight.
-    pub heaviest: u16,
-    /// How much of a request's load it can take, in percent: see [`tiers::health`]. 0 if it has no servers.
-    pub health: u8,
 }
+
+/// Places in a tier, ascending. All of a few are a slice that everyone shares: nothing to allocate for it, and nothing
+/// to miss a cache.
+pub type Places = Cow<'static, [u32]>;
+
+/// As many as have a shared slice of all.
+const SHARED: usize = 32;
+
+static ALL: [u32; SHARED] = {
+    let mut all = [0; SHARED];
+    let mut place = 0;
+    while place < SHARED {
+        all[place] = place as u32;
+        place += 1;
+    }
+    all
+};
 
 impl PoolState {
     /// A pool with these primaries and replicas, judged now.
@@ -68,23 +91,24 @@ impl PoolState {
     }
 
     /// The same servers, judged anew.
-    pub fn refreshed(&self) -> Arc<Self> {
+    pub fn refreshed(&self) -> Self {
         let overprovisioning = self.settings.failover.overprovisioning;
         let tiers = self.tiers.each_ref().map(|tier| Tier::new(Arc::clone(&tier.servers), overprovisioning));
-        Arc::new(Self { id: self.id, settings: Arc::clone(&self.settings), tiers })
+        Self { id: self.id, settings: Arc::clone(&self.settings), tiers }
     }
 
     /// The same pool with other primaries and replicas.
-    pub fn with_servers(&self, servers: [Vec<Server>; 2]) -> Arc<Self> {
-        Arc::new(Self::new(self.id, Arc::clone(&self.settings), servers))
+    pub fn with_servers(&self, servers: [Vec<Server>; 2]) -> Self {
+        Self::new(self.id, Arc::clone(&self.settings), servers)
     }
 }
 
 impl Tier {
     fn new(servers: Arc<[Server]>, overprovisioning: f64) -> Self {
         let verdicts: Vec<_> = servers.iter().map(|server| verdict(&server.backend, server.check.as_deref())).collect();
-        let places = |wanted: fn(&crate::backend::Verdict) -> bool| {
-            (0..).zip(&verdicts).filter(|(_, verdict)| wanted(verdict)).map(|(place, _)| place).collect::<Box<[u32]>>()
+        let places = |wanted: fn(&Verdict) -> bool| match ALL.get(..verdicts.len()) {
+            Some(all) if verdicts.iter().all(wanted) => Cow::Borrowed(all),
+            _ => (0..).zip(&verdicts).filter(|(_, verdict)| wanted(verdict)).map(|(place, _)| place).collect(),
         };
         let weight = |server: &Server| u64::from(server.weight);
         let usable_weight = servers.iter().zip(&verdicts).filter(|(_, v)| v.usable).map(|(s, _)| weight(s)).sum();
