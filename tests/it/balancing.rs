@@ -19,6 +19,7 @@ path = "/v1/{{asset}}"
 path = "/healthz"
 interval = "100ms"
 fast_interval = "20ms"
+timeout = "20s" # a busy machine is not a sick backend
 rise = 1
 fall = 1
 [pools.BTC.a]

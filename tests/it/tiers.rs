@@ -18,7 +18,9 @@ fn config(settings: &str, pools: &[(&str, &[&Origin], &[&Origin])]) -> String {
     text
 }
 
-const CHECKED: &str = "health = { path = '/healthz', interval = '100ms', fast_interval = '50ms', rise = 1, fall = 1 }";
+/// One result decides; but a busy machine is not a sick backend, so only answers do.
+const CHECKED: &str =
+    "health = { path = '/healthz', interval = '100ms', fast_interval = '50ms', timeout = '20s', rise = 1, fall = 1 }";
 
 fn origins<const N: usize>(names: [&str; N]) -> [Origin; N] {
     names.map(Origin::start)
