@@ -207,6 +207,8 @@ where
         if upload_pending {
             // The answer came first: what is left of the request has no use, so neither has the connection.
             body.abandon_if_held();
+            let body = body.clone();
+            ticket.received = Some(Box::new(move || body.received()));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response.headers_mut().insert(REQUEST_ID, ticket.request_id.clone());
@@ -234,6 +236,7 @@ where
             status: None,
             reason: None,
             bytes_in: 0,
+            received: None,
             bytes_out: 0,
             complete: false,
         })

@@ -39,6 +39,8 @@ pub(crate) struct Ticket {
     pub(crate) status: Option<StatusCode>,
     pub(crate) reason: Option<Reason>,
     pub(crate) bytes_in: u64,
+    /// Asked for `bytes_in` at the end, if the answer came before the request's body had ended.
+    pub(crate) received: Option<Box<dyn Fn() -> u64>>,
     pub(crate) bytes_out: u64,
     /// The response has gone out whole.
     pub(crate) complete: bool,
@@ -53,6 +55,9 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        if let Some(received) = &self.received {
+            self.bytes_in = received();
+        }
         // An answer that did not go out whole, and no fault of the backend's is known: the client has left.
         if !self.complete && self.reason.is_none() {
             self.reason = Some(self.conn.fault().unwrap_or(Reason::ClientClosed));

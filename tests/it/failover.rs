@@ -105,6 +105,8 @@ fn a_retry_that_meets_a_full_or_dead_backend_is_still_one_retry() {
         client.send(request);
     }
     gate.waiting(1);
+    crate::support::poll("the other request", || (broken.count() == 1).then_some(()));
+    proxy.metric_until("shardgate_requests_in_flight", &[], |n| n == 1.0);
     let retried = || proxy.metric("shardgate_retries_total", &[("result", "success")]);
     let before = retried();
     for i in 1..=4 {

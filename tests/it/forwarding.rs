@@ -205,6 +205,8 @@ fn bodies_stream_both_ways() {
     assert_eq!(client.take(6), b"1\r\nb\r\n");
     client.send("1\r\nc\r\n0\r\n\r\n");
     assert_eq!(client.take(11), b"1\r\nc\r\n0\r\n\r\n");
+    let line = proxy.access_where(|line| line["target"] == "/count");
+    assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&3.into(), &3.into()));
 }
 
 #[test]
