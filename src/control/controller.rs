@@ -11,14 +11,14 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::Summary;
-use super::world::{Answers, World, names, pools};
+use super::world::{Answers, World, pools};
 use crate::backend::{Check, Registry};
 use crate::health::{Prober, Transition};
 use crate::model::{Plan, PoolId};
-use crate::routing::{Index, Server, Snapshot, Table};
+use crate::routing::{Index, PoolState, Server, Snapshot, Table};
 use crate::telemetry::{Cause, Metrics, Subject};
 
 /// How long facts are gathered before they are published.
@@ -75,7 +75,7 @@ impl Controller {
         let servers: Vec<_> =
             pools(&index).map(|(id, _)| world.servers(id, &mut self.registry, &self.answers)).collect();
         let current = self.table.load();
-        let now_in_force = current.pools().flat_map(|pool| pool.tiers.iter().flat_map(|tier| tier.servers.iter()));
+        let now_in_force = current.pools().flat_map(PoolState::servers);
         let staged = servers.iter().flatten().flatten();
         self.prober.set(checks(now_in_force.chain(staged)));
         self.next = Some(Staged { world, servers });
@@ -106,8 +106,7 @@ impl Controller {
         self.dirty.clear();
         self.swap(snapshot);
         drop(old);
-        let names = names(&self.world.index.plan);
-        self.answers.retain(|name, _| names.contains(name));
+        self.answers.retain(|name, _| !self.world.pools_of_name(name).is_empty());
         self.watch_current();
         let plan = &self.world.index.plan;
         self.metrics.config(&plan.hash, plan.max_metric_pools, SystemTime::now());
@@ -152,11 +151,6 @@ impl Controller {
         self.end_series();
     }
 
-    /// Whether there is anything for [`flush`](Self::flush) to do.
-    pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
-    }
-
     /// Publishes the facts that have come in.
     pub fn flush(&mut self) {
         if self.dirty.is_empty() {
@@ -185,15 +179,12 @@ impl Controller {
     }
 
     fn swap(&mut self, snapshot: Snapshot) {
-        let began = Instant::now();
         self.retired.push(self.table.publish(snapshot));
-        tracing::debug!(took = ?began.elapsed(), "published");
     }
 
     fn watch_current(&self) {
         let current = self.table.load();
-        let servers = current.pools().flat_map(|pool| pool.tiers.iter().flat_map(|tier| tier.servers.iter()));
-        self.prober.set(checks(servers));
+        self.prober.set(checks(current.pools().flat_map(PoolState::servers)));
     }
 
     /// Ends the series of what is not configured any more.
@@ -210,10 +201,8 @@ impl Controller {
             Subject::Asset("*") => true,
             Subject::Asset(asset) => index.asset(asset).is_some(),
             Subject::Pool { asset, region } => pool_of(asset, region).is_some(),
-            Subject::Backend { asset, region, backend } => pool_of(asset, region).is_some_and(|id| {
-                let tiers = &snapshot.pool(id).tiers;
-                tiers.iter().flat_map(|tier| tier.servers.iter()).any(|server| *server.backend.label == *backend)
-            }),
+            Subject::Backend { asset, region, backend } => pool_of(asset, region)
+                .is_some_and(|id| snapshot.pool(id).servers().any(|server| *server.backend.label == *backend)),
         });
     }
 }

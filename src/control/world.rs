@@ -86,7 +86,7 @@ impl World {
 
     /// This pool's servers are about to be others: their checks do not concern it any more.
     pub(super) fn release(&mut self, pool: &PoolState) {
-        for server in pool.tiers.iter().flat_map(|tier| tier.servers.iter()) {
+        for server in pool.servers() {
             let Some(check) = &server.check else { continue };
             if let Some((_, pools)) = self.by_check.get_mut(&place(check)) {
                 pools.retain(|id| *id != pool.id);

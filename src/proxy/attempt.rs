@@ -11,7 +11,7 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use super::outgoing::Outgoing;
-use super::response::{Relay, UploadFault};
+use super::response::Relay;
 use super::slots::{PoolSlot, ServerSlot};
 use super::ticket::Ticket;
 use super::{BoxError, Proxy, UpstreamBody};
@@ -123,14 +123,9 @@ impl Try<'_> {
                     true => Outcome::GatewayError,
                     false => Outcome::Ok,
                 });
-                let upload_pending = body.done().is_none();
-                let upload = upload_pending.then(|| {
-                    let body = body.clone();
-                    Box::new(move || body.fault()) as UploadFault
-                });
                 let idle = self.timeouts.idle;
-                let relay = |body| Relay { body, serving, upload, idle, waiting: None, timer: None };
-                Ok(Sent { response: response.map(relay), upload_pending })
+                let relay = |body| Relay { body, serving, idle, waiting: None, timer: None };
+                Ok(Sent { response: response.map(relay), upload_pending: body.done().is_none() })
             }
             Err(error) if error.kind == ErrorKind::Limit => Err(Failure::Full),
             Err(error) => {

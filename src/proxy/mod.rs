@@ -208,7 +208,7 @@ where
             // The answer came first: what is left of the request has no use, so neither has the connection.
             body.abandon_if_held();
             let body = body.clone();
-            ticket.received = Some(Box::new(move || body.received()));
+            ticket.upload = Some(Box::new(move || (body.received(), body.fault())));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response.headers_mut().insert(REQUEST_ID, ticket.request_id.clone());
@@ -236,7 +236,7 @@ where
             status: None,
             reason: None,
             bytes_in: 0,
-            received: None,
+            upload: None,
             bytes_out: 0,
             complete: false,
         })
@@ -267,12 +267,13 @@ where
     /// A try that failed because the client's body did is the client's fault.
     fn blame(&self, reason: Reason, body: &RequestBody<B>, ticket: &Ticket) -> Refused {
         match body.fault() {
-            Some(BodyFault::TooLarge) => {
-                self.slots.borrow().metrics().metrics().limit_hit("max_body_bytes");
-                Reason::RequestTooLarge.into()
+            Some(BodyFault::Over) | None => reason.into(),
+            Some(fault) => {
+                if fault == BodyFault::TooLarge {
+                    self.slots.borrow().metrics().metrics().limit_hit("max_body_bytes");
+                }
+                ticket.client_fault(fault).into()
             }
-            Some(BodyFault::Client) => ticket.conn.fault().unwrap_or(Reason::ClientClosed).into(),
-            _ => reason.into(),
         }
     }
 

@@ -14,7 +14,6 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::attempt::Serving;
 use super::ticket::Ticket;
-use crate::message::body::BodyFault;
 use crate::model::Reason;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -31,15 +30,10 @@ enum Inner<U> {
     Over,
 }
 
-/// What has become of a request's body.
-pub(crate) type UploadFault = Box<dyn Fn() -> Option<BodyFault>>;
-
 /// A backend's body, and what to hold on to until it has ended.
 pub(crate) struct Relay<U> {
     pub(crate) body: U,
     pub(crate) serving: Serving,
-    /// If the answer came before the request's body had ended.
-    pub(crate) upload: Option<UploadFault>,
     pub(crate) idle: Duration,
     /// Since when the backend is being waited for; a client that reads slowly does not count against it.
     pub(crate) waiting: Option<Instant>,
@@ -119,12 +113,9 @@ where
                 Poll::Ready(Some(Err(error))) => {
                     let error = error.into();
                     // With the request's body ends the exchange, and then it is not the backend who ended it.
-                    match relay.upload.as_ref().and_then(|fault| fault()) {
+                    match this.ticket.upload.as_ref().and_then(|upload| upload().1) {
                         Some(fault) => {
-                            this.ticket.reason = Some(match fault {
-                                BodyFault::TooLarge => Reason::RequestTooLarge,
-                                _ => this.ticket.conn.fault().unwrap_or(Reason::ClientClosed),
-                            });
+                            this.ticket.reason = Some(this.ticket.client_fault(fault));
                             this.inner = Inner::Over;
                         }
                         None => {

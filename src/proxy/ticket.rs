@@ -11,10 +11,14 @@ use http::{HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 
 use super::slots::{KeySlot, ServerSlot};
+use crate::message::body::BodyFault;
 use crate::message::conn::Conn;
 use crate::message::respond;
 use crate::model::Reason;
 use crate::telemetry::{AccessLog, AccessRecord, InFlight};
+
+/// What has become of a request's body: bytes received so far, and what went wrong.
+pub(crate) type Upload = Box<dyn Fn() -> (u64, Option<BodyFault>)>;
 
 /// One request, from its head to the end of its response.
 pub(crate) struct Ticket {
@@ -39,8 +43,8 @@ pub(crate) struct Ticket {
     pub(crate) status: Option<StatusCode>,
     pub(crate) reason: Option<Reason>,
     pub(crate) bytes_in: u64,
-    /// Asked for `bytes_in` at the end, if the answer came before the request's body had ended.
-    pub(crate) received: Option<Box<dyn Fn() -> u64>>,
+    /// If the answer came before the request's body had ended.
+    pub(crate) upload: Option<Upload>,
     pub(crate) bytes_out: u64,
     /// The response has gone out whole.
     pub(crate) complete: bool,
@@ -51,12 +55,20 @@ impl Ticket {
     pub(crate) fn request_id(&self) -> &str {
         self.request_id.to_str().unwrap_or("")
     }
+
+    /// The reason when the request's body is what ended the exchange.
+    pub(crate) fn client_fault(&self, fault: BodyFault) -> Reason {
+        match fault {
+            BodyFault::TooLarge => Reason::RequestTooLarge,
+            BodyFault::Client | BodyFault::Over => self.conn.fault().unwrap_or(Reason::ClientClosed),
+        }
+    }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if let Some(received) = &self.received {
-            self.bytes_in = received();
+        if let Some(upload) = &self.upload {
+            (self.bytes_in, _) = upload();
         }
         // An answer that did not go out whole, and no fault of the backend's is known: the client has left.
         if !self.complete && self.reason.is_none() {

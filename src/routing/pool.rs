@@ -90,6 +90,11 @@ impl PoolState {
         Self { id, tiers: servers.map(|servers| Tier::new(servers.into(), overprovisioning)), settings }
     }
 
+    /// Its servers, primaries first.
+    pub fn servers(&self) -> impl Iterator<Item = &Server> {
+        self.tiers.iter().flat_map(|tier| tier.servers.iter())
+    }
+
     /// The same servers, judged anew.
     pub fn refreshed(&self) -> Self {
         let overprovisioning = self.settings.failover.overprovisioning;

@@ -113,13 +113,6 @@ pub enum ErrorKind {
     BodyTimeout,
 }
 
-impl ErrorKind {
-    /// Whether no connection was made.
-    pub fn is_connect(self) -> bool {
-        matches!(self, Self::Refused | Self::Connect | Self::ConnectTimeout)
-    }
-}
-
 impl Error {
     fn new(kind: ErrorKind, wrote: bool) -> Self {
         Self { kind, wrote, source: None, connect: None }
