@@ -16,9 +16,10 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use divan::Bencher;
-use http::{Method, Request, request};
+use http::Method;
 use shardgate::backend::{Backend, Identity};
 use shardgate::balance::{self, Group, Rotation};
+use shardgate::message::RequestHead;
 use shardgate::model::{
     Action, Address, Asset, AssetId, HeaderEdits, Key, Limits, Log, Plan, Pool, PoolAsset, PoolId, PoolSettings,
     Protocol, Region, RegionId, RetryOverride, Route, Source, SourceKind, TimeoutsOverride,
@@ -210,18 +211,13 @@ fn look_up_and_pick_alone(bencher: Bencher<'_, '_>, pools: usize) {
 #[divan::bench]
 fn resolve_hot(bencher: Bencher<'_, '_>) {
     let snapshot = of_size(10_000);
-    let parts: request::Parts = Request::get("/v1/predict/SYM000500?x=1")
-        .header("host", "api.example.com")
-        .header("user-agent", "bench")
-        .header("accept", "*/*")
-        .body(())
-        .expect("a request")
-        .into_parts()
-        .0;
+    let fields = [("host", "api.example.com"), ("user-agent", "bench"), ("accept", "*/*")];
+    let fields = fields.map(|(name, value)| (name, value.as_bytes()));
+    let head = RequestHead::new(Method::GET, "/v1/predict/SYM000500?x=1", fields);
     let client = Some([10, 3, 2, 1].into());
     bencher.bench_local(|| {
         let resolved =
-            snapshot.index.resolve(black_box(&parts), black_box(client)).ok().and_then(|resolved| resolved.target);
+            snapshot.index.resolve(black_box(&head), black_box(client)).ok().and_then(|resolved| resolved.target);
         resolved.expect("served").chain.len()
     });
 }

@@ -3,6 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use shardgate::message::RequestHead;
 use shardgate::message::framing::{Chunks, Head, HeadLimits, Scan};
 
 const LIMITS: HeadLimits = HeadLimits { bytes: 16 * 1024, fields: 100, target: 8 * 1024 };
@@ -43,20 +44,20 @@ fn as_another_parser_reads_it(bytes: &[u8], head: &Head) {
     assert_eq!(request.path.map(str::as_bytes), Some(&bytes[head.target.clone()]));
     let minor = u8::from(head.version == http::Version::HTTP_11);
     assert_eq!(request.version, Some(minor));
+    let read = RequestHead::read(bytes, head.clone()).expect("a head of these bytes");
+    let theirs = request.headers.iter().map(|field| (field.name.as_bytes(), field.value));
+    assert!(read.fields.iter().eq(theirs), "another parser reads other fields");
 }
 
-/// The bytes that are kept of a chunked body, and whether it ended; `None` when it is refused.
+/// The data of a chunked body, and whether it ended; `None` when it is refused.
 fn chunks(bytes: &[u8], step: usize) -> Option<(Vec<u8>, bool)> {
     let mut state = Chunks::default();
-    let mut kept = Vec::new();
-    for mut piece in bytes.chunks(step) {
-        while let Some(found) = state.step(piece).ok()? {
-            let (these, rest) = piece.split_at(found.len);
-            if found.keep {
-                kept.extend_from_slice(these);
-            }
-            piece = rest;
-        }
+    let mut data = Vec::new();
+    for piece in bytes.chunks(step) {
+        let mut piece = piece.to_vec();
+        let decoded = state.decode(&mut piece).ok()?;
+        assert!(decoded.data <= decoded.used && (decoded.used == piece.len() || state.is_end()));
+        data.extend_from_slice(&piece[..decoded.data]);
     }
-    Some((kept, state.is_end()))
+    Some((data, state.is_end()))
 }

@@ -9,15 +9,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
-use crate::listen::{Server, Service, Shared, Sockets};
-use crate::message::Conn;
+use crate::listen::{Incoming, Server, Service, Shared, Sockets};
 use crate::message::body::Attempt;
+use crate::message::{Conn, Request, Response};
 use crate::model::{Limits, Listener};
 use crate::proxy::{Proxy, ResponseBody};
 use crate::routing::Table;

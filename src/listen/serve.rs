@@ -1,138 +1,205 @@
-//! Serving one client connection: hyper's HTTP/1 server behind the [gate](super::gate), from the first byte to the
-//! close. Generic over what it runs on, so that it is the same over TCP, a Unix socket, and later TLS.
+//! Serving one client connection over HTTP/1.1 (RFC 9112), from the first byte to the close. Generic over what it runs
+//! on, so that it is the same over TCP, a Unix socket, and later TLS.
+//!
+//! A connection spends its life in two states. While it is idle it is a socket, a deadline and nothing else: no buffer, no
+//! future of a service. When something comes, a [`turn`] begins, in memory of its own; it reads a head, has the service
+//! answer, sends the answer, and goes on with what came meanwhile. When nothing has, its memory is given back. So
+//! thousands of idle connections cost what their sockets cost, and the connections that are busy share memory that is
+//! warm in the processor's caches.
 
-use std::convert::Infallible;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use http::{Method, StatusCode, Version};
+use http_body::Body;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::Service;
-use super::gate::Gate;
+use super::incoming::{Incoming, Source};
+use super::stream::{Next, Stream, Writer};
 use super::watch::Watch;
 use super::wire::Wire;
-use crate::message::Conn;
-use crate::message::framing::{Fault, Framing, HeadLimits};
-use crate::model::Limits;
+use super::{BoxError, Service};
+use crate::message::buffer::Memory;
+use crate::message::fields::{Known, Names};
+use crate::message::framing::{Framing, Scan};
+use crate::message::send::{Coding, Failed, Sending};
+use crate::message::{Request, Response};
 
 /// How long bytes that nobody wants are read off a connection, so that its last answer arrives.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Bounds of hyper's buffers, unless heads may be larger.
-const BUFFER: usize = 64 * 1024;
-
-/// hyper takes this many fields without going to the heap.
-const FIELDS: usize = 100;
-
-/// `http::Uri` counts in 16 bits.
-const MAX_TARGET: usize = u16::MAX as usize - 1;
-
-/// A `HeaderMap` holds 32,768 fields and reserves a third more than it is asked for.
-const MAX_FIELDS: usize = 16 * 1024;
-
-/// A head may be this long, whatever the file says.
-const MAX_HEAD: usize = 1024 * 1024;
-
-const MISMATCH: Fault = Fault::bad("two readings of one head");
-
-/// How a connection came to its end.
+/// How a turn, or a connection, came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// hyper is through with it.
-    Served(Result<(), hyper::Error>),
-    /// It was idle and its time was over.
+    /// There is nothing to do until the client sends something.
     Idle,
-    /// It was told to end at once.
-    Killed,
+    /// All is said.
+    Closed,
+    /// The client is gone, or it was cut off, or what it got is not whole.
+    Broken,
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve<W: Wire, S: Service>(wire: W, watch: Rc<Watch>, service: Rc<S>) {
-    let ceiling = ceiling(&service.limits());
-    let limits = Rc::clone(&service);
-    let gate = Gate::new(wire, move || limits.limits(), ceiling, Rc::clone(&watch));
-    let mut builder = http1::Builder::new();
-    builder.half_close(false).pipeline_flush(false).auto_date_header(false);
-    builder.max_buf_size(BUFFER.max(ceiling.bytes + 1));
-    if ceiling.fields > FIELDS {
-        builder.max_headers(ceiling.fields);
+pub(super) async fn serve<W: Wire, S: Service>(wire: W, watch: Rc<Watch>, service: Rc<S>, memory: Rc<Memory>) {
+    let stream = Rc::new(Stream::new(wire, Rc::clone(&watch), memory));
+    let mut end = End::Idle;
+    while end == End::Idle {
+        let something = poll_fn(|cx| {
+            watch.conn.set_waker(cx.waker());
+            if watch.is_killed() {
+                return Poll::Ready(None);
+            }
+            // First what has come: it may be a request, and then the connection is not idle.
+            match stream.poll_any(cx) {
+                Poll::Pending if watch.is_to_close() => Poll::Ready(Some(false)),
+                polled => polled.map(Some),
+            }
+        });
+        end = match something.await {
+            Some(true) => {
+                let mut turn = Box::pin(turn(&stream, &*service));
+                poll_fn(|cx| {
+                    watch.conn.set_waker(cx.waker());
+                    if watch.is_killed() { Poll::Ready(End::Broken) } else { turn.as_mut().poll(cx) }
+                })
+                .await
+            }
+            Some(false) => End::Closed,
+            None => End::Broken,
+        };
     }
-    let conn = Rc::clone(&watch.conn);
-    let answer = service_fn(move |request| {
-        let (service, conn) = (Rc::clone(&service), Rc::clone(&conn));
-        async move { Ok::<_, Infallible>(answer(&*service, conn, request).await) }
-    });
-    let mut http = builder.serve_connection(TokioIo::new(gate), answer);
-    let end = poll_fn(|cx| {
-        watch.conn.set_waker(cx.waker());
-        if watch.is_killed() {
-            return Poll::Ready(End::Killed);
+    if end == End::Broken {
+        // An answer that is not whole must not look whole, which a plain close would make of one without a length.
+        stream.abort();
+        return;
+    }
+    let unread = stream.has_unread();
+    // A body that somebody still holds keeps the socket, and with it nothing that is waited for.
+    if let (true, Some(stream)) = (unread, Rc::into_inner(stream)) {
+        linger(&mut stream.into_wire()).await;
+    }
+}
+
+/// Requests and answers, until nothing is there to be read.
+async fn turn<W: Wire, S: Service>(stream: &Rc<Stream<W>>, service: &S) -> End {
+    loop {
+        let mut scan = Scan::default();
+        let head = match poll_fn(|cx| stream.poll_head(cx, &mut scan, || service.limits())).await {
+            Next::Head(head) | Next::Refused(head) => head,
+            Next::Idle => {
+                stream.watch.idle(service.limits().idle_timeout);
+                return End::Idle;
+            }
+            Next::Closed => return End::Closed,
+        };
+        let asked = Asked { is_head: head.method == Method::HEAD, version: head.version, keep: head.keep_alive };
+        let body = match head.framing {
+            Framing::Empty => Incoming::empty(),
+            Framing::Length(length) => Incoming::new(Rc::clone(stream) as Rc<dyn Source>, Some(length)),
+            Framing::Chunked => Incoming::new(Rc::clone(stream) as Rc<dyn Source>, None),
+        };
+        let Some(response) = answer(stream, service, Request { head, body }).await else { return End::Broken };
+        match send(stream, response, asked).await {
+            End::Idle => {}
+            end => return end,
         }
-        // First hyper: what has just come may be a request, and then the connection is not idle.
-        match Pin::new(&mut http).poll(cx) {
-            Poll::Ready(result) => Poll::Ready(End::Served(result)),
-            Poll::Pending if watch.is_to_close() => Poll::Ready(End::Idle),
-            Poll::Pending => Poll::Pending,
+    }
+}
+
+/// What of a request its answer depends on.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    is_head: bool,
+    version: Version,
+    /// Whether the client may send another.
+    keep: bool,
+}
+
+/// The service's answer. `None`: the client has gone before it came.
+async fn answer<W: Wire, S: Service>(
+    stream: &Stream<W>,
+    service: &S,
+    request: Request<Incoming>,
+) -> Option<Response<S::Body>> {
+    let mut call = pin!(service.call(request, Rc::clone(&stream.watch.conn)));
+    let response = poll_fn(|cx| {
+        if let Poll::Ready(response) = call.as_mut().poll(cx) {
+            return Poll::Ready(Some(response));
+        }
+        match stream.poll_interim(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(None),
+            _ => stream.poll_gone(cx).map(|()| None),
         }
     })
     .await;
-    let mut gate = http.into_parts().io.into_inner();
-    match end {
-        End::Served(Ok(())) if gate.has_unread() => linger(gate.wire()).await,
-        End::Served(Ok(())) | End::Idle => {}
-        End::Served(Err(e)) => {
-            tracing::debug!(client = watch.conn.peer_text(), error = %e, "connection ended");
-            // An answer that is not whole must not look whole, which a plain close would make of one without a length.
-            if watch.conn.answered() {
-                gate.wire().abort();
-            }
-        }
-        End::Killed => gate.wire().abort(),
-    }
+    stream.conn().set_answered();
+    response
 }
 
-fn ceiling(limits: &Limits) -> HeadLimits {
-    HeadLimits {
-        bytes: (limits.max_header_bytes as usize).clamp(BUFFER, MAX_HEAD),
-        fields: (limits.max_headers as usize).clamp(FIELDS, MAX_FIELDS),
-        target: MAX_TARGET,
+/// Sends an answer. [`End::Idle`]: the connection is ready for the next request.
+async fn send<W: Wire, B>(stream: &Rc<Stream<W>>, response: Response<B>, asked: Asked) -> End
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let conn = stream.conn();
+    let Response { mut head, body } = response;
+    // The connection's own; any other is held by a body that is still being read.
+    if Rc::strong_count(stream) == 1 {
+        stream.discard_body();
     }
-}
-
-async fn answer<S: Service>(service: &S, conn: Rc<Conn>, request: Request<Incoming>) -> Response<Tracked<S::Body>> {
-    if conn.verdict().is_none() && !agrees(&conn, &request) {
-        tracing::error!(client = conn.peer_text(), "hyper and the gate read a request differently");
-        conn.refuse(MISMATCH, b"");
-    }
-    let mut response = service.call(request, Rc::clone(&conn)).await;
     // A body that is not here yet may never be read to its end, and then there is no next request.
-    let last = conn.draining() || conn.body_pending() || conn.verdict().is_some() || conn.fault().is_some();
-    if last {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    let unfinished = conn.body_pending() || conn.verdict().is_some() || conn.fault().is_some();
+    let no_body = asked.is_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let coding = if no_body { Coding::Length(0) } else { Coding::of(&body, asked.version == Version::HTTP_11) };
+    let last = !asked.keep || conn.draining() || unfinished || coding == Coding::Close;
+
+    let mut front = stream.memory().scratch();
+    stream.interim_rest(&mut front);
+    head.fields.remove(OURS);
+    // The answer to a HEAD says of a body what a GET would hear. A 204 has no length (RFC 9110, 8.6).
+    if !no_body || head.status == StatusCode::NO_CONTENT {
+        head.fields.remove(LENGTH);
     }
-    conn.set_answered();
-    response.map(|body| Tracked { body, _ended: Ended(conn) })
+    head.write(&mut front, asked.version);
+    match Coding::of(&body, false) {
+        _ if !no_body => coding.write(&mut front),
+        length @ Coding::Length(1..) if !head.fields.has(LENGTH) => length.write(&mut front),
+        _ => {}
+    }
+    match (last, asked.version) {
+        (true, _) => front.extend_from_slice(b"connection: close\r\n"),
+        (false, Version::HTTP_10) => front.extend_from_slice(b"connection: keep-alive\r\n"),
+        (false, _) => {}
+    }
+    front.extend_from_slice(b"\r\n");
+
+    let mut sending = Sending::new(front, body, coding);
+    let sent = poll_fn(|cx| match sending.poll_send(cx, &mut Writer(&**stream)) {
+        Poll::Ready(Ok(())) => Poll::Ready(true),
+        Poll::Ready(Err(Failed::Connection(_))) => Poll::Ready(false),
+        Poll::Ready(Err(Failed::Body(error))) => {
+            tracing::debug!(client = conn.peer_text(), %error, "an answer ended early");
+            Poll::Ready(false)
+        }
+        Poll::Pending => stream.poll_gone(cx).map(|()| false),
+    })
+    .await;
+    stream.memory().give_back(sending.into_scratch());
+    match (sent, last) {
+        (false, _) => End::Broken,
+        (true, true) => End::Closed,
+        (true, false) => End::Idle,
+    }
 }
 
-/// Whether hyper found the same end of the message as the gate did.
-fn agrees(conn: &Conn, request: &Request<Incoming>) -> bool {
-    let body = request.body();
-    match conn.framing() {
-        Framing::Empty => body.is_end_stream(),
-        Framing::Length(n) => body.size_hint().exact() == Some(n),
-        Framing::Chunked => body.size_hint().exact().is_none() && !body.is_end_stream(),
-    }
-}
+/// Fields of an answer that speak of this connection, which nobody else can know.
+const OURS: Names = Names::of(&[Known::Connection, Known::TransferEncoding]);
+const LENGTH: Names = Names::of(&[Known::ContentLength]);
 
 /// Reads and drops what the client still sends. Closing with something unread makes the kernel send a reset, and a
 /// reset may overtake the answer (RFC 9112, 9.6).
@@ -145,38 +212,4 @@ pub(super) async fn linger<W: Wire>(wire: &mut W) {
     };
     // Whoever sends on for longer than that may get the reset.
     let _ = tokio::time::timeout(LINGER, drain).await;
-}
-
-pin_project_lite::pin_project! {
-    /// A response body that tells the connection when it is over.
-    struct Tracked<B> {
-        #[pin]
-        body: B,
-        _ended: Ended,
-    }
-}
-
-struct Ended(Rc<Conn>);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        self.0.set_finished();
-    }
-}
-
-impl<B: Body<Data = Bytes>> Body for Tracked<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        self.project().body.poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }

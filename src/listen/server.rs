@@ -20,6 +20,8 @@ use super::serve::{linger, serve};
 use super::shared::{Place, Shared};
 use super::watch::{Clock, TICK, Watch};
 use super::wire::Wire;
+use crate::message::buffer::Memory;
+use crate::message::send::Coding;
 use crate::message::{Conn, respond};
 use crate::model::{Listener, Reason};
 use crate::telemetry::{ClientConnection, ListenerCells};
@@ -47,6 +49,7 @@ struct Inner<S> {
     shared: Arc<Shared>,
     worker: usize,
     clock: Rc<Clock>,
+    memory: Rc<Memory>,
     listeners: RefCell<Vec<Rc<Bound>>>,
     connections: RefCell<Slab<Rc<Watch>>>,
     /// Set once the worker drains: until when.
@@ -97,6 +100,7 @@ impl<S: Service> Server<S> {
             service,
             worker,
             clock: Rc::default(),
+            memory: Rc::default(),
             listeners: RefCell::default(),
             connections: RefCell::default(),
             draining: Cell::default(),
@@ -238,18 +242,18 @@ impl<S: Service> Inner<S> {
         cells: &Arc<ListenerCells>,
         place: Place,
     ) {
-        let conn = Conn::new(peer, listener, std::time::Instant::now());
+        let conn = Conn::new(peer, listener);
         let watch = Watch::new(conn, Rc::clone(&self.clock), &self.service.limits());
         if let Some(until) = self.draining.get() {
             drain(&watch, until.saturating_duration_since(Instant::now()));
         }
         let number = self.connections.borrow_mut().insert(Rc::clone(&watch));
         let open = Open { server: Rc::clone(self), number, _place: place, _counted: cells.connected() };
-        let service = Rc::clone(&self.service);
+        let (service, memory) = (Rc::clone(&self.service), Rc::clone(&self.memory));
         spawn_local(async move {
             // Dropped at the end, also of a panic.
             let _open = open;
-            serve(stream, watch, service).await;
+            serve(stream, watch, service, memory).await;
         });
     }
 
@@ -380,14 +384,10 @@ impl Accept for UnixStream {
 /// What a connection over a limit is told.
 static OVERLOADED: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let response = respond::problem(Reason::Overloaded, "");
-    let mut out = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
-    for (name, value) in response.headers() {
-        out.extend_from_slice(name.as_str().as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
-    }
-    out.extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", response.body().len()).as_bytes());
-    out.extend_from_slice(response.body());
+    let mut out = Vec::new();
+    response.head.write(&mut out, http::Version::HTTP_11);
+    Coding::Length(response.body.len() as u64).write(&mut out);
+    out.extend_from_slice(b"connection: close\r\n\r\n");
+    out.extend_from_slice(&response.body);
     out
 });

@@ -1,4 +1,4 @@
-//! The gate and hyper together, over a pipe and with raw bytes, against a toy service.
+//! One served connection, over a pipe and with raw bytes, against a toy service.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -8,22 +8,20 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Service;
 use super::serve::serve;
 use super::watch::{Clock, TICK, Watch};
-use crate::message::{Conn, respond};
+use super::{Incoming, Service};
+use crate::message::{Conn, Request, RequestHead, Response, ResponseHead, respond};
 use crate::model::{Bind, Limits, Listener, Reason};
 
 mod differential;
-mod gate;
+mod messages;
 mod server;
 mod timing;
 
@@ -72,38 +70,35 @@ impl Echo {
             return respond::problem(reason, conn.complaint().map_or("", |fault| fault.detail)).map(Answer::whole);
         }
         self.served.set(self.served.get() + 1);
-        let target = String::from_utf8_lossy(&conn.target()).into_owned();
-        match target.as_str() {
+        let Request { head, body } = request;
+        let ok = |body| Response { head: ResponseHead::new(StatusCode::OK), body };
+        match head.path_and_query() {
             "/slow" => sleep(Duration::from_secs(1)).await,
             "/never" => std::future::pending().await,
-            "/early" => return Response::new(Answer::whole("early")),
+            "/early" => return ok(Answer::whole("early")),
             "/hints" => {
-                let mut fields = HeaderMap::new();
-                fields.insert("link", HeaderValue::from_static("</a>"));
-                conn.interim(StatusCode::EARLY_HINTS, &fields);
+                let mut hints = ResponseHead::new(StatusCode::EARLY_HINTS);
+                hints.fields.push(b"link", b"</a>");
+                conn.interim(&hints);
                 tokio::task::yield_now().await;
             }
-            "/large" => return Response::new(Answer { left: 1 << 20, ..Answer::whole("") }),
-            "/broken" => return Response::new(Answer { fails: true, left: 10, ..Answer::whole("") }),
-            "/stuck" => return Response::new(Answer { sticks: true, ..Answer::whole("begun") }),
+            "/large" => return ok(Answer { left: 1 << 20, ..Answer::whole("") }),
+            "/broken" => return ok(Answer { fails: true, left: 10, ..Answer::whole("") }),
+            "/stuck" => return ok(Answer { sticks: true, ..Answer::whole("begun") }),
             _ => {}
         }
-        let (parts, body) = request.into_parts();
         match body.collect().await {
-            Ok(body) => {
-                let text = describe(&parts, &body.to_bytes());
-                Response::new(Answer::whole(text))
-            }
+            Ok(body) => ok(Answer::whole(describe(&head, &body.to_bytes()))),
             Err(_) => respond::problem(conn.fault().unwrap_or(Reason::ClientClosed), "").map(Answer::whole),
         }
     }
 }
 
 /// A request as one line of text.
-fn describe(parts: &http::request::Parts, body: &[u8]) -> String {
-    let mut text = format!("{} {} {:?}", parts.method, parts.uri, parts.version);
-    for (name, value) in &parts.headers {
-        text.push_str(&format!(" {name}={}", value.as_bytes().escape_ascii()));
+fn describe(head: &RequestHead, body: &[u8]) -> String {
+    let mut text = format!("{} {} {:?}", head.method, head.target().escape_ascii(), head.version);
+    for (name, value) in head.fields.iter() {
+        text.push_str(&format!(" {}={}", name.to_ascii_lowercase().escape_ascii(), value.escape_ascii()));
     }
     text.push_str(&format!(" [{}]", body.escape_ascii()));
     text
@@ -173,7 +168,7 @@ struct Pipe {
 async fn with_limits<T>(room: usize, limits: Limits, client: impl AsyncFnOnce(&mut Pipe) -> T) -> T {
     let (client_end, server_end) = duplex(room);
     let clock = Rc::<Clock>::default();
-    let conn = Conn::new(Some("10.0.0.9".parse().unwrap()), listener(), std::time::Instant::now());
+    let conn = Conn::new(Some("10.0.0.9".parse().unwrap()), listener());
     let watch = Watch::new(conn, Rc::clone(&clock), &limits);
     let service = Echo::new(limits);
     let mut pipe = Pipe { client: client_end, watch: Rc::clone(&watch), service: Rc::clone(&service) };
@@ -193,7 +188,7 @@ async fn with_limits<T>(room: usize, limits: Limits, client: impl AsyncFnOnce(&m
         drop(pipe);
         out
     };
-    let both = async { tokio::join!(run, serve(server_end, watch, service)).0 };
+    let both = async { tokio::join!(run, serve(server_end, watch, service, Rc::default())).0 };
     tokio::select! {
         out = timeout(Duration::from_secs(3600), both) => out.expect("the connection does not end"),
         () = sweep => unreachable!(),

@@ -94,9 +94,8 @@ struct Shared<B> {
 
 impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
     /// `max`: bytes of the whole body. `hold`: the client expects 100-continue, so nothing is read until
-    /// [`release`](Self::release), or a second after the first try asks.
-    pub fn new(source: B, max: u64, hold: bool, budget: &ReplayBudget) -> Self {
-        let now = Instant::now();
+    /// [`release`](Self::release), or a second after the first try asks. `now`: when the request began.
+    pub fn new(source: B, max: u64, hold: bool, budget: &ReplayBudget, now: Instant) -> Self {
         let empty = source.is_end_stream();
         let total = source.size_hint().exact();
         Self {
@@ -351,7 +350,7 @@ mod tests {
     }
 
     fn body(pieces: Pieces, max: u64, keep: u64) -> RequestBody<impl Body<Data = Bytes> + Unpin> {
-        let body = RequestBody::new(source(pieces), max, false, &ReplayBudget::new(100));
+        let body = RequestBody::new(source(pieces), max, false, &ReplayBudget::new(100), Instant::now());
         body.keep(keep);
         body
     }
@@ -381,9 +380,9 @@ mod tests {
     #[tokio::test]
     async fn the_budget_of_a_worker_is_given_back() {
         let budget = ReplayBudget::new(15);
-        let one = RequestBody::new(source(vec![data("0123456789")]), 100, false, &budget);
+        let one = RequestBody::new(source(vec![data("0123456789")]), 100, false, &budget, Instant::now());
         one.keep(64);
-        let two = RequestBody::new(source(vec![data("0123456789")]), 100, false, &budget);
+        let two = RequestBody::new(source(vec![data("0123456789")]), 100, false, &budget, Instant::now());
         two.keep(64);
         read(one.attempt()).await.unwrap();
         read(two.attempt()).await.unwrap();
@@ -404,18 +403,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_held_body_flows_when_released_or_after_a_second() {
         let budget = ReplayBudget::new(0);
-        let body = RequestBody::new(source(vec![data("x")]), 9, true, &budget);
+        let body = RequestBody::new(source(vec![data("x")]), 9, true, &budget, Instant::now());
         let mut attempt = body.attempt();
         assert!(futures_util::poll!(attempt.frame()).is_pending());
         body.release();
         assert!(futures_util::poll!(attempt.frame()).is_ready());
 
-        let body = RequestBody::new(source(vec![data("x")]), 9, true, &budget);
+        let body = RequestBody::new(source(vec![data("x")]), 9, true, &budget, Instant::now());
         let began = Instant::now();
         assert_eq!(read(body.attempt()).await.unwrap(), "x");
         assert_eq!(began.elapsed().as_secs(), 1);
 
-        let body = RequestBody::new(source(vec![data("x")]), 9, true, &budget);
+        let body = RequestBody::new(source(vec![data("x")]), 9, true, &budget, Instant::now());
         let attempt = body.attempt();
         body.abandon_if_held();
         assert_eq!(read(attempt).await.unwrap_err(), BodyFault::Over);

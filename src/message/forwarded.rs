@@ -7,13 +7,20 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+use super::fields::{Fields, Known, Names, line};
+
+/// Every field that says who the client is, those that we do not know by name included: `X-Forwarded-User` means
+/// something somewhere.
+const ALL: Names = Names::of(&[
+    Known::ForwardedFor,
+    Known::ForwardedProto,
+    Known::ForwardedHost,
+    Known::ForwardedOther,
+    Known::Forwarded,
+    Known::RealIp,
+]);
 
 /// Whether the peer is a proxy whose word is taken. A peer on a Unix socket has no address; it is trusted when the
 /// listener trusts anybody at all, since whoever may open the socket is a neighbour.
@@ -25,14 +32,13 @@ pub fn is_trusted(peer: Option<IpAddr>, trusted: &[IpNet]) -> bool {
 }
 
 /// The client's address: the peer's, or behind trusted proxies the right-most one that is not theirs.
-pub fn client(peer: Option<IpAddr>, trusted: &[IpNet], headers: &HeaderMap) -> Option<IpAddr> {
+pub fn client(peer: Option<IpAddr>, trusted: &[IpNet], fields: &Fields) -> Option<IpAddr> {
     if !is_trusted(peer, trusted) {
         return peer;
     }
     let mut nearest = peer;
-    let lines: Vec<_> = headers.get_all(&FOR).iter().collect();
-    for line in lines.iter().rev() {
-        for entry in line.as_bytes().rsplit(|&b| b == b',') {
+    for line in fields.all(Known::ForwardedFor).rev() {
+        for entry in line.rsplit(|&b| b == b',') {
             let Some(address) = parse(entry) else {
                 return nearest;
             };
@@ -45,56 +51,40 @@ pub fn client(peer: Option<IpAddr>, trusted: &[IpNet], headers: &HeaderMap) -> O
     nearest
 }
 
-/// Sets the fields for the next hop. `peer_text` is the peer's address as text (`unknown` on a Unix socket), `host`
-/// the Host that the client sent.
-pub fn set(headers: &mut HeaderMap, trusted: bool, peer_text: &HeaderValue, host: Option<&HeaderValue>) {
-    if !trusted {
-        remove_all(headers);
-        headers.insert(FOR, peer_text.clone());
-        headers.insert(PROTO, HeaderValue::from_static("http"));
-        if let Some(host) = host {
-            headers.insert(HOST, host.clone());
-        }
-        return;
-    }
-    append(headers, &FOR, peer_text.as_bytes());
-    if headers.contains_key(header::FORWARDED) {
+/// The fields that are not passed on as they came: what a stranger wrote, and what ours goes into.
+pub fn replaced(trusted: bool) -> Names {
+    if trusted { Names::of(&[Known::ForwardedFor, Known::Forwarded]) } else { ALL }
+}
+
+/// Writes the fields for the next hop, beside which those of [`replaced`] must not stand. `peer` is the peer's address
+/// as text (`unknown` on a Unix socket), `host` the Host that the client sent.
+pub fn write(out: &mut Vec<u8>, fields: &Fields, trusted: bool, peer: &str, host: &[u8]) {
+    let theirs = |name| trusted && fields.has(Names::of(&[name]));
+    joined(out, b"x-forwarded-for", fields, Known::ForwardedFor, trusted, peer.as_bytes());
+    if theirs(Known::Forwarded) {
         let mut element = String::from("for=");
-        let peer = peer_text.to_str().unwrap_or("unknown");
         let _ = if peer.contains(':') { write!(element, "\"[{peer}]\"") } else { write!(element, "{peer}") };
         element.push_str(";proto=http");
-        append(headers, &header::FORWARDED, element.as_bytes());
+        joined(out, b"forwarded", fields, Known::Forwarded, trusted, element.as_bytes());
     }
-    if !headers.contains_key(&PROTO) {
-        headers.insert(PROTO, HeaderValue::from_static("http"));
+    if !theirs(Known::ForwardedProto) {
+        line(out, b"x-forwarded-proto", b"http");
     }
-    if let (false, Some(host)) = (headers.contains_key(&HOST), host) {
-        headers.insert(HOST, host.clone());
-    }
-}
-
-/// Removes every such field, those that we do not know by name included: `X-Forwarded-User` means something somewhere.
-fn remove_all(headers: &mut HeaderMap) {
-    let is_theirs = |name: &&HeaderName| {
-        name.as_str().starts_with("x-forwarded-") || *name == header::FORWARDED || *name == REAL_IP
-    };
-    let theirs: Vec<HeaderName> = headers.keys().filter(is_theirs).cloned().collect();
-    for name in theirs {
-        headers.remove(name);
+    if !theirs(Known::ForwardedHost) && !host.is_empty() {
+        line(out, b"x-forwarded-host", host);
     }
 }
 
-/// Joins what is there into one line and puts ours at its end.
-fn append(headers: &mut HeaderMap, name: &HeaderName, ours: &[u8]) {
-    let mut line = Vec::new();
-    for value in headers.get_all(name) {
-        line.extend_from_slice(value.as_bytes());
-        line.extend_from_slice(b", ");
+/// What is there, if it is believed, and ours at its end, in one line.
+fn joined(out: &mut Vec<u8>, name: &[u8], fields: &Fields, known: Known, trusted: bool, ours: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    for value in fields.all(known).filter(|_| trusted) {
+        out.extend_from_slice(value);
+        out.extend_from_slice(b", ");
     }
-    line.extend_from_slice(ours);
-    if let Ok(value) = HeaderValue::from_bytes(&line) {
-        headers.insert(name, value);
-    }
+    out.extend_from_slice(ours);
+    out.extend_from_slice(b"\r\n");
 }
 
 fn covers(nets: &[IpNet], address: IpAddr) -> bool {
@@ -116,12 +106,16 @@ fn parse(entry: &[u8]) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
-    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(HeaderName::from_static(name), value.parse().unwrap());
-        }
-        headers
+    fn fields(lines: &[(&'static str, &'static str)]) -> Fields {
+        lines.iter().map(|(name, value)| (*name, value.as_bytes())).collect()
+    }
+
+    /// What the next hop gets.
+    fn sent(fields: &Fields, trusted: bool, peer: &str) -> String {
+        let mut out = vec![];
+        fields.write(&mut out, replaced(trusted));
+        write(&mut out, fields, trusted, peer, b"a.example");
+        String::from_utf8(out).unwrap()
     }
 
     fn nets() -> Vec<IpNet> {
@@ -143,47 +137,38 @@ mod tests {
             ("10.0.0.1", &["::ffff:203.0.113.9"], "203.0.113.9"),
         ];
         for (from, lines, expected) in table {
-            let mut map = HeaderMap::new();
-            for line in lines {
-                map.append(FOR, line.parse().unwrap());
-            }
-            assert_eq!(client(peer(from), &nets(), &map), peer(expected), "{from} {lines:?}");
+            let fields: Fields = lines.iter().map(|line| ("X-Forwarded-For", line.as_bytes())).collect();
+            assert_eq!(client(peer(from), &nets(), &fields), peer(expected), "{from} {lines:?}");
         }
     }
 
     #[test]
     fn a_stranger_s_word_is_replaced() {
-        let mut map = headers(&[
+        let fields = fields(&[
             ("x-forwarded-for", "1.1.1.1"),
             ("x-forwarded-user", "root"),
             ("forwarded", "for=1.1.1.1"),
-            ("x-real-ip", "1.1.1.1"),
+            ("X-Real-IP", "1.1.1.1"),
             ("accept", "*/*"),
         ]);
-        set(&mut map, false, &"192.0.2.1".parse().unwrap(), Some(&"a.example".parse().unwrap()));
         assert_eq!(
-            map,
-            headers(&[
-                ("accept", "*/*"),
-                ("x-forwarded-for", "192.0.2.1"),
-                ("x-forwarded-proto", "http"),
-                ("x-forwarded-host", "a.example"),
-            ])
+            sent(&fields, false, "192.0.2.1"),
+            "accept: */*\r\nx-forwarded-for: 192.0.2.1\r\nx-forwarded-proto: http\r\nx-forwarded-host: a.example\r\n"
         );
     }
 
     #[test]
     fn a_trusted_proxy_s_word_is_kept_and_ours_added() {
-        let mut map = headers(&[
-            ("x-forwarded-for", "1.1.1.1"),
+        let fields = fields(&[
+            ("X-Forwarded-For", "1.1.1.1"),
             ("x-forwarded-for", "10.2.2.2"),
             ("x-forwarded-proto", "https"),
             ("forwarded", "for=1.1.1.1"),
         ]);
-        set(&mut map, true, &"fd00::1".parse().unwrap(), Some(&"a.example".parse().unwrap()));
-        assert_eq!(map[FOR], "1.1.1.1, 10.2.2.2, fd00::1");
-        assert_eq!(map[PROTO], "https");
-        assert_eq!(map[HOST], "a.example");
-        assert_eq!(map[header::FORWARDED], "for=1.1.1.1, for=\"[fd00::1]\";proto=http");
+        assert_eq!(
+            sent(&fields, true, "fd00::1"),
+            "x-forwarded-proto: https\r\nx-forwarded-for: 1.1.1.1, 10.2.2.2, fd00::1\r\n\
+             forwarded: for=1.1.1.1, for=\"[fd00::1]\";proto=http\r\nx-forwarded-host: a.example\r\n"
+        );
     }
 }

@@ -3,7 +3,7 @@
 //! Two parsers that read the same bytes differently are how requests are smuggled, so everything here refuses what RFC
 //! 9112 calls invalid, and also what it merely tolerates where tolerance has been abused (a bare LF, equal
 //! Content-Lengths on two lines, `Transfer-Encoding` beside `Content-Length`). What passes is read alike by every
-//! parser behind us. Pure: no input or output, no clock; the same rules serve the gate and whoever reads a backend.
+//! parser behind us. Pure: no input or output, no clock; the same rules serve whoever reads a client and whoever reads a backend.
 //!
 //! Sources: RFC 9110 (fields, Host, Expect), RFC 9112 (messages), RFC 3986 (host and path).
 
@@ -18,8 +18,9 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-pub use chunk::{Chunks, Decoded, Step};
+pub use chunk::{Chunks, Decoded};
 pub use head::{Head, HeadLimits, Scan};
+pub(super) use target::split_absolute;
 pub use target::{origin_form, valid_host};
 
 /// How the end of a message's body is found (RFC 9112, 6.3).
@@ -86,12 +87,12 @@ fn cut(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
 fn decimal(value: &[u8]) -> Option<u64> {
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     let number = if digits { str::from_utf8(value).ok()?.parse::<u64>().ok() } else { None };
-    // hyper keeps the highest numbers for itself.
+    // Some parsers keep the highest numbers for meanings of their own.
     number.filter(|&number| number < u64::MAX - 2)
 }
 
 /// Without the white space around it (RFC 9110, 5.6.3).
-fn trim(mut value: &[u8]) -> &[u8] {
+pub(super) fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {
         value = rest;
     }

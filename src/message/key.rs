@@ -6,11 +6,12 @@
 
 use std::borrow::Cow;
 
-use http::header::{COOKIE, HOST};
-use http::{HeaderMap, Method, request};
+use http::Method;
 use memchr::{memchr, memchr2};
 use percent_encoding::percent_decode;
 
+use super::fields::Fields;
+use super::head::RequestHead;
 use crate::model::SourceKind;
 
 /// What routing looks at in a request.
@@ -25,23 +26,19 @@ pub struct View<'r> {
     /// What stands after the first `?`.
     pub query: Option<&'r str>,
     /// All fields.
-    pub headers: &'r HeaderMap,
+    pub fields: &'r Fields,
 }
 
-impl<'r> From<&'r request::Parts> for View<'r> {
-    fn from(parts: &'r request::Parts) -> Self {
-        // The authority of an absolute-form target goes before Host (RFC 9112, 3.2.2).
-        let authority = match parts.uri.authority() {
-            Some(authority) => authority.as_str(),
-            None => parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or(""),
+impl<'r> From<&'r RequestHead> for View<'r> {
+    fn from(head: &'r RequestHead) -> Self {
+        let authority = str::from_utf8(head.authority()).unwrap_or_default();
+        let target = head.path_and_query();
+        let (path, query) = match memchr(b'?', target.as_bytes()).and_then(|at| target.split_at_checked(at)) {
+            Some((path, query)) => (path, query.get(1..)),
+            None => (target, None),
         };
-        Self {
-            method: &parts.method,
-            host: without_port(authority),
-            path: parts.uri.path(),
-            query: parts.uri.query(),
-            headers: &parts.headers,
-        }
+        let path = if path.is_empty() { "/" } else { path };
+        Self { method: &head.method, host: without_port(authority), path, query, fields: &head.fields }
     }
 }
 
@@ -68,11 +65,8 @@ pub fn read<'a>(
         SourceKind::Path(name) => decode(path(name)?.as_bytes()),
         SourceKind::Host(name) => decode(host(name)?.as_bytes()),
         SourceKind::Query(name) => return parameter(request.query?, name),
-        SourceKind::Header(name) => {
-            let mut lines = request.headers.get_all(name).iter();
-            decode(lines.find(|line| !line.is_empty())?.as_bytes())
-        }
-        SourceKind::Cookie(name) => decode(cookie(request.headers, name)?),
+        SourceKind::Header(name) => decode(request.fields.named(name.as_str()).find(|line| !line.is_empty())?),
+        SourceKind::Cookie(name) => decode(cookie(request.fields, name)?),
         SourceKind::Const(value) => Cow::Borrowed(value.as_bytes()),
         SourceKind::ClientAddress => return None,
     };
@@ -89,8 +83,8 @@ fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
 
 /// The first cookie of this name that is not empty (RFC 6265, 4.2.1; names are case-sensitive). Quotes around a value
 /// are not part of it.
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    let pairs = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
+fn cookie<'a>(fields: &'a Fields, name: &str) -> Option<&'a [u8]> {
+    let pairs = fields.named("cookie").flat_map(|line| line.split(|&byte| byte == b';'));
     pairs.filter_map(|pair| pair.split_at_checked(memchr(b'=', pair)?)).find_map(|(key, value)| {
         if key.trim_ascii() != name.as_bytes() {
             return None;
@@ -125,9 +119,9 @@ mod tests {
     use super::*;
 
     fn read_from(request: Request<()>, source: &SourceKind) -> Option<Vec<u8>> {
-        let (parts, ()) = request.into_parts();
+        let head = RequestHead::from(&request.into_parts().0);
         let capture = |wanted: &'static str| move |name: &str| (name == wanted).then_some("b%74c");
-        read(source, &View::from(&parts), capture("p"), capture("h")).map(Cow::into_owned)
+        read(source, &View::from(&head), capture("p"), capture("h")).map(Cow::into_owned)
     }
 
     fn query(target: &str) -> Option<String> {
@@ -192,7 +186,7 @@ mod tests {
     fn hosts() {
         let host = |target: &str, host: &str| {
             let (parts, ()) = Request::get(target).header("host", host).body(()).unwrap().into_parts();
-            View::from(&parts).host.to_owned()
+            View::from(&RequestHead::from(&parts)).host.to_owned()
         };
         assert_eq!(host("/", "a.Example:80"), "a.Example");
         assert_eq!(host("/", "a.example.:80"), "a.example");

@@ -4,11 +4,16 @@
 //! backends.
 
 pub mod framing;
+pub mod fields;
+pub mod head;
 pub mod conn;
 pub mod body;
+pub mod buffer;
+pub mod send;
 pub mod forwarded;
 pub mod hop;
 pub mod key;
 pub mod respond;
 
 pub use conn::Conn;
+pub use head::{Request, RequestHead, Response, ResponseHead};

@@ -4,10 +4,10 @@
 //! really happened stands in the log under the same id.
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
-use http::{Response, StatusCode};
+use http::StatusCode;
 use serde::Serialize;
 
+use super::head::{Response, ResponseHead};
 use crate::model::Reason;
 
 /// The status that a reason becomes. 499, in the log alone, stands for a client that went away.
@@ -51,15 +51,13 @@ pub fn problem(reason: Reason, request_id: &str) -> Response<Bytes> {
         request_id,
     };
     let body = serde_json::to_vec(&problem).unwrap_or_default();
-    let mut response = Response::new(Bytes::from(body));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    headers.insert(header::SERVER, HeaderValue::from_static("shardgate"));
+    let mut head = ResponseHead::new(status);
+    head.fields.push(b"content-type", b"application/problem+json");
+    head.fields.push(b"server", b"shardgate");
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        head.fields.push(b"retry-after", b"1");
     }
-    response
+    Response { head, body: Bytes::from(body) }
 }
 
 #[cfg(test)]
@@ -78,9 +76,9 @@ mod tests {
     #[test]
     fn a_problem_says_what_and_for_which_request() {
         let response = problem(Reason::NoHealthyBackend, "4f\"x");
-        assert_eq!(response.status(), 503);
-        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
-        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(response.head.status, 503);
+        assert_eq!(response.head.fields.named("Retry-After").next(), Some(&b"1"[..]));
+        let body: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
         assert_eq!(
             body,
             serde_json::json!({

@@ -6,7 +6,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{Method, StatusCode};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -17,7 +17,8 @@ use super::ticket::Ticket;
 use super::{BoxError, Proxy, UpstreamBody};
 use crate::backend::{self, Backend};
 use crate::message::body::RequestBody;
-use crate::message::hop;
+use crate::message::fields::{Known, Names};
+use crate::message::{Response, ResponseHead, hop};
 use crate::model::{Outcome, PoolSettings, Reason, Timeouts};
 use crate::upstream::{self, ErrorKind, Terms, Upload};
 
@@ -31,12 +32,12 @@ pub(crate) struct Sent<U> {
 impl<U> Sent<U> {
     /// Whether the backend says that it is itself a gateway in trouble, or overloaded.
     pub(crate) fn is_gateway_error(&self) -> bool {
-        is_gateway_error(self.response.status())
+        is_gateway_error(self.response.head.status)
     }
 
     /// Who answered.
     pub(crate) fn server(&self) -> &Rc<ServerSlot> {
-        &self.response.body().serving.server
+        &self.response.body.serving.server
     }
 }
 
@@ -68,13 +69,15 @@ pub(crate) struct Try<'a> {
     pub(crate) per_try: Option<Duration>,
     /// For all tries.
     pub(crate) total: Duration,
+    /// When it begins: now.
+    pub(crate) began: Instant,
 }
 
 impl Try<'_> {
     pub(crate) async fn send<B>(
         &self,
         proxy: &Proxy<B>,
-        outgoing: &Outgoing,
+        outgoing: &Outgoing<'_>,
         body: &RequestBody<B>,
         ticket: &mut Ticket,
     ) -> Result<Sent<UpstreamBody<B>>, Failure>
@@ -88,17 +91,18 @@ impl Try<'_> {
         };
         let mut serving = Serving { server: Rc::clone(self.server), outcome: None, _in_flight: in_flight };
         let conn = Rc::clone(&ticket.conn);
-        let interim = |status: StatusCode, mut headers: HeaderMap| {
-            if status == StatusCode::CONTINUE {
+        let interim = |mut head: ResponseHead| {
+            if head.status == StatusCode::CONTINUE {
                 body.release();
             } else {
                 // An interim response has no body, so a length would be a lie (RFC 9110, 8.6).
-                headers.remove(header::CONTENT_LENGTH);
-                hop::strip(&mut headers);
-                conn.interim(status, &headers);
+                head.fields.remove(Names::of(&[Known::ContentLength]));
+                hop::strip(&mut head.fields);
+                conn.interim(&head);
             }
         };
         let terms = Terms {
+            began: self.began,
             connect: self.timeouts.connect,
             response: self.per_try.map_or(self.timeouts.response, |limit| limit.min(self.timeouts.response)),
             since: ticket.started,
@@ -109,17 +113,17 @@ impl Try<'_> {
             upload: body,
             interim: &interim,
         };
-        let request = outgoing.request(self.backend, &self.settings.host, self.settings.via.0, body.attempt());
-        let began = Instant::now();
-        let result = proxy.client.exchange(self.backend, &terms, request).await;
-        let took = began.elapsed();
-        match result {
-            Ok(upstream::Reply { response, connect }) => {
-                self.note(ticket, took, connect);
+        let mut head = proxy.client.scratch();
+        outgoing.write(&mut head, ticket, self.backend, self.settings);
+        let is_head = *outgoing.method() == Method::HEAD;
+        let request = upstream::Outgoing { head, is_head, says_length: outgoing.says_length(), body: body.attempt() };
+        match proxy.client.exchange(self.backend, &terms, request).await {
+            Ok(upstream::Reply { response, connect, at }) => {
+                self.note(ticket, at.saturating_duration_since(self.began), connect);
                 if connect.is_some() {
                     self.backend.note_connect(false);
                 }
-                serving.outcome = Some(match is_gateway_error(response.status()) {
+                serving.outcome = Some(match is_gateway_error(response.head.status) {
                     true => Outcome::GatewayError,
                     false => Outcome::Ok,
                 });
@@ -129,7 +133,7 @@ impl Try<'_> {
             }
             Err(error) if error.kind == ErrorKind::Limit => Err(Failure::Full),
             Err(error) => {
-                self.note(ticket, took, error.connect);
+                self.note(ticket, self.began.elapsed(), error.connect);
                 let failure = self.judge(&error);
                 tracing::warn!(
                     backend = &*self.backend.label,

@@ -15,29 +15,29 @@ mod tries;
 
 pub use response::ResponseBody;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::HeaderValue;
 use http_body::Body;
 use tokio::time::Instant;
 
 use crate::message::body::{Attempt, BodyFault, ReplayBudget, RequestBody};
 use crate::message::conn::Conn;
-use crate::message::{forwarded, hop, respond};
-use crate::model::{Action, Key, Limits, Reason, Route};
+use crate::message::fields::{Fields, Known, Names};
+use crate::message::framing::origin_form;
+use crate::message::{Request, RequestHead, Response, ResponseHead, forwarded, hop, respond};
+use crate::model::{Action, HeaderEdits, Key, Limits, Reason, Route};
 use crate::routing::{Reader, Refusal, Snapshot};
 use crate::telemetry::{AccessLog, WorkerMetrics};
 use crate::upstream;
 use attempt::Sent;
-use outgoing::{About, Outgoing, REQUEST_ID};
+use outgoing::{Outgoing, REQUEST_ID};
 use response::Relay;
 use slots::Slots;
-use ticket::Ticket;
+use ticket::{RequestId, Ticket};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type UpstreamBody<B> = upstream::ResponseBody<Attempt<B>>;
@@ -53,7 +53,9 @@ pub struct Proxy<B> {
     log: Rc<AccessLog>,
     replay: ReplayBudget,
     random: RefCell<fastrand::Rng>,
-    date: RefCell<(u64, HeaderValue)>,
+    date: RefCell<(u64, String)>,
+    /// One moment on both clocks, read on each tick: a request reads one clock only.
+    clocks: Cell<(Instant, SystemTime)>,
 }
 
 /// Why a request gets an answer of ours.
@@ -90,7 +92,8 @@ where
             log: Rc::new(log),
             replay: ReplayBudget::new(REPLAY_BYTES),
             random: RefCell::new(fastrand::Rng::new()),
-            date: RefCell::new((0, HeaderValue::from_static(""))),
+            date: RefCell::default(),
+            clocks: Cell::new((Instant::now(), SystemTime::now())),
         }
     }
 
@@ -101,6 +104,7 @@ where
 
     /// To be called every now and then: lets go of old Snapshots and of idle connections past their time.
     pub fn tick(&self) {
+        self.clocks.set((Instant::now(), SystemTime::now()));
         let snapshot = self.table.borrow_mut().current();
         self.slots.borrow_mut().follow(&snapshot.index);
         self.client.sweep();
@@ -110,25 +114,24 @@ where
     pub async fn handle(&self, request: Request<B>, conn: Rc<Conn>) -> Response<ResponseBody<UpstreamBody<B>>> {
         let snapshot = self.table.borrow_mut().current();
         self.slots.borrow_mut().follow(&snapshot.index);
-        let (parts, body) = request.into_parts();
-        let mut ticket = self.ticket(&parts, &conn);
+        let Request { head, body } = request;
+        let head = Rc::new(head);
+        let mut ticket = self.ticket(Rc::clone(&head), &conn);
         let mut edits = None;
-        let answer = self.serve(&snapshot, parts, body, &mut ticket, &mut edits).await;
+        let answer = self.serve(&snapshot, &head, body, &mut ticket, &mut edits).await;
         let answer = answer.unwrap_or_else(|refused| Answer::Own(self.refuse(refused, &mut ticket)));
+        ticket.status = Some(match &answer {
+            Answer::Own(response) => response.head.status,
+            Answer::Backend(response) => response.head.status,
+        });
         let mut response = match answer {
-            Answer::Own(response) => {
-                ticket.status = Some(response.status());
-                response.map(|body| ResponseBody::own(body, ticket))
-            }
-            Answer::Backend(response) => {
-                ticket.status = Some(response.status());
-                response.map(|relay| ResponseBody::backend(relay, ticket))
-            }
+            Answer::Own(response) => response.map(|body| ResponseBody::own(body, ticket)),
+            Answer::Backend(response) => response.map(|relay| ResponseBody::backend(relay, ticket)),
         };
         if let Some(edits) = edits {
-            outgoing::apply(&snapshot.index.plan.routes[edits].response_headers, response.headers_mut());
+            apply(&snapshot.index.plan.routes[edits].response_headers, &mut response.head.fields);
         }
-        self.finish_head(&mut response);
+        self.add_date(&mut response.head);
         response
     }
 
@@ -136,7 +139,7 @@ where
     async fn serve(
         &self,
         snapshot: &Snapshot,
-        parts: http::request::Parts,
+        head: &RequestHead,
         body: B,
         ticket: &mut Ticket,
         edits: &mut Option<usize>,
@@ -150,48 +153,35 @@ where
         // Which client, route and key.
         let index = &*snapshot.index;
         let conn = Rc::clone(&ticket.conn);
-        let client = forwarded::client(conn.peer, &conn.listener.trusted_proxies, &parts.headers);
+        let client = forwarded::client(conn.peer, &conn.listener.trusted_proxies, &head.fields);
         if client != conn.peer {
             ticket.client = client.map(|address| address.to_string().into());
         }
-        let resolved = match index.resolve(&parts, client) {
+        let resolved = match index.resolve(head, client) {
             Ok(resolved) => resolved,
             Err(refusal) => return Err(self.refused(snapshot, refusal, ticket, edits)),
         };
         let route = &index.plan.routes[resolved.route];
-        ticket.route = Some(Arc::clone(index.route_name(resolved.route)));
+        ticket.route = Some(self.slots.borrow_mut().route(index, resolved.route));
         *edits = Some(resolved.route);
 
         // Answers that need no backend.
         let Some(target) = resolved.target else {
             self.count(snapshot, None, ticket);
-            return own_answer(route, &parts, ticket);
+            return own_answer(route, head, ticket);
         };
         self.count(snapshot, Some(target.key), ticket);
 
         // The body: how much of it, and whether the client waits to be asked for it.
         let max = route.max_body_bytes.unwrap_or(index.plan.limits.max_body_bytes);
-        let expects = conn.expects_continue();
-        let body = RequestBody::new(body, max, expects, &self.replay);
+        let body = RequestBody::new(body, max, head.expects_continue, &self.replay, ticket.started);
         if body.is_declared_too_large() {
             self.slots.borrow().metrics().metrics().limit_hit("max_body_bytes");
             return Err(Reason::RequestTooLarge.into());
         }
 
         // The head as backends see it.
-        let outgoing = Outgoing::new(
-            parts,
-            &About {
-                trusted: conn.is_trusted,
-                peer: conn.peer_field(),
-                host: ticket.host.as_ref(),
-                request_id: &ticket.request_id,
-                expects_continue: expects,
-                rewrite: route.rewrite.as_ref(),
-                edits: &route.request_headers,
-            },
-        )
-        .ok_or(Reason::BadRequest)?;
+        let outgoing = Outgoing::new(head, route).ok_or(Reason::BadRequest)?;
 
         // A backend, and another if that one fails.
         let sent = tries::run(self, snapshot, route, &target, &outgoing, &body, ticket).await;
@@ -199,32 +189,30 @@ where
         let Sent { mut response, upload_pending } = sent.map_err(|reason| self.blame(reason, &body, ticket))?;
 
         // Its head as the client sees it.
-        hop::strip(response.headers_mut());
-        if response.status() == StatusCode::NO_CONTENT {
-            // A 204 has no length (RFC 9110, 8.6), and in an answer to HEAD hyper would let one through.
-            response.headers_mut().remove(header::CONTENT_LENGTH);
-        }
+        let fields = &mut response.head.fields;
+        hop::strip(fields);
         if upload_pending {
-            // The answer came first: what is left of the request has no use, so neither has the connection.
+            // The answer came first: what is left of the request has no use.
             body.abandon_if_held();
             let body = body.clone();
             ticket.upload = Some(Box::new(move || (body.received(), body.fault())));
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        response.headers_mut().insert(REQUEST_ID, ticket.request_id.clone());
+        set_request_id(fields, ticket);
         Ok(Answer::Backend(response))
     }
 
-    fn ticket(&self, parts: &http::request::Parts, conn: &Rc<Conn>) -> Box<Ticket> {
+    fn ticket(&self, head: Rc<RequestHead>, conn: &Rc<Conn>) -> Box<Ticket> {
         let random = self.random.borrow_mut().u128(..);
+        let given = if conn.is_trusted { head.fields.get(Known::RequestId) } else { None };
+        let started = Instant::now();
+        let (then, time) = self.clocks.get();
         Box::new(Ticket {
             conn: Rc::clone(conn),
             log: Rc::clone(&self.log),
-            time: SystemTime::now(),
-            started: Instant::now(),
-            request_id: ticket::request_id(conn.is_trusted, parts.headers.get(REQUEST_ID), random),
-            method: parts.method.clone(),
-            host: host_of(parts),
+            time: time + started.saturating_duration_since(then),
+            started,
+            request_id: RequestId::new(given, random),
+            head,
             client: None,
             route: None,
             key: None,
@@ -257,7 +245,7 @@ where
         edits: &mut Option<usize>,
     ) -> Refused {
         if let Some(route) = refusal.route {
-            ticket.route = Some(Arc::clone(snapshot.index.route_name(route)));
+            ticket.route = Some(self.slots.borrow_mut().route(&snapshot.index, route));
             *edits = Some(route);
         }
         self.count(snapshot, refusal.key, ticket);
@@ -287,67 +275,54 @@ where
             tracing::debug!(client = ticket.conn.peer_text(), request_id = ticket.request_id(), %fault, "refused");
         }
         let mut response = respond::problem(reason, ticket.request_id());
-        response.headers_mut().insert(REQUEST_ID, ticket.request_id.clone());
+        set_request_id(&mut response.head.fields, ticket);
         if let Some(allow) = allow {
-            response.headers_mut().insert(header::ALLOW, allow);
-        }
-        if ticket.conn.body_pending() {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            response.head.fields.push(b"allow", allow.as_bytes());
         }
         response
     }
 
-    /// What every response has: a Date (RFC 9110, 6.6.1), and our version of the protocol.
-    fn finish_head<T>(&self, response: &mut Response<T>) {
-        *response.version_mut() = Version::HTTP_11;
-        if response.headers().contains_key(header::DATE) {
+    /// What every response has (RFC 9110, 6.6.1).
+    fn add_date(&self, head: &mut ResponseHead) {
+        if head.fields.has(Names::of(&[Known::Date])) {
             return;
         }
         let now = SystemTime::now();
         let second = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let mut date = self.date.borrow_mut();
-        if date.0 != second
-            && let Ok(text) = HeaderValue::from_str(&httpdate::fmt_http_date(now))
-        {
-            *date = (second, text);
+        if date.0 != second {
+            *date = (second, httpdate::fmt_http_date(now));
         }
-        response.headers_mut().insert(header::DATE, date.1.clone());
-    }
-}
-
-/// The authority that the client means: that of an absolute-form target before Host (RFC 9112, 3.2.2).
-fn host_of(parts: &http::request::Parts) -> Option<HeaderValue> {
-    match parts.uri.authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-        None => parts.headers.get(header::HOST).cloned(),
+        head.fields.push(b"date", date.1.as_bytes());
     }
 }
 
 /// The answer of a route that does not forward.
-fn own_answer<U>(route: &Route, parts: &http::request::Parts, ticket: &Ticket) -> Result<Answer<U>, Refused> {
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    let host = ticket.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("");
-    let (status, location) = route.action.own_answer(&parts.method, host, target).ok_or(Reason::NoAsset)?;
-    let mut response = Response::new(Bytes::new());
-    *response.status_mut() = status;
+fn own_answer<U>(route: &Route, request: &RequestHead, ticket: &Ticket) -> Result<Answer<U>, Refused> {
+    let target = origin_form(request.target());
+    let (target, host) = (String::from_utf8_lossy(&target), String::from_utf8_lossy(request.authority()));
+    let (status, location) = route.action.own_answer(&request.method, &host, &target).ok_or(Reason::NoAsset)?;
+    let mut head = ResponseHead::new(status);
     if let Some(location) = location {
-        let location = HeaderValue::from_str(&location).map_err(|_| Reason::BadRequest)?;
-        response.headers_mut().insert(header::LOCATION, location);
+        head.fields.push(b"location", location.as_bytes());
     }
-    if let Action::Respond { body, .. } = &route.action {
-        *response.body_mut() = Bytes::from(body.clone());
-        let text = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers_mut().insert(header::CONTENT_TYPE, text);
+    let mut body = Bytes::new();
+    if let Action::Respond { body: text, .. } = &route.action {
+        body = Bytes::from(text.clone());
+        head.fields.push(b"content-type", b"text/plain; charset=utf-8");
     }
-    set_own(response.headers_mut(), ticket);
-    Ok(Answer::Own(response))
+    head.fields.push(b"server", b"shardgate");
+    set_request_id(&mut head.fields, ticket);
+    Ok(Answer::Own(Response { head, body }))
 }
 
-fn set_own(headers: &mut HeaderMap, ticket: &Ticket) {
-    const SERVER: HeaderName = header::SERVER;
-    headers.insert(SERVER, HeaderValue::from_static("shardgate"));
-    headers.insert(REQUEST_ID, ticket.request_id.clone());
-    if ticket.conn.body_pending() {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
+fn set_request_id(fields: &mut Fields, ticket: &Ticket) {
+    fields.remove(Names::of(&[Known::RequestId]));
+    fields.push(REQUEST_ID, ticket.request_id.as_bytes());
+}
+
+/// Removes and sets what a route asks for.
+fn apply(edits: &HeaderEdits, fields: &mut Fields) {
+    edits.remove.iter().for_each(|name| fields.remove_named(name.as_str().as_bytes()));
+    edits.set.iter().for_each(|(name, value)| fields.set(name.as_str().as_bytes(), value.as_bytes()));
 }

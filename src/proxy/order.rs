@@ -8,6 +8,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::slots::{PoolSlot, ServerSlot, Slots};
 use super::tries::FREE_PER_TIER;
 use crate::backend::Backend;
@@ -28,7 +30,7 @@ pub(crate) struct Order<'a> {
     unseen: u32,
     /// `None`: the first tier is whole, so it takes everything and no tier is in panic.
     loads: Option<Loads>,
-    tried: Vec<*const Backend>,
+    tried: SmallVec<[*const Backend; 4]>,
     pub(crate) random: fastrand::Rng,
 }
 
@@ -50,7 +52,7 @@ impl<'a> Order<'a> {
             *place = Some(snapshot.pool(id));
             count += Role::ALL.len();
         }
-        let (passed, tried) = (0, Vec::new());
+        let (passed, tried) = (0, SmallVec::new());
         let mut order = Self { pools, count, first: 0, passed, again: false, unseen: 0, loads: None, tried, random };
         // Nearly always the first tier is whole, and nothing else has to be looked at.
         if order.tier(0).is_none_or(|(_, tier, _)| tier.health < 100) {

@@ -3,133 +3,136 @@
 //! The target goes through byte for byte unless the route rewrites it; only an absolute-form target becomes its
 //! origin-form, with the authority in Host, as RFC 9112, 3.2.2 asks of whoever forwards it to an origin.
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::uri::PathAndQuery;
-use http::{Method, Request, Uri, Version};
+use std::borrow::Cow;
 
+use http::{Method, Version};
+
+use super::ticket::Ticket;
 use crate::backend::Backend;
-use crate::message::{forwarded, hop};
-use crate::model::{HeaderEdits, HostHeader, Rewrite};
+use crate::message::fields::{Known, Names, line};
+use crate::message::framing::origin_form;
+use crate::message::{RequestHead, forwarded, hop};
+use crate::model::{HeaderEdits, HostHeader, PoolSettings, Rewrite, Route};
 
-pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: &[u8] = b"x-request-id";
 
-/// What the connection and the route know that the request's head must say.
-pub(crate) struct About<'a> {
-    pub(crate) trusted: bool,
-    pub(crate) peer: &'a HeaderValue,
-    pub(crate) host: Option<&'a HeaderValue>,
-    pub(crate) request_id: &'a HeaderValue,
-    pub(crate) expects_continue: bool,
-    pub(crate) rewrite: Option<&'a Rewrite>,
-    pub(crate) edits: &'a HeaderEdits,
+/// A request head and what its route does to it.
+pub(crate) struct Outgoing<'a> {
+    head: &'a RequestHead,
+    target: Cow<'a, [u8]>,
+    edits: &'a HeaderEdits,
 }
 
-/// A request head without what differs from try to try.
-pub(crate) struct Outgoing {
-    method: Method,
-    target: Uri,
-    headers: HeaderMap,
-    host: Option<HeaderValue>,
-    via: Option<HeaderValue>,
-    /// The route set Host itself, so the pool's setting is not asked.
-    host_is_set: bool,
-}
+/// What does not go on as it came. `Expect` is said anew where it still means something; the length is said by whoever
+/// sends the body.
+const REPLACED: Names =
+    hop::HOP_BY_HOP.and(Names::of(&[Known::ContentLength, Known::Host, Known::Expect, Known::Via, Known::RequestId]));
 
-impl Outgoing {
-    /// Takes the client's head over. `None`: the rewritten target is not a target any more.
-    pub(crate) fn new(parts: http::request::Parts, about: &About<'_>) -> Option<Self> {
-        let mut headers = parts.headers;
-        hop::strip(&mut headers);
-        headers.remove(header::EXPECT);
-        if about.expects_continue {
-            headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
-        }
-        forwarded::set(&mut headers, about.trusted, about.peer, about.host);
-        headers.insert(REQUEST_ID, about.request_id.clone());
-        headers.remove(header::HOST);
-        apply(about.edits, &mut headers);
-        let via = via(&headers, parts.version);
-        headers.remove(header::VIA);
-        Some(Self {
-            target: target(&parts.uri, about.rewrite)?,
-            method: parts.method,
-            host: about.host.cloned(),
-            via,
-            host_is_set: headers.contains_key(header::HOST),
-            headers,
-        })
+impl<'a> Outgoing<'a> {
+    /// `None`: the rewritten target is not a target any more.
+    pub(crate) fn new(head: &'a RequestHead, route: &'a Route) -> Option<Self> {
+        let target = origin_form(head.target());
+        let target = match &route.rewrite {
+            None => target,
+            Some(rewrite) => Cow::Owned(rewritten(str::from_utf8(&target).ok()?, rewrite)?),
+        };
+        Some(Self { head, target, edits: &route.request_headers })
     }
 
     pub(crate) fn method(&self) -> &Method {
-        &self.method
+        &self.head.method
     }
 
-    /// The head for one try, with a body.
-    pub(crate) fn request<B>(&self, backend: &Backend, host: &HostHeader, with_via: bool, body: B) -> Request<B> {
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.target.clone();
-        let mut headers = self.headers.clone();
-        if !self.host_is_set {
-            let theirs = match host {
-                HostHeader::Preserve => self.host.clone(),
-                HostHeader::Backend => None,
-                HostHeader::Name(name) => Some(name.clone()),
-            };
-            headers.insert(header::HOST, theirs.unwrap_or_else(|| host_of(backend)));
+    /// Whether the client said how long the body is, be it of no bytes.
+    pub(crate) fn says_length(&self) -> bool {
+        self.head.fields.has(Names::of(&[Known::ContentLength]))
+    }
+
+    /// Writes the head for one try: the request line and the fields, without those that say where the body ends.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, ticket: &Ticket, backend: &Backend, settings: &PoolSettings) {
+        let (trusted, host) = (ticket.conn.is_trusted, self.head.authority());
+        out.extend_from_slice(self.head.method.as_str().as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(&self.target);
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        let start = out.len();
+        let fields = &self.head.fields;
+        if !edits_name(self.edits, b"host") {
+            match &settings.host {
+                HostHeader::Preserve if !host.is_empty() => line(out, b"host", host),
+                HostHeader::Name(name) => line(out, b"host", name.as_bytes()),
+                HostHeader::Preserve | HostHeader::Backend => line(out, b"host", host_of(backend).as_bytes()),
+            }
         }
-        if let (true, Some(via)) = (with_via, &self.via) {
-            headers.insert(header::VIA, via.clone());
+        let replaced = REPLACED.and(forwarded::replaced(trusted));
+        let listed = hop::listed(fields);
+        if listed.is_empty() {
+            fields.write(out, replaced);
+        } else {
+            let is_listed = |name: &[u8]| listed.iter().any(|listed| listed.eq_ignore_ascii_case(name));
+            fields.write_if(out, |field, name| !replaced.has(field.known()) && !is_listed(name));
         }
-        *request.headers_mut() = headers;
-        request
+        if self.head.expects_continue {
+            line(out, b"expect", b"100-continue");
+        }
+        forwarded::write(out, fields, trusted, ticket.conn.peer_field(), host);
+        line(out, REQUEST_ID, ticket.request_id.as_bytes());
+        if !self.edits.is_empty() {
+            edit(out, start, self.edits);
+        }
+        if settings.via.0 {
+            self.write_via(out);
+        }
+    }
+
+    /// The client's chain with us at its end (RFC 9110, 7.6.3). A route's edits are of the chain, not of our own part.
+    fn write_via(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"via: ");
+        let set = self.edits.set.iter().find(|(name, _)| name == http::header::VIA).map(|(_, value)| value.as_bytes());
+        let kept = !edits_name(self.edits, b"via");
+        for value in self.head.fields.all(Known::Via).filter(|_| kept).chain(set) {
+            out.extend_from_slice(value);
+            out.extend_from_slice(b", ");
+        }
+        let ours: &[u8] =
+            if self.head.version == Version::HTTP_10 { b"1.0 shardgate\r\n" } else { b"1.1 shardgate\r\n" };
+        out.extend_from_slice(ours);
     }
 }
 
-/// Removes and sets what a route asks for.
-pub(crate) fn apply(edits: &HeaderEdits, headers: &mut HeaderMap) {
-    for name in &edits.remove {
-        headers.remove(name);
-    }
-    for (name, value) in &edits.set {
-        headers.insert(name, value.clone());
-    }
+fn edits_name(edits: &HeaderEdits, name: &[u8]) -> bool {
+    let is_set = edits.set.iter().any(|(set, _)| set.as_str().as_bytes() == name);
+    is_set || edits.remove.iter().any(|removed| removed.as_str().as_bytes() == name)
 }
 
-/// The client's chain with us at its end (RFC 9110, 7.6.3).
-fn via(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
-    let ours: &[u8] = if version == Version::HTTP_10 { b"1.0 shardgate" } else { b"1.1 shardgate" };
-    let mut line = Vec::new();
-    for value in headers.get_all(header::VIA) {
-        line.extend_from_slice(value.as_bytes());
-        line.extend_from_slice(b", ");
+/// Removes and sets what a route asks for among the lines from `start` on. `Via` has a rule of its own.
+fn edit(out: &mut Vec<u8>, start: usize, edits: &HeaderEdits) {
+    let lines = out.split_off(start);
+    for field in lines.split_inclusive(|&byte| byte == b'\n') {
+        let name = field.split(|&byte| byte == b':').next().unwrap_or_default().to_ascii_lowercase();
+        if !edits_name(edits, &name) {
+            out.extend_from_slice(field);
+        }
     }
-    if line.is_empty() {
-        return HeaderValue::from_bytes(ours).ok();
+    for (name, value) in edits.set.iter().filter(|(name, _)| name != http::header::VIA) {
+        line(out, name.as_str().as_bytes(), value.as_bytes());
     }
-    line.extend_from_slice(ours);
-    HeaderValue::from_bytes(&line).ok()
 }
 
 /// A Unix socket has no name that could be a Host, so `localhost` stands for it, as in curl.
-fn host_of(backend: &Backend) -> HeaderValue {
-    let text = if backend.label.starts_with("unix:") { "localhost" } else { &*backend.label };
-    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("localhost"))
+fn host_of(backend: &Backend) -> &str {
+    if backend.label.starts_with("unix:") { "localhost" } else { &backend.label }
 }
 
-fn target(uri: &Uri, rewrite: Option<&Rewrite>) -> Option<Uri> {
-    let whole = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let Some(rewrite) = rewrite else {
-        if uri.scheme().is_none() && uri.authority().is_none() {
-            return Some(uri.clone());
-        }
-        return Uri::try_from(whole).ok();
-    };
-    Uri::try_from(rewritten(whole, rewrite)).ok()
+/// The target as a route wants it, if that is still one.
+fn rewritten(target: &str, rewrite: &Rewrite) -> Option<Vec<u8>> {
+    let target = replace_prefix(target, rewrite);
+    let valid = target.starts_with('/') && target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    (valid || target == "*").then(|| target.into_bytes())
 }
 
 /// A prefix is whole segments: `/v1` is one of `/v1/x` and of `/v1?a`, not of `/v10`.
-fn rewritten(target: &str, rewrite: &Rewrite) -> String {
+fn replace_prefix(target: &str, rewrite: &Rewrite) -> String {
     let rest = rewrite
         .strip_prefix
         .as_deref()
@@ -163,19 +166,18 @@ mod tests {
         ];
         for (target, strip, add, expected) in table {
             let rewrite = Rewrite { strip_prefix: strip.map(Into::into), add_prefix: add.map(Into::into) };
-            assert_eq!(rewritten(target, &rewrite), expected, "{target} {rewrite:?}");
+            assert_eq!(replace_prefix(target, &rewrite), expected, "{target} {rewrite:?}");
         }
     }
 
     #[test]
-    fn the_target_goes_through_byte_for_byte() {
-        for text in ["/a//b/../c;x?q=%2f%00&&", "/", "/?", "*", "/%c3%28"] {
-            let uri: Uri = text.parse().unwrap();
-            assert_eq!(target(&uri, None).unwrap().to_string(), text);
-        }
-        let absolute: Uri = "http://example.com/a?b".parse().unwrap();
-        assert_eq!(target(&absolute, None).unwrap().to_string(), "/a?b");
-        let bare: Uri = "http://example.com".parse().unwrap();
-        assert_eq!(target(&bare, None).unwrap().to_string(), "/");
+    fn edits_are_of_whole_lines_in_any_case() {
+        let edits = HeaderEdits {
+            remove: vec!["cookie".parse().unwrap()],
+            set: vec![("x-tier".parse().unwrap(), "gold".parse().unwrap())],
+        };
+        let mut out = b"GET / HTTP/1.1\r\nCookie: a\r\nX-Tier: tin\r\nCookies: b\r\ncookie: c\r\n".to_vec();
+        edit(&mut out, 16, &edits);
+        assert_eq!(out, b"GET / HTTP/1.1\r\nCookies: b\r\nx-tier: gold\r\n");
     }
 }

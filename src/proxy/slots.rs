@@ -21,6 +21,8 @@ pub(crate) struct Slots {
     metrics: WorkerMetrics,
     /// Whose numbers these are. Its place in memory is not another's while this is held.
     index: Weak<Index>,
+    /// Names of routes, by number. Those of the Index have counts that all workers would write.
+    routes: Vec<Option<Rc<str>>>,
     keys: FxHashMap<(u32, u16), Rc<KeySlot>>,
     pools: FxHashMap<PoolId, Rc<PoolSlot>>,
 }
@@ -72,15 +74,34 @@ const NO_REGION: u16 = u16::MAX;
 
 impl Slots {
     pub(crate) fn new(metrics: WorkerMetrics) -> Self {
-        Self { metrics, index: Weak::new(), keys: FxHashMap::default(), pools: FxHashMap::default() }
+        Self {
+            metrics,
+            index: Weak::new(),
+            routes: Vec::new(),
+            keys: FxHashMap::default(),
+            pools: FxHashMap::default(),
+        }
     }
 
     /// Forgets everything if the numbers of this index are not the ones it knows.
     pub(crate) fn follow(&mut self, index: &Arc<Index>) {
         if self.index.as_ptr() != Arc::as_ptr(index) {
+            self.routes.clear();
             self.keys.clear();
             self.pools.clear();
             self.index = Arc::downgrade(index);
+        }
+    }
+
+    /// The name of a route.
+    pub(crate) fn route(&mut self, index: &Index, number: usize) -> Rc<str> {
+        if self.routes.len() <= number {
+            self.routes.resize(number + 1, None);
+        }
+        let name = || Rc::from(&**index.route_name(number));
+        match self.routes.get_mut(number) {
+            Some(known) => Rc::clone(known.get_or_insert_with(name)),
+            None => name(),
         }
     }
 

@@ -4,16 +4,15 @@
 //! client that disappears at any moment is counted and logged like every other.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderValue, Method, StatusCode};
+use http::StatusCode;
 use tokio::time::Instant;
 
 use super::slots::{KeySlot, ServerSlot};
 use crate::message::body::BodyFault;
 use crate::message::conn::Conn;
-use crate::message::respond;
+use crate::message::{RequestHead, respond};
 use crate::model::Reason;
 use crate::telemetry::{AccessLog, AccessRecord, InFlight};
 
@@ -26,12 +25,11 @@ pub(crate) struct Ticket {
     pub(crate) log: Rc<AccessLog>,
     pub(crate) time: SystemTime,
     pub(crate) started: Instant,
-    pub(crate) request_id: HeaderValue,
-    pub(crate) method: Method,
-    pub(crate) host: Option<HeaderValue>,
+    pub(crate) request_id: RequestId,
+    pub(crate) head: Rc<RequestHead>,
     /// The client's address when it is not the peer's.
     pub(crate) client: Option<Box<str>>,
-    pub(crate) route: Option<Arc<str>>,
+    pub(crate) route: Option<Rc<str>>,
     pub(crate) key: Option<Rc<KeySlot>>,
     pub(crate) in_flight: Option<InFlight>,
     /// That answered, else that was tried last.
@@ -53,7 +51,7 @@ pub(crate) struct Ticket {
 impl Ticket {
     /// The id as text; ids are made or checked to be visible ASCII.
     pub(crate) fn request_id(&self) -> &str {
-        self.request_id.to_str().unwrap_or("")
+        str::from_utf8(self.request_id.as_bytes()).unwrap_or_default()
     }
 
     /// The reason when the request's body is what ended the exchange.
@@ -83,14 +81,17 @@ impl Drop for Ticket {
         if let Some(in_flight) = self.in_flight.take() {
             in_flight.finished(status.as_u16(), self.reason, total, self.bytes_in, self.bytes_out);
         }
+        if !self.log.enabled() {
+            return;
+        }
         let peer = self.conn.peer.is_some().then(|| self.conn.peer_text());
         self.log.line(&AccessRecord {
             time: self.time,
             client: self.client.as_deref().or(peer).unwrap_or(""),
             listener: &self.conn.listener.name,
-            method: self.method.as_str().as_bytes(),
-            target: &self.conn.target(),
-            host: self.host.as_ref().map_or(b"", HeaderValue::as_bytes),
+            method: self.head.method.as_str().as_bytes(),
+            target: self.head.target(),
+            host: self.head.authority(),
             route: self.route.as_deref().unwrap_or(""),
             status: status.as_u16(),
             reason: self.reason,
@@ -108,21 +109,34 @@ impl Drop for Ticket {
     }
 }
 
-/// Ours, from a trusted proxy if it is fit for a log, else new: 128 random bits in hex.
-pub(crate) fn request_id(trusted: bool, given: Option<&HeaderValue>, random: u128) -> HeaderValue {
-    let fit = |value: &&HeaderValue| {
-        let bytes = value.as_bytes();
-        (1..=128).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
-    };
-    if let Some(given) = given.filter(|_| trusted).filter(fit) {
-        return given.clone();
+/// What a request is called in logs, at backends and by the client: 128 random bits in hex, or a trusted proxy's word.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum RequestId {
+    Ours([u8; 32]),
+    Given(Box<str>),
+}
+
+impl RequestId {
+    /// `given`: what a trusted proxy says; kept if it is fit for a log.
+    pub(crate) fn new(given: Option<&[u8]>, random: u128) -> Self {
+        let fit = |bytes: &&[u8]| (1..=128).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
+        if let Some(given) = given.filter(fit).and_then(|given| str::from_utf8(given).ok()) {
+            return Self::Given(given.into());
+        }
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [0; 32];
+        for (two, byte) in text.chunks_exact_mut(2).zip(random.to_le_bytes()) {
+            two.copy_from_slice(&[HEX[usize::from(byte & 15)], HEX[usize::from(byte >> 4)]]);
+        }
+        Self::Ours(text)
     }
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut text = [0; 32];
-    for (i, byte) in text.iter_mut().enumerate() {
-        *byte = HEX[(random >> (4 * i)) as usize & 15];
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Ours(text) => text,
+            Self::Given(text) => text.as_bytes(),
+        }
     }
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0"))
 }
 
 #[cfg(test)]
@@ -130,13 +144,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_trusted_proxy_s_id_is_kept() {
-        let given = HeaderValue::from_static("abc-1");
-        let long = HeaderValue::from_str(&"x".repeat(129)).unwrap();
-        let odd = HeaderValue::from_static("a b");
-        assert_eq!(request_id(true, Some(&given), 1), given);
-        for (trusted, value) in [(false, Some(&given)), (true, Some(&long)), (true, Some(&odd)), (true, None)] {
-            assert_eq!(request_id(trusted, value, 0x2a).to_str().unwrap(), format!("a2{}", "0".repeat(30)));
+    fn what_is_fit_for_a_log_is_kept() {
+        let id = |given: Option<&str>| RequestId::new(given.map(str::as_bytes), 0x2a);
+        assert_eq!(id(Some("abc-1")).as_bytes(), b"abc-1");
+        for given in [Some("x".repeat(129)), Some("a b".into()), Some(String::new()), None] {
+            assert_eq!(id(given.as_deref()).as_bytes(), format!("a2{}", "0".repeat(30)).as_bytes());
         }
     }
 }

@@ -37,7 +37,7 @@ pub(super) async fn run<B>(
     snapshot: &Snapshot,
     route: &Route,
     target: &Target,
-    outgoing: &Outgoing,
+    outgoing: &Outgoing<'_>,
     body: &RequestBody<B>,
     ticket: &mut Ticket,
 ) -> Result<Sent<UpstreamBody<B>>, Reason>
@@ -60,9 +60,12 @@ where
     let mut retries = 0;
     let mut retrying: Option<Counted> = None;
     let mut failed_over_to = None;
+    // The clock is read once for a request that goes well.
+    let mut now = Some(ticket.started);
     while let Some(next) = order.next(&proxy.slots, &snapshot.index) {
         let deadline = body.done().map(|done| done.max(ticket.started) + route.timeout);
-        let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let began = now.take().unwrap_or_else(Instant::now);
+        let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(began));
         if left.is_zero() {
             last.get_or_insert(Reason::UpstreamTimeout);
             break;
@@ -86,6 +89,7 @@ where
             timeouts: Timeouts { connect: timeouts.connect.min(left), ..timeouts },
             per_try: retry.and_then(|retry| retry.per_try_timeout),
             total: route.timeout,
+            began,
         };
         let result = attempt.send(proxy, outgoing, body, ticket).await;
         // What costs nothing goes on at the next backend; if it was a retry, that is still the same one.

@@ -14,6 +14,9 @@ use super::resolve::{Ending, Listener, Part};
 use super::{Chain, PoolState, Snapshot, Target, Tier};
 use crate::backend::verdict;
 use crate::balance::{self, Group, Rotation};
+use crate::message::RequestHead;
+use crate::message::fields::Known;
+use crate::message::framing::origin_form;
 use crate::message::key::View;
 use crate::model::{Action, HostPattern, Key, Reason, Route, Source, SourceKind};
 
@@ -158,6 +161,7 @@ pub fn explain(
     random: &mut fastrand::Rng,
 ) -> Explanation {
     let index = &snapshot.index;
+    let request = &RequestHead::from(request);
     let view = View::from(request);
     let mut notes = Notes::default();
     let result = index.resolve_told(&view, client, &mut notes);
@@ -298,7 +302,7 @@ fn source_text(source: &Source) -> String {
     format!("{kind}{mark}{colon}{name}")
 }
 
-fn route_taken(route: &Route, request: &request::Parts, host: &str) -> RouteTaken {
+fn route_taken(route: &Route, request: &RequestHead, host: &str) -> RouteTaken {
     let pattern = route.hosts.iter().find(|pattern| pattern_fits(pattern, host)).map(pattern_text);
     let methods: Vec<_> = route.methods.iter().map(http::Method::as_str).collect();
     let why = format!(
@@ -313,12 +317,14 @@ fn route_taken(route: &Route, request: &request::Parts, host: &str) -> RouteTake
         Action::Respond { .. } => "respond",
     };
     // With its port, as a redirect repeats it.
-    let sent = request.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or(host);
-    let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
-    let answer = route.action.own_answer(&request.method, sent, target).map(|(status, to)| match to {
-        Some(to) => format!("{} to {to}", status.as_u16()),
-        None => status.as_u16().to_string(),
-    });
+    let sent = request.fields.get(Known::Host).and_then(|host| str::from_utf8(host).ok()).unwrap_or(host);
+    let target = origin_form(request.target());
+    let answer = route.action.own_answer(&request.method, sent, &String::from_utf8_lossy(&target)).map(
+        |(status, to)| match to {
+            Some(to) => format!("{} to {to}", status.as_u16()),
+            None => status.as_u16().to_string(),
+        },
+    );
     RouteTaken { name: route.name.clone(), action, answer, why }
 }
 

@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use http::{HeaderValue, request};
+use http::HeaderValue;
 
 use super::hosts::{Matched, Miss};
 use super::{Chain, Index};
+use crate::message::RequestHead;
 use crate::message::key::{self, View};
 use crate::model::{Action, AssetId, Key, Reason, RegionId, Route, Source, SourceKind};
 
@@ -74,7 +75,7 @@ impl Listener for () {
 
 impl Index {
     /// The route, key and pools of a request. `client`: its address, as far as it is believed.
-    pub fn resolve(&self, request: &request::Parts, client: Option<IpAddr>) -> Result<Resolved, Refusal> {
+    pub fn resolve(&self, request: &RequestHead, client: Option<IpAddr>) -> Result<Resolved, Refusal> {
         self.resolve_told(&View::from(request), client, &mut ())
     }
 

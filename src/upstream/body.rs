@@ -7,21 +7,21 @@
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::BoxError;
 use super::connection::{Connection, Worker};
-use super::outbound::{Failed, Outbound};
-use crate::backend::Backend;
+use super::pool::To as _;
 use crate::message::body::BodyFault;
+use crate::message::buffer::Buffer;
 use crate::message::framing::response::BodyEnd;
 use crate::message::framing::{Chunks, Decoded, Fault};
+use crate::message::send::{Failed, Sending};
 
 /// A response body that gives its connection back when it has been read to its end; dropped earlier, it closes it.
 pub struct ResponseBody<B>(State<B>);
@@ -52,7 +52,6 @@ pub enum BodyError {
 /// What it takes to put a connection back into the pool.
 pub(super) struct Return {
     pub(super) worker: Rc<Worker>,
-    pub(super) backend: Arc<Backend>,
     /// For how long; `None`: it can't be used again.
     pub(super) keep: Option<Duration>,
 }
@@ -65,7 +64,7 @@ struct Streaming<B> {
     /// How much came at the last reading.
     last: usize,
     /// What is left of the request.
-    upload: Option<Outbound<B>>,
+    upload: Option<Sending<B>>,
     back: Return,
 }
 
@@ -78,34 +77,34 @@ enum Coding {
 
 impl Return {
     /// The message has ended. Bytes beyond its end are nobody's, and nothing after them can be trusted.
-    fn finish(self, mut connection: Connection) {
+    fn finish(self, mut connection: Connection, now: Instant) {
         if let Some(keep) = self.keep
             && connection.buffer.is_empty()
-            && !self.backend.starved()
+            && !connection.backend().starved()
         {
-            connection.rest(&self.worker);
-            self.worker.pool.put(&self.backend, connection, Instant::now() + keep);
+            connection.buffer.release(&self.worker.memory);
+            self.worker.pool.put(connection, now + keep);
         }
     }
 }
 
 impl Coding {
     /// Takes what is of the body out of the buffer. Also tells whether the body is complete then.
-    fn take(&mut self, buffer: &mut BytesMut) -> Result<(Bytes, bool), Fault> {
+    fn take(&mut self, buffer: &mut Buffer) -> Result<(Bytes, bool), Fault> {
         match self {
             Self::Length(left) => {
                 let len = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
                 *left -= len as u64;
-                Ok((buffer.split_to(len).freeze(), *left == 0))
+                Ok((buffer.take(len), *left == 0))
             }
             Self::Chunked(chunks) => {
-                let Decoded { data, used } = chunks.decode(buffer)?;
+                let Decoded { data, used } = chunks.decode(buffer.bytes_mut())?;
                 if used == buffer.len() {
                     buffer.truncate(data);
                 }
-                Ok((buffer.split_to(data).freeze(), chunks.is_end()))
+                Ok((buffer.take(data), chunks.is_end()))
             }
-            Self::Close => Ok((buffer.split().freeze(), false)),
+            Self::Close => Ok((buffer.take(buffer.len()), false)),
         }
     }
 }
@@ -122,8 +121,9 @@ where
     pub(super) fn new(
         end: BodyEnd,
         mut connection: Connection,
-        upload: Option<Outbound<B>>,
+        upload: Option<Sending<B>>,
         back: Return,
+        now: Instant,
     ) -> Result<Self, Fault> {
         let mut coding = match end {
             BodyEnd::Empty => Coding::Length(0),
@@ -134,7 +134,7 @@ where
         let (first, ended) = coding.take(&mut connection.buffer)?;
         if ended {
             if upload.is_none() {
-                back.finish(connection);
+                back.finish(connection, now);
             }
             return Ok(Self(State::Rest(first)));
         }
@@ -214,7 +214,7 @@ where
         if let State::Streaming(streaming) = over
             && streaming.upload.is_none()
         {
-            streaming.back.finish(streaming.connection);
+            streaming.back.finish(streaming.connection, Instant::now());
         }
         Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))))
     }

@@ -12,18 +12,18 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::StatusCode;
 use http_body::Body;
-use hyper::ext::ReasonPhrase;
 use tokio::time::Instant;
 
 use super::body::Return;
 use super::connection::{Connection, Worker};
-use super::outbound::{Failed, Outbound};
 use super::{BoxError, Error, ErrorKind, ResponseBody, Terms, dial};
 use crate::backend::Backend;
+use crate::message::Response;
 use crate::message::framing::Fault;
 use crate::message::framing::response::{Head, Scan, bad, parse};
+use crate::message::send::{Coding, Failed, Sending};
 
 /// The largest response head, in bytes, interim responses before it included.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
@@ -38,12 +38,27 @@ pub struct Client<B> {
     _body: PhantomData<fn(B)>,
 }
 
+/// A request as it is to be sent.
+pub struct Outgoing<B> {
+    /// Request line and fields, without those that say where the body ends and without the empty line. A buffer of
+    /// [`Client::scratch`].
+    pub head: Vec<u8>,
+    /// Whether it is a HEAD, whose answer has no body.
+    pub is_head: bool,
+    /// Whether a body of no bytes is said to be one: a POST without a body says so, a GET does not.
+    pub says_length: bool,
+    /// Its body.
+    pub body: B,
+}
+
 /// A response, and what getting it took.
 pub struct Reply<B> {
     /// Head and streaming body.
     pub response: Response<ResponseBody<B>>,
     /// How long connecting took; `None`: an idle connection was used.
     pub connect: Option<Duration>,
+    /// When the head was whole.
+    pub at: Instant,
 }
 
 impl<B> Default for Client<B> {
@@ -66,14 +81,18 @@ where
         &self,
         backend: &Arc<Backend>,
         terms: &Terms<'_>,
-        request: Request<B>,
+        request: Outgoing<B>,
     ) -> Result<Reply<B>, Error> {
-        let to_head = request.method() == Method::HEAD;
-        let (outbound, memory) = Outbound::new(request, self.worker.scratch());
-        let mut upload = Some(outbound);
-        let mut inbound = Inbound { to_head, scan: Scan::default(), seen: 0, interims: 0, memory };
+        let Outgoing { mut head, is_head: to_head, says_length, body } = request;
+        let coding = Coding::of(&body, true);
+        if says_length || coding != Coding::Length(0) {
+            coding.write(&mut head);
+        }
+        head.extend_from_slice(b"\r\n");
+        let mut upload = Some(Sending::new(head, body, coding));
+        let mut inbound = Inbound { to_head, scan: Scan::default(), seen: 0, interims: 0 };
         loop {
-            let idle = self.worker.pool.take(backend, Instant::now(), Connection::usable);
+            let idle = self.worker.pool.take(backend, terms.began, Connection::usable);
             let reused = idle.is_some();
             let (mut connection, connect) = match idle {
                 Some(connection) => (connection, None),
@@ -87,19 +106,25 @@ where
                 wrote: false,
                 broken: false,
             };
-            let result = talk.head(&mut inbound).await;
+            let result = talk.head(&mut inbound, if reused { terms.began } else { Instant::now() }).await;
             let Talk { wrote, broken, .. } = talk;
             match result {
                 Ok(head) => {
-                    let back = self.way_back(backend, terms, &head, broken);
-                    let body = ResponseBody::new(head.end, connection, upload, back);
+                    let at = Instant::now();
+                    let back = self.way_back(terms, &head, broken);
+                    let body = ResponseBody::new(head.end, connection, upload, back, at);
                     let body = body.map_err(|fault| Error { wrote, connect, ..Error::from(fault) })?;
-                    return Ok(Reply { response: response(head, body), connect });
+                    return Ok(Reply { response: Response { head: head.head, body }, connect, at });
                 }
                 Err(error) if reused && !wrote && error.kind == ErrorKind::Reset => {}
                 Err(error) => return Err(Error { wrote, connect, ..error }),
             }
         }
+    }
+
+    /// An empty buffer for the head of a request.
+    pub fn scratch(&self) -> Vec<u8> {
+        self.worker.memory.scratch()
     }
 
     /// Drops idle connections that are past their time, and sees to deadlines. To be called four times a second.
@@ -131,24 +156,12 @@ where
     }
 
     /// How long the server lets us keep the connection: a second less than it says, or our own setting.
-    fn way_back(&self, backend: &Arc<Backend>, terms: &Terms<'_>, head: &Head, broken: bool) -> Return {
+    fn way_back(&self, terms: &Terms<'_>, head: &Head, broken: bool) -> Return {
         let theirs = head.keep_seconds.map(|seconds| Duration::from_secs(u64::from(seconds.saturating_sub(1))));
         let keep = theirs.unwrap_or(terms.keepalive);
         let keep = (head.keep_alive && !broken && !keep.is_zero()).then_some(keep);
-        Return { worker: Rc::clone(&self.worker), backend: Arc::clone(backend), keep }
+        Return { worker: Rc::clone(&self.worker), keep }
     }
-}
-
-fn response<B>(head: Head, body: B) -> Response<B> {
-    let mut response = Response::new(body);
-    *response.status_mut() = head.status;
-    *response.version_mut() = head.version;
-    *response.headers_mut() = head.headers;
-    // The words of a backend go through, as long as the client speaks a version that has words.
-    if let Some(reason) = head.reason.and_then(|reason| ReasonPhrase::try_from(reason).ok()) {
-        response.extensions_mut().insert(reason);
-    }
-    response
 }
 
 /// What comes back, until its head is whole.
@@ -158,8 +171,6 @@ struct Inbound {
     /// Bytes of interim responses.
     seen: usize,
     interims: usize,
-    /// An empty map, for the fields of the next head.
-    memory: HeaderMap,
 }
 
 impl Inbound {
@@ -168,19 +179,20 @@ impl Inbound {
         while !connection.buffer.is_empty() {
             let max = MAX_HEAD.saturating_sub(self.seen);
             let Some(len) = self.scan.feed(&connection.buffer, max)? else { break };
-            let bytes = connection.buffer.split_to(len).freeze();
-            let head = parse(&bytes, self.to_head, MAX_FIELDS, std::mem::take(&mut self.memory))?;
-            if !head.status.is_informational() {
+            let bytes = connection.buffer.get(..len).unwrap_or_default();
+            let head = parse(bytes, self.to_head, MAX_FIELDS)?;
+            connection.buffer.skip(len);
+            if !head.head.status.is_informational() {
                 return Ok(Some(head));
             }
-            if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            if head.head.status == StatusCode::SWITCHING_PROTOCOLS {
                 return Err(bad("a switch that nobody asked for"));
             }
             self.scan = Scan::default();
             self.seen += len;
             self.interims += 1;
             if self.interims <= MAX_INTERIM {
-                (terms.interim)(head.status, head.headers);
+                (terms.interim)(head.head);
             }
         }
         Ok(None)
@@ -193,7 +205,7 @@ struct Talk<'a, B> {
     terms: &'a Terms<'a>,
     connection: &'a mut Connection,
     /// `None`: the request has been sent whole.
-    upload: &'a mut Option<Outbound<B>>,
+    upload: &'a mut Option<Sending<B>>,
     /// Whether the socket has taken any of it.
     wrote: bool,
     /// The rest of the request can't be sent.
@@ -206,8 +218,7 @@ where
     B::Error: Into<BoxError>,
 {
     /// Waits for the response head, passing interim responses on and keeping to the terms.
-    async fn head(&mut self, inbound: &mut Inbound) -> Result<Head, Error> {
-        let began = Instant::now();
+    async fn head(&mut self, inbound: &mut Inbound, began: Instant) -> Result<Head, Error> {
         let mut now = Some(began);
         let mut alarm = self.worker.alarms.alarm();
         poll_fn(|cx| {
@@ -264,7 +275,7 @@ where
             Poll::Ready(Err(Failed::Connection(_))) => self.broken = true,
         }
         if let Some(upload) = self.upload.take() {
-            self.worker.give_back(upload.into_scratch());
+            self.worker.memory.give_back(upload.into_scratch());
         }
         Ok(())
     }

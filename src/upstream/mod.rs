@@ -16,27 +16,28 @@ mod body;
 mod client;
 mod connection;
 mod dial;
-mod outbound;
 mod pool;
 #[cfg(test)]
 mod tests;
 
 pub use body::{BodyError, ResponseBody};
-pub use client::{Client, Reply};
+pub use client::{Client, Outgoing, Reply};
 pub use dial::{Stream, dial};
 
 use std::task::Waker;
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
+use crate::message::ResponseHead;
 use crate::message::framing::Fault;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What one exchange must keep to.
 pub struct Terms<'a> {
+    /// When the exchange begins: now, as read by whoever asks.
+    pub began: Instant,
     /// Until a connection stands.
     pub connect: Duration,
     /// From the end of the request body until the response head.
@@ -54,7 +55,7 @@ pub struct Terms<'a> {
     /// What the request body is doing.
     pub upload: &'a dyn Upload,
     /// Called for each interim response, 100 included.
-    pub interim: &'a dyn Fn(StatusCode, HeaderMap),
+    pub interim: &'a dyn Fn(ResponseHead),
 }
 
 /// What a client wants to know of the request body that it is sending.

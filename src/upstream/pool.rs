@@ -17,6 +17,12 @@ pub(crate) struct Pool<C> {
     idle: RefCell<FxHashMap<usize, Entry<C>>>,
 }
 
+/// A connection that knows where it leads.
+pub(crate) trait To {
+    /// To whom.
+    fn backend(&self) -> &Arc<Backend>;
+}
+
 struct Entry<C> {
     backend: Arc<Backend>,
     stack: Vec<(C, Instant)>,
@@ -46,9 +52,13 @@ impl<C> Pool<C> {
         None
     }
 
-    /// Keeps a connection until then.
-    pub(crate) fn put(&self, backend: &Arc<Backend>, connection: C, until: Instant) {
+    /// Keeps a connection to this backend until then.
+    pub(crate) fn put(&self, connection: C, until: Instant)
+    where
+        C: To,
+    {
         let mut idle = self.idle.borrow_mut();
+        let backend = connection.backend();
         let entry =
             idle.entry(key(backend)).or_insert_with(|| Entry { backend: Arc::clone(backend), stack: Vec::new() });
         entry.stack.push((connection, until));

@@ -19,9 +19,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
+use super::client::Outgoing;
 use super::connection::Connection;
 use super::*;
 use crate::backend::{Backend, Identity};
+use crate::message::Response;
+use crate::message::fields::{Fields, line};
 use crate::model::{Address, Protocol};
 
 /// A client with a backend that nobody listens for: all connections are put into the pool.
@@ -69,7 +72,7 @@ where
         let (near, far) = UnixStream::pair().unwrap();
         let place = self.backend.try_connection(100).unwrap();
         let connection = Connection::new(Stream::Unix(near), place);
-        self.client.worker.pool.put(&self.backend, connection, Instant::now() + Duration::from_secs(60));
+        self.client.worker.pool.put(connection, Instant::now() + Duration::from_secs(60));
         far
     }
 
@@ -83,11 +86,12 @@ where
         upload: &dyn Upload,
         response: Duration,
     ) -> Result<Reply<B>, Error> {
-        let interim = |status: StatusCode, fields: HeaderMap| {
-            self.interims.borrow_mut().push((status, fields));
+        let interim = |head: ResponseHead| {
+            self.interims.borrow_mut().push((head.status, map(&head.fields)));
         };
         let terms = Terms {
             connect: Duration::from_secs(1),
+            began: Instant::now(),
             response,
             since: Instant::now(),
             total: Duration::from_secs(60),
@@ -97,14 +101,14 @@ where
             upload,
             interim: &interim,
         };
-        self.client.exchange(&self.backend, &terms, request).await
+        self.client.exchange(&self.backend, &terms, outgoing(request)).await
     }
 
     /// Exchanges and reads the answer's body.
     async fn ask(&self, request: Request<B>) -> Result<Answer, Error> {
-        let (head, body) = self.exchange(request).await?.response.into_parts();
+        let Response { head, body } = self.exchange(request).await?.response;
         let body = body.collect().await.map(|body| body.to_bytes());
-        Ok(Answer { status: head.status, version: head.version, fields: head.headers, body })
+        Ok(Answer { status: head.status, version: head.version, fields: map(&head.fields), body })
     }
 
     /// Whether a connection is in the pool and good. It is taken out.
@@ -112,6 +116,29 @@ where
         settle().await;
         self.client.worker.pool.take(&self.backend, Instant::now(), Connection::usable).is_some()
     }
+}
+
+/// The same fields as others keep them.
+fn map(fields: &Fields) -> HeaderMap {
+    let pair = |(name, value): (&[u8], &[u8])| {
+        (http::HeaderName::from_bytes(name).unwrap(), http::HeaderValue::from_bytes(value).unwrap())
+    };
+    let mut map = HeaderMap::new();
+    fields.iter().map(pair).for_each(|(name, value)| {
+        map.append(name, value);
+    });
+    map
+}
+
+/// A request as the proxy would have it sent.
+fn outgoing<B>(request: Request<B>) -> Outgoing<B> {
+    let (parts, body) = request.into_parts();
+    let mut head = format!("{} {} HTTP/1.1\r\n", parts.method, parts.uri).into_bytes();
+    let says_length = parts.headers.contains_key("content-length");
+    for (name, value) in parts.headers.iter().filter(|(name, _)| *name != "content-length") {
+        line(&mut head, name.as_str().as_bytes(), value.as_bytes());
+    }
+    Outgoing { head, is_head: parts.method == Method::HEAD, says_length, body }
 }
 
 /// Lets everything happen that can happen.

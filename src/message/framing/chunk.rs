@@ -42,15 +42,6 @@ enum State {
     End,
 }
 
-/// What the next bytes are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Step {
-    /// How many, at least one.
-    pub len: usize,
-    /// False: extension or trailer, to be dropped.
-    pub keep: bool,
-}
-
 /// What [`Chunks::decode`] did to the bytes it was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decoded {
@@ -64,22 +55,6 @@ impl Chunks {
     /// Whether the body is complete.
     pub fn is_end(&self) -> bool {
         self.state == State::End
-    }
-
-    /// Takes the bytes at the front of `bytes` that are of one kind. `None`: `bytes` is empty or the body is complete.
-    pub fn step(&mut self, bytes: &[u8]) -> Result<Option<Step>, Fault> {
-        let mut len = 0;
-        let mut kept = None;
-        while self.state != State::End
-            && let Some(rest @ [first, ..]) = bytes.get(len..)
-        {
-            let keep = self.keeps(*first);
-            if *kept.get_or_insert(keep) != keep {
-                break;
-            }
-            len += self.take(*first, rest)?;
-        }
-        Ok(kept.map(|keep| Step { len, keep }))
     }
 
     /// Takes the chunked coding off where the bytes lie: moves the data among them to the front and returns how much it
@@ -101,17 +76,6 @@ impl Chunks {
             done.used += len;
         }
         Ok(done)
-    }
-
-    /// Whether the byte that comes next goes on to the reader.
-    fn keeps(&self, byte: u8) -> bool {
-        match self.state {
-            State::Size => byte != b';' && byte != b' ' && byte != b'\t',
-            State::Space | State::Extension => byte == b'\r',
-            State::Line => byte == b'\r',
-            State::Name | State::Value | State::ValueLf => false,
-            _ => true,
-        }
     }
 
     /// Takes one byte or, of data, as many as there are.

@@ -8,7 +8,8 @@ use std::ops::Range;
 use http::Version;
 use memchr::memchr;
 
-use super::{Fault, Framing, cut, decimal, is_token, is_value, target, trim};
+use super::{Fault, Framing, decimal, is_token, is_value, target, trim};
+use crate::message::fields::{Field, Known};
 use crate::model::Reason;
 
 /// What a head may be at most.
@@ -29,6 +30,8 @@ pub struct Head {
     pub start: usize,
     /// Where it ends: the body begins here.
     pub end: usize,
+    /// Where the method ends, which begins at `start`.
+    pub method_end: usize,
     /// Where the request target stands.
     pub target: Range<usize>,
     /// 1.0 or 1.1.
@@ -37,6 +40,10 @@ pub struct Head {
     pub framing: Framing,
     /// Whether the client waits for a 100 (Continue) before it sends the body (RFC 9110, 10.1.1).
     pub expects_continue: bool,
+    /// Whether the client may send another request after this one (RFC 9112, 9.3).
+    pub keep_alive: bool,
+    /// Where the fields stand, counted from `start`.
+    pub fields: Vec<Field>,
 }
 
 /// The progress through one head. `Default` is the start.
@@ -50,16 +57,22 @@ pub struct Scan {
     searched: usize,
     /// Of the request line, once it is complete.
     request: Option<(Range<usize>, Version)>,
-    fields: usize,
+    fields: Vec<Field>,
     host: bool,
     length: Option<u64>,
     chunked: bool,
     expects: bool,
+    close: bool,
+    keep: bool,
 }
+
+/// Room for the fields that most requests have.
+const USUAL_FIELDS: usize = 16;
 
 /// Empty lines before a request line that are ignored (RFC 9112, 2.2 asks for at least one).
 const EMPTY_LINES: usize = 8;
 
+const TOO_LARGE: Fault = Fault::over("max_header_bytes", Reason::HeadersTooLarge, "head over the limit");
 const TOO_LONG: Fault = Fault::over("max_target_bytes", Reason::TargetTooLong, "target over the limit");
 
 impl Scan {
@@ -144,11 +157,7 @@ impl Scan {
     fn too_large(&self, bytes: &[u8]) -> Fault {
         // A target that alone is over the limit is named as such, whichever limit it hits first.
         let in_target = self.request.is_none() && bytes.get(self.start..).is_some_and(|b| memchr(b' ', b).is_some());
-        if in_target {
-            TOO_LONG
-        } else {
-            Fault::over("max_header_bytes", Reason::HeadersTooLarge, "head over the limit")
-        }
+        if in_target { TOO_LONG } else { TOO_LARGE }
     }
 
     /// `method SP request-target SP HTTP-version` (RFC 9112, 3), with exactly these two spaces.
@@ -181,25 +190,40 @@ impl Scan {
         if let [b' ' | b'\t', ..] = line {
             return Err(Fault::bad("line folding"));
         }
-        let Some((name, value)) = cut(line, b':') else { return Err(Fault::bad("field without a colon")) };
+        let Some(name_len) = memchr(b':', line) else { return Err(Fault::bad("field without a colon")) };
+        let (name, value) = line.split_at(name_len);
         if name.is_empty() || !is_token(name) {
             return Err(Fault::bad("invalid field name"));
         }
+        // The colon is a character that may stand in a value.
         if !is_value(value) {
             return Err(Fault::bad("control character in a field value"));
         }
-        self.fields += 1;
-        if self.fields > limits.fields {
+        if self.fields.len() >= limits.fields {
             return Err(Fault::over("max_headers", Reason::HeadersTooLarge, "too many fields"));
         }
-        match name.len() {
-            4 if name.eq_ignore_ascii_case(b"host") => self.host(trim(value)),
-            6 if name.eq_ignore_ascii_case(b"expect") => {
-                self.expects = trim(value).eq_ignore_ascii_case(b"100-continue");
+        let start = self.line - self.start;
+        let Some(field) = Field::at(start, line, name_len) else { return Err(TOO_LARGE) };
+        if self.fields.capacity() == 0 {
+            self.fields.reserve(USUAL_FIELDS.min(limits.fields));
+        }
+        self.fields.push(field);
+        let value = || trim(value.get(1..).unwrap_or_default());
+        match field.known() {
+            Known::Host => self.host(value()),
+            Known::Expect => {
+                self.expects = value().eq_ignore_ascii_case(b"100-continue");
                 Ok(())
             }
-            14 if name.eq_ignore_ascii_case(b"content-length") => self.content_length(trim(value)),
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.transfer_encoding(trim(value), version),
+            Known::ContentLength => self.content_length(value()),
+            Known::TransferEncoding => self.transfer_encoding(value(), version),
+            Known::Connection => {
+                for option in value().split(|&b| b == b',').map(trim) {
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -238,7 +262,7 @@ impl Scan {
         }
     }
 
-    fn finish(&self, target: Range<usize>, version: Version, end: usize) -> Result<Head, Fault> {
+    fn finish(&mut self, target: Range<usize>, version: Version, end: usize) -> Result<Head, Fault> {
         if !self.host && version == Version::HTTP_11 {
             return Err(Fault::bad("no Host"));
         }
@@ -249,7 +273,17 @@ impl Scan {
             (false, Some(n)) => Framing::Length(n),
         };
         let expects_continue = self.expects && version == Version::HTTP_11 && framing != Framing::Empty;
-        Ok(Head { start: self.start, end, target, version, framing, expects_continue })
+        Ok(Head {
+            start: self.start,
+            end,
+            method_end: target.start - 1,
+            target,
+            version,
+            framing,
+            expects_continue,
+            keep_alive: !self.close && (version == Version::HTTP_11 || self.keep),
+            fields: std::mem::take(&mut self.fields),
+        })
     }
 }
 

@@ -4,13 +4,18 @@
 //! another way by the client behind us. A bare LF in particular is how a field that reflects user input becomes two.
 //! In two steps, so that a head that trickles in is looked at once: [`Scan`] finds the end, [`parse`] reads the whole.
 
-use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
-use memchr::memchr_iter;
+use memchr::{memchr, memchr_iter};
 
-use super::{Fault, cut, decimal, is_value, trim};
+use super::{Fault, cut, decimal, is_token, is_value, trim};
+use crate::message::fields::{Field, Fields, Known};
+use crate::message::head::ResponseHead;
 use crate::model::Reason;
+
+/// Room for the fields that most responses have.
+const USUAL_FIELDS: usize = 16;
+/// Bytes of room for the fields that are added on the way to the client.
+const ROOM: usize = 128;
 
 /// How every response of HTTP/1.0 and 1.1 begins.
 const PREFIX: &[u8] = b"HTTP/1.";
@@ -31,14 +36,8 @@ pub enum BodyEnd {
 /// A head that is complete and keeps every rule.
 #[derive(Debug)]
 pub struct Head {
-    /// 100 to 999.
-    pub status: StatusCode,
-    /// The words after it, if they are not the usual ones.
-    pub reason: Option<Bytes>,
-    /// 1.0 or 1.1.
-    pub version: Version,
-    /// Every field, in its order; the values are slices of what was parsed.
-    pub headers: HeaderMap,
+    /// Status and fields.
+    pub head: ResponseHead,
     /// How the body ends.
     pub end: BodyEnd,
     /// Whether the backend will take another request on the connection (RFC 9112, 9.3).
@@ -94,19 +93,20 @@ pub(crate) const fn bad(detail: &'static str) -> Fault {
 }
 
 /// Reads a head that [`Scan`] has found the end of. `to_head`: the request was a HEAD, so there is no body whatever the
-/// fields say. `fields`: how many there may be. `headers`: an empty map whose memory is to be used.
+/// fields say. `fields`: how many there may be.
 ///
 /// # Errors
 /// The rule that it breaks.
-pub fn parse(head: &Bytes, to_head: bool, fields: usize, headers: HeaderMap) -> Result<Head, Fault> {
-    let mut rest = &head[..];
+pub fn parse(head: &[u8], to_head: bool, fields: usize) -> Result<Head, Fault> {
+    let mut rest = head;
     let (status, version, reason) = status_line(next_line(&mut rest)?)?;
     let usual = status.canonical_reason().is_some_and(|usual| usual.as_bytes() == reason);
-    let reason = (!usual).then(|| head.slice_ref(reason));
+    let reason = (!usual).then(|| reason.into());
     let framed = !status.is_informational();
-    let mut reader =
-        Reader { headers, version, framed, length: None, chunked: false, close: false, keep: false, seconds: None };
+    let mut reader = Reader { version, framed, ..Reader::default() };
+    let mut list = Vec::with_capacity(USUAL_FIELDS);
     for left in (0..=fields).rev() {
+        let start = head.len() - rest.len();
         let line = next_line(&mut rest)?;
         if line.is_empty() {
             break;
@@ -114,11 +114,14 @@ pub fn parse(head: &Bytes, to_head: bool, fields: usize, headers: HeaderMap) -> 
         if left == 0 {
             return Err(bad("too many response fields"));
         }
-        reader.field(head, line)?;
+        list.push(reader.field(start, line)?);
     }
     let end = reader.end(status, to_head)?;
     let keep_alive = !reader.close && (version == Version::HTTP_11 || reader.keep) && end != BodyEnd::Close;
-    Ok(Head { status, reason, version, headers: reader.headers, end, keep_alive, keep_seconds: reader.seconds })
+    let mut text = Vec::with_capacity(head.len() + ROOM);
+    text.extend_from_slice(head);
+    let head = ResponseHead { status, version, reason, fields: Fields::new(text, list) };
+    Ok(Head { head, end, keep_alive, keep_seconds: reader.seconds })
 }
 
 /// Takes a line off; it comes without its CRLF.
@@ -147,8 +150,8 @@ fn status_line(line: &[u8]) -> Result<(StatusCode, Version, &[u8]), Fault> {
 }
 
 /// What is known of a head while its fields are read.
+#[derive(Default)]
 struct Reader {
-    headers: HeaderMap,
     version: Version,
     /// False: an interim response, which ends with its head whatever the fields say.
     framed: bool,
@@ -161,22 +164,26 @@ struct Reader {
 
 impl Reader {
     /// `field-name ":" OWS field-value OWS` (RFC 9112, 5). A folded line has no name that is a token.
-    fn field(&mut self, head: &Bytes, line: &[u8]) -> Result<(), Fault> {
-        let Some((name, value)) = cut(line, b':') else { return Err(bad("field without a colon")) };
-        let name = HeaderName::from_bytes(name).map_err(|_| bad("invalid field name"))?;
-        let value = trim(value);
-        match name {
-            header::CONTENT_LENGTH if self.framed => self.content_length(value)?,
-            header::TRANSFER_ENCODING if self.framed => self.transfer_encoding(value)?,
-            header::CONNECTION => self.connection(value),
-            _ if name.as_str() == "keep-alive" => self.keep_alive(value),
+    fn field(&mut self, start: usize, line: &[u8]) -> Result<Field, Fault> {
+        let Some(name_len) = memchr(b':', line) else { return Err(bad("field without a colon")) };
+        let (name, rest) = line.split_at(name_len);
+        if name.is_empty() || !is_token(name) {
+            return Err(bad("invalid field name"));
+        }
+        // The colon is a character that may stand in a value.
+        if !is_value(rest) {
+            return Err(bad("control character in a field value"));
+        }
+        let Some(field) = Field::at(start, line, name_len) else { return Err(TOO_LARGE) };
+        let value = || trim(rest.get(1..).unwrap_or_default());
+        match field.known() {
+            Known::ContentLength if self.framed => self.content_length(value())?,
+            Known::TransferEncoding if self.framed => self.transfer_encoding(value())?,
+            Known::Connection => self.connection(value()),
+            Known::KeepAlive => self.keep_alive(value()),
             _ => {}
         }
-        // This is where the value is checked: no control character but HTAB.
-        let value = HeaderValue::from_maybe_shared(head.slice_ref(value))
-            .map_err(|_| bad("control character in a field value"))?;
-        self.headers.append(name, value);
-        Ok(())
+        Ok(field)
     }
 
     /// `1*DIGIT`, once, as for requests.

@@ -1,8 +1,7 @@
 //! Request targets and hosts: RFC 9112, 3.2 and 3.2.1 to 3.2.4; RFC 9110, 7.2; RFC 3986, 3.2.2.
 //!
-//! Of characters, those pass that `http::Uri` takes as well, as far as they are ASCII: hyper reads the target after us,
-//! and what it would refuse must be refused here, with an answer of ours. A `#` never passes: a target has no fragment,
-//! and `http::Uri` would drop it silently.
+//! Of characters, those pass that `http::Uri` takes as well, as far as they are ASCII: a widely used reading that is wide
+//! enough for what browsers send. A `#` never passes: a target has no fragment, and some parsers drop it silently.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -78,7 +77,7 @@ fn is_reg_name(b: u8) -> bool {
 }
 
 /// The authority of an absolute http URI and what follows it.
-fn split_absolute(target: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(in crate::message) fn split_absolute(target: &[u8]) -> Option<(&[u8], &[u8])> {
     let start = [&b"http://"[..], b"https://"]
         .into_iter()
         .find(|scheme| target.get(..scheme.len()).is_some_and(|s| s.eq_ignore_ascii_case(scheme)))?

@@ -1,26 +1,60 @@
-//! A request on its way to a backend: RFC 9112, 3 and 6.
+//! A message on its way out, a request to a backend or a response to a client: RFC 9112, 3, 4 and 6.
 //!
-//! The head is written into a scratch buffer of the worker. What there is of the body goes with it in one send: copied
-//! behind the head if it is small, beside it if it is not. The same goes for what comes later, with the lines of the
-//! chunked coding in place of the head.
+//! The head lies in a buffer that the worker lends. What there is of the body goes with it in one send: copied behind the
+//! head if it is small, beside it if it is not. The same goes for what comes later, with the lines of the chunked coding
+//! in place of the head.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap};
-use http::{Method, Request, Uri};
 use http_body::Body;
-use tokio::io::AsyncWrite as _;
+use tokio::io::AsyncWrite;
 
-use super::{BoxError, Stream};
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A piece of a body that is not larger than this is copied, so that one plain send does.
 const COALESCE: usize = 4 * 1024;
 
-/// A request and how far it has come.
-pub(super) struct Outbound<B> {
+/// How the other side finds the end of the body (RFC 9112, 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coding {
+    /// So many bytes are still to come.
+    Length(u64),
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+    /// The body ends with the connection.
+    Close,
+}
+
+impl Coding {
+    /// Of a body that is to be sent; `chunked`: whether the other side knows the chunked coding.
+    pub fn of<B: Body>(body: &B, chunked: bool) -> Self {
+        match body.size_hint().exact() {
+            _ if body.is_end_stream() => Self::Length(0),
+            Some(length) => Self::Length(length),
+            None if chunked => Self::Chunked,
+            None => Self::Close,
+        }
+    }
+
+    /// Writes the field that says it.
+    pub fn write(self, out: &mut Vec<u8>) {
+        match self {
+            Self::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+            Self::Length(length) => {
+                out.extend_from_slice(b"content-length: ");
+                out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+                out.extend_from_slice(b"\r\n");
+            }
+            Self::Close => {}
+        }
+    }
+}
+
+/// A message and how far it has come.
+pub struct Sending<B> {
     body: B,
     coding: Coding,
     /// The body has been read to its end.
@@ -34,55 +68,40 @@ pub(super) struct Outbound<B> {
     written: u64,
 }
 
-/// How the backend finds the end of the body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Coding {
-    /// So many bytes are still to come.
-    Length(u64),
-    Chunked,
-}
-
-/// Why a request could not be sent whole.
-pub(super) enum Failed {
+/// Why a message could not be sent whole.
+pub enum Failed {
     /// The connection broke.
     Connection(io::Error),
     /// The body did.
     Body(BoxError),
 }
 
-impl<B> Outbound<B>
+impl<B> Sending<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    /// Nothing is sent yet. Also gives the memory of the request's fields.
-    pub(super) fn new(request: Request<B>, scratch: Vec<u8>) -> (Self, HeaderMap) {
-        let (parts, body) = request.into_parts();
-        let ended = body.is_end_stream();
-        let coding = match body.size_hint().exact() {
-            _ if ended => Coding::Length(0),
-            Some(length) => Coding::Length(length),
-            None => Coding::Chunked,
-        };
-        let mut front = scratch;
-        head(&mut front, &parts.method, &parts.uri, &parts.headers, coding);
-        let mut memory = parts.headers;
-        memory.clear();
-        (Self { body, coding, ended, front, data: Bytes::new(), back: b"", sent: 0, written: 0 }, memory)
+    /// Nothing is sent yet. `head`: with its empty line, and saying what `coding` is.
+    pub fn new(head: Vec<u8>, body: B, coding: Coding) -> Self {
+        let ended = coding == Coding::Length(0);
+        Self { body, coding, ended, front: head, data: Bytes::new(), back: b"", sent: 0, written: 0 }
     }
 
     /// Bytes that a socket has taken. Zero: nobody can have seen anything, and another connection may be used.
-    pub(super) fn written(&self) -> u64 {
+    pub fn written(&self) -> u64 {
         self.written
     }
 
-    /// The scratch buffer, when it is not needed any more.
-    pub(super) fn into_scratch(self) -> Vec<u8> {
+    /// The buffer, when it is not needed any more.
+    pub fn into_scratch(self) -> Vec<u8> {
         self.front
     }
 
     /// Sends what there is to send. Ready when all of it has been taken by the socket.
-    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<Result<(), Failed>> {
+    pub fn poll_send<W>(&mut self, cx: &mut Context<'_>, wire: &mut W) -> Poll<Result<(), Failed>>
+    where
+        W: AsyncWrite + Unpin,
+    {
         loop {
             let waits = self.poll_gather(cx).map_err(Failed::Body)?.is_pending();
             if self.front.len() + self.data.len() + self.back.len() == self.sent {
@@ -96,24 +115,24 @@ where
                     (false, false) => continue,
                 }
             }
-            let n = ready!(self.poll_write(cx, stream)).map_err(Failed::Connection)?;
+            let n = ready!(self.poll_write(cx, wire)).map_err(Failed::Connection)?;
             self.sent += n;
             self.written += n as u64;
         }
     }
 
-    fn poll_write(&self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<usize>> {
-        let mut skip = self.sent;
-        let [front, data, back] = [&self.front[..], &self.data[..], self.back].map(|part| {
-            let skipped = skip.min(part.len());
-            skip -= skipped;
-            IoSlice::new(part.get(skipped..).unwrap_or_default())
-        });
-        let stream = Pin::new(stream);
-        let polled = if data.is_empty() && back.is_empty() {
-            stream.poll_write(cx, &front)
+    fn poll_write<W: AsyncWrite + Unpin>(&self, cx: &mut Context<'_>, wire: &mut W) -> Poll<io::Result<usize>> {
+        let wire = Pin::new(wire);
+        let polled = if self.data.is_empty() && self.back.is_empty() {
+            wire.poll_write(cx, self.front.get(self.sent..).unwrap_or_default())
         } else {
-            stream.poll_write_vectored(cx, &[front, data, back])
+            let mut skip = self.sent;
+            let parts = [&self.front[..], &self.data[..], self.back].map(|part| {
+                let skipped = skip.min(part.len());
+                skip -= skipped;
+                IoSlice::new(part.get(skipped..).unwrap_or_default())
+            });
+            wire.poll_write_vectored(cx, &parts)
         };
         match polled {
             Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -144,6 +163,7 @@ where
                     hex(&mut self.front, piece.len());
                     self.front.extend_from_slice(b"\r\n");
                 }
+                Coding::Close => {}
             }
             if is_small {
                 self.front.extend_from_slice(&piece);
@@ -168,44 +188,13 @@ where
     fn end(&mut self) -> Result<(), BoxError> {
         self.ended = true;
         match self.coding {
-            Coding::Length(0) => {}
+            Coding::Length(0) | Coding::Close => {}
             Coding::Length(_) => return Err("the body is shorter than its length".into()),
             Coding::Chunked if self.data.is_empty() => self.front.extend_from_slice(b"0\r\n\r\n"),
             Coding::Chunked => self.back = b"\r\n0\r\n\r\n",
         }
         Ok(())
     }
-}
-
-/// Writes the head. The fields that say where the body ends are ours: they must agree with how it is sent.
-fn head(out: &mut Vec<u8>, method: &Method, target: &Uri, headers: &HeaderMap, coding: Coding) {
-    out.extend_from_slice(method.as_str().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(target.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
-    out.extend_from_slice(b" HTTP/1.1\r\n");
-    let mut says_length = false;
-    for (name, value) in headers {
-        match *name {
-            header::CONTENT_LENGTH => says_length = true,
-            header::TRANSFER_ENCODING => {}
-            _ => {
-                out.extend_from_slice(name.as_str().as_bytes());
-                out.extend_from_slice(b": ");
-                out.extend_from_slice(value.as_bytes());
-                out.extend_from_slice(b"\r\n");
-            }
-        }
-    }
-    match coding {
-        Coding::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-        Coding::Length(0) if !says_length => {}
-        Coding::Length(length) => {
-            out.extend_from_slice(b"content-length: ");
-            out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
-    }
-    out.extend_from_slice(b"\r\n");
 }
 
 /// Appends a number in hexadecimal digits, without leading zeros.

@@ -1,4 +1,4 @@
-//! What the gate lets through, in which order, and what it answers.
+//! Which messages are let through, in which order, and what is answered.
 
 use super::*;
 
@@ -88,16 +88,6 @@ async fn the_answer_to_a_bad_head_request_has_no_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_good_of_a_bad_target_is_known_for_the_log() {
-    with(async |pipe: &mut Pipe| {
-        pipe.send("GET /known HTTP/1.1\r\nHost: a b\r\n\r\n").await;
-        assert!(pipe.rest().await.contains("invalid Host"));
-        assert_eq!(&*pipe.watch.conn.target(), b"/known");
-    })
-    .await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_bad_body_is_answered_and_nothing_after_it_is_read() {
     for body in
         ["5\r\nhelloX", "zz\r\n", "5\nhello", "5;a\nb\r\nhello\r\n0\r\n\r\n", "5\r\nhello\r\n0\r\nA : b\r\n\r\n"]
@@ -134,7 +124,6 @@ async fn an_expected_100_comes_when_the_body_is_asked_for() {
     with(async |pipe: &mut Pipe| {
         pipe.send("POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n").await;
         assert_eq!(pipe.until("\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
-        assert!(pipe.watch.conn.expects_continue());
         pipe.send("ok").await;
         assert!(pipe.until("[ok]").await.starts_with("HTTP/1.1 200 OK"));
         pipe.send("POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n").await;
@@ -199,7 +188,7 @@ async fn limits_that_change_hold_from_the_next_head_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_fields_than_hyper_takes_by_itself() {
+async fn as_many_fields_as_the_limits_allow() {
     let limits = Limits { max_headers: 300, max_header_bytes: 128 * 1024, ..Limits::default() };
     let fields: String = (0..298).map(|i| format!("a{i}: {}\r\n", "b".repeat(300))).collect();
     with_limits(4096, limits, async |pipe: &mut Pipe| {

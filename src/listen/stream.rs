@@ -1,0 +1,381 @@
+//! One client connection's two directions: checked messages in, answers out.
+//!
+//! Reading goes by the rules of [`framing`](crate::message::framing), and nothing else reads: a head is checked where it
+//! lies and only then copied out; a body is handed on piece by piece as it proves good. Two parsers that read one stream
+//! differently are how requests are smuggled; here there is one.
+//!
+//! - *One message at a time.* The next head is read after the answer has gone out. What comes meanwhile waits in the
+//!   buffer, at most one block of it.
+//! - *A bad head* is answered by the service, in its turn: the cell ([`Conn`]) says why. So order, metrics and the log
+//!   line are those of any request.
+//! - *A bad body* ends with an error after its valid part; the cell says why.
+//!
+//! Writing and reading are separate borrows of the socket, each for one call: what is written may itself wait for what is
+//! read, when a backend answers before it has the whole request.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::Method;
+use tokio::io::AsyncWrite;
+
+use super::incoming::Source;
+use super::watch::{Measure, Watch};
+use super::wire::Wire;
+use crate::message::buffer::{Buffer, Memory};
+use crate::message::framing::{Chunks, Decoded, Fault, Framing, HeadLimits, Scan};
+use crate::message::{Conn, RequestHead};
+use crate::model::{Limits, Reason};
+
+const HEAD_TIMEOUT: Fault = Fault::over("header_timeout", Reason::RequestTimeout, "the head took too long");
+
+/// A head may be this long, whatever the file says.
+const MAX_HEAD: usize = 1024 * 1024;
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// What of the body is still to come from the client.
+enum Left {
+    None,
+    Length(u64),
+    Chunked(Chunks),
+    /// The body is bad: nothing more is read.
+    Broken,
+}
+
+/// See the module.
+pub(super) struct Stream<W> {
+    wire: RefCell<W>,
+    buffer: RefCell<Buffer>,
+    left: RefCell<Left>,
+    pub(super) watch: Rc<Watch>,
+    memory: Rc<Memory>,
+    /// The client waits to be asked for the body.
+    expects: Cell<bool>,
+    /// How much of the interim responses has been sent.
+    interim_sent: Cell<usize>,
+    /// Bytes written in all, and how many of them had been delivered when that was last measured.
+    written: Cell<u64>,
+    delivered: Cell<u64>,
+}
+
+/// What comes from the client when an answer has gone out.
+pub(super) enum Next {
+    Head(RequestHead),
+    /// A head that was refused; the cell says why.
+    Refused(RequestHead),
+    /// Nothing yet.
+    Idle,
+    /// The client has closed the connection, or it broke.
+    Closed,
+}
+
+impl<W: Wire> Stream<W> {
+    pub(super) fn new(wire: W, watch: Rc<Watch>, memory: Rc<Memory>) -> Self {
+        Self {
+            wire: RefCell::new(wire),
+            buffer: RefCell::default(),
+            left: RefCell::new(Left::None),
+            watch,
+            memory,
+            expects: Cell::default(),
+            interim_sent: Cell::default(),
+            written: Cell::default(),
+            delivered: Cell::default(),
+        }
+    }
+
+    pub(super) fn conn(&self) -> &Conn {
+        &self.watch.conn
+    }
+
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    pub(super) fn into_wire(self) -> W {
+        self.wire.into_inner()
+    }
+
+    /// Has the connection end with a reset.
+    pub(super) fn abort(&self) {
+        self.wire.borrow().abort();
+    }
+
+    /// Whether the client has sent, or is still sending, what nobody will read: closing then would make the kernel send
+    /// a reset, which may destroy the answer on its way.
+    pub(super) fn has_unread(&self) -> bool {
+        self.has_bytes() || !matches!(*self.left.borrow(), Left::None)
+    }
+
+    /// Whether there are bytes that came before they were wanted.
+    pub(super) fn has_bytes(&self) -> bool {
+        !self.buffer.borrow().is_empty()
+    }
+
+    fn poll_fill(&self, cx: &mut Context<'_>, more: u64) -> Poll<io::Result<usize>> {
+        let mut wire = self.wire.borrow_mut();
+        let filled = ready!(self.buffer.borrow_mut().poll_fill(cx, &mut *wire, &self.memory, more));
+        if let Ok(bytes) = filled {
+            self.watch.read(bytes);
+        }
+        Poll::Ready(filled)
+    }
+
+    /// Waits for anything to come. False: the connection has ended.
+    pub(super) fn poll_any(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.has_bytes() {
+            return Poll::Ready(true);
+        }
+        self.poll_fill(cx, 0).map(|filled| filled.is_ok_and(|bytes| bytes > 0))
+    }
+
+    /// While a request is being answered: ready when its client has gone. What it sends meanwhile is kept, up to one
+    /// block; beyond that nothing is read, and a client that leaves is noticed when the answer is sent.
+    pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_bytes() || !matches!(*self.left.borrow(), Left::None) {
+            return Poll::Pending;
+        }
+        match self.poll_fill(cx, 0) {
+            Poll::Ready(Ok(1..)) | Poll::Pending => Poll::Pending,
+            Poll::Ready(_) => Poll::Ready(()),
+        }
+    }
+
+    /// The next head. `scan` is what is known of it so far.
+    pub(super) fn poll_head(&self, cx: &mut Context<'_>, scan: &mut Scan, limits: impl Fn() -> Limits) -> Poll<Next> {
+        loop {
+            if self.has_bytes() {
+                let limits = limits();
+                self.watch.head(limits.header_timeout);
+                let mut buffer = self.buffer.borrow_mut();
+                let found = scan.feed(&buffer, &head_limits(&limits));
+                let fault = match found {
+                    Ok(None) if self.watch.take_expired() => Some(HEAD_TIMEOUT),
+                    Ok(None) => None,
+                    Ok(Some(found)) => {
+                        let end = found.end;
+                        if let Some(head) = RequestHead::read(&buffer, found) {
+                            buffer.skip(end);
+                            buffer.release(&self.memory);
+                            self.begin(&head);
+                            return Poll::Ready(Next::Head(head));
+                        }
+                        Some(Fault::bad("not a head"))
+                    }
+                    Err(fault) => Some(fault),
+                };
+                if let Some(fault) = fault {
+                    let head = self.refuse(fault, scan, &buffer);
+                    return Poll::Ready(Next::Refused(head));
+                }
+            } else {
+                return Poll::Ready(Next::Idle);
+            }
+            match ready!(self.poll_fill(cx, 0)) {
+                Ok(1..) => {}
+                _ => return Poll::Ready(Next::Closed),
+            }
+        }
+    }
+
+    fn begin(&self, head: &RequestHead) {
+        self.watch.exchange();
+        self.conn().begin(head);
+        self.expects.set(head.expects_continue);
+        *self.left.borrow_mut() = match head.framing {
+            Framing::Empty => Left::None,
+            Framing::Length(length) => Left::Length(length),
+            Framing::Chunked => Left::Chunked(Chunks::default()),
+        };
+    }
+
+    /// What stands for a head that was refused, as far as it is known.
+    fn refuse(&self, fault: Fault, scan: &Scan, bytes: &[u8]) -> RequestHead {
+        self.watch.exchange();
+        self.conn().refuse(fault);
+        *self.left.borrow_mut() = Left::Broken;
+        let target = scan.target(bytes).and_then(|target| str::from_utf8(target).ok()).unwrap_or_default();
+        let method = if scan.is_head(bytes) { Method::HEAD } else { Method::GET };
+        let mut head = RequestHead::new(method, target, []);
+        head.keep_alive = false;
+        head
+    }
+
+    /// What of the body lies in the buffer, and whether that is its end.
+    fn take_body(&self) -> Result<(Bytes, bool), Fault> {
+        let mut buffer = self.buffer.borrow_mut();
+        let mut left = self.left.borrow_mut();
+        let (data, ended) = match &mut *left {
+            Left::None | Left::Broken => (Bytes::new(), true),
+            Left::Length(length) => {
+                let len = usize::try_from(*length).unwrap_or(usize::MAX).min(buffer.len());
+                *length -= len as u64;
+                (buffer.take(len), *length == 0)
+            }
+            Left::Chunked(chunks) => {
+                let Decoded { data, used } = chunks.decode(buffer.bytes_mut())?;
+                if used == buffer.len() {
+                    buffer.truncate(data);
+                }
+                let taken = buffer.take(data);
+                buffer.skip(used - data);
+                (taken, chunks.is_end())
+            }
+        };
+        if ended {
+            *left = Left::None;
+            buffer.release(&self.memory);
+            self.conn().body_ended();
+        }
+        Ok((data, ended))
+    }
+
+    /// Drops what has come of a body that nobody wants any more. It may be all of it.
+    pub(super) fn discard_body(&self) {
+        while self.has_bytes() && matches!(*self.left.borrow(), Left::Length(_) | Left::Chunked(_)) {
+            if let Err(fault) = self.take_body() {
+                self.conn().set_fault(fault);
+                *self.left.borrow_mut() = Left::Broken;
+            }
+        }
+    }
+
+    /// Writes interim responses that are waiting.
+    pub(super) fn poll_interim(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut waiting = self.conn().interims().borrow_mut();
+        while let Some(rest @ [_, ..]) = waiting.get(self.interim_sent.get()..) {
+            let n = ready!(Pin::new(&mut *self.wire.borrow_mut()).poll_write(cx, rest))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.interim_sent.set(self.interim_sent.get() + n);
+            self.written.set(self.written.get() + n as u64);
+        }
+        if !waiting.is_empty() {
+            *waiting = Vec::new();
+            self.interim_sent.set(0);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// What has not been sent of interim responses goes before the answer.
+    pub(super) fn interim_rest(&self, out: &mut Vec<u8>) {
+        let mut waiting = self.conn().interims().borrow_mut();
+        if !waiting.is_empty() {
+            out.extend_from_slice(waiting.get(self.interim_sent.get()..).unwrap_or_default());
+            *waiting = Vec::new();
+            self.interim_sent.set(0);
+        }
+    }
+
+    /// Whether the client takes its answer fast enough, when the sweep has asked.
+    fn measure(&self) -> io::Result<()> {
+        let Some(measure) = self.watch.take_measure() else { return Ok(()) };
+        let delivered = self.written.get().saturating_sub(self.wire.borrow().undelivered() as u64);
+        let progress = delivered.saturating_sub(self.delivered.replace(delivered));
+        match measure {
+            Measure::End(enough) if progress < enough => Err(io::ErrorKind::TimedOut.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &result {
+            Poll::Pending => self.watch.write_waits(),
+            Poll::Ready(Ok(n)) => {
+                self.watch.written(*n);
+                self.written.set(self.written.get() + *n as u64);
+            }
+            Poll::Ready(Err(_)) => {}
+        }
+        result
+    }
+}
+
+impl<W: Wire> Source for Stream<W> {
+    fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        loop {
+            let expected = match &*self.left.borrow() {
+                Left::None => return Poll::Ready(None),
+                Left::Broken => return Poll::Ready(Some(Err(io::ErrorKind::InvalidData.into()))),
+                Left::Length(length) => *length,
+                Left::Chunked(_) => 0,
+            };
+            if self.conn().fault().is_some() {
+                *self.left.borrow_mut() = Left::Broken;
+                continue;
+            }
+            if self.expects.take() && !self.conn().answered() {
+                self.conn().interims().borrow_mut().extend_from_slice(CONTINUE);
+                // What can't be written now is, when the connection's task runs next.
+                let _ = self.poll_interim(cx)?;
+            }
+            if self.has_bytes() {
+                match self.take_body() {
+                    Ok((data, false)) if data.is_empty() => {}
+                    Ok((data, true)) if data.is_empty() => return Poll::Ready(None),
+                    Ok((data, _)) => return Poll::Ready(Some(Ok(data))),
+                    Err(fault) => {
+                        self.conn().set_fault(fault);
+                        continue;
+                    }
+                }
+            }
+            let polled = self.poll_fill(cx, expected);
+            if polled.is_pending() {
+                self.watch.read_waits();
+            }
+            if ready!(polled)? == 0 {
+                *self.left.borrow_mut() = Left::Broken;
+                return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
+            }
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        matches!(*self.left.borrow(), Left::None)
+    }
+}
+
+/// Writing, with what the sweep wants to know of it.
+pub(super) struct Writer<'a, W>(pub(super) &'a Stream<W>);
+
+impl<W: Wire> AsyncWrite for Writer<'_, W> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.measure()?;
+        let result = Pin::new(&mut *self.0.wire.borrow_mut()).poll_write(cx, bytes);
+        self.0.wrote(result)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.0.measure()?;
+        let result = Pin::new(&mut *self.0.wire.borrow_mut()).poll_write_vectored(cx, parts);
+        self.0.wrote(result)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.wire.borrow_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.wire.borrow_mut()).poll_shutdown(cx)
+    }
+}
+
+/// The limits in force now, as far as there is a ceiling.
+fn head_limits(limits: &Limits) -> HeadLimits {
+    HeadLimits {
+        bytes: (limits.max_header_bytes as usize).min(MAX_HEAD),
+        fields: limits.max_headers as usize,
+        target: limits.max_target_bytes as usize,
+    }
+}
