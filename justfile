@@ -21,6 +21,14 @@ bench *ARGS:
 bench-peers *ARGS:
     benches/peers/run.py {{ARGS}}
 
+# User instructions per request, by callgrind, compared with what is recorded (--update records).
+instructions *ARGS:
+    benches/instructions/run.py {{ARGS}}
+
+# Mixed load with faults for so many minutes; fails on errors, leaks and growth. Not in CI.
+soak MINUTES="20":
+    benches/soak/run.py {{MINUTES}}
+
 # A fuzz target (framing, config, key, upstream_response); needs nightly and cargo-fuzz.
 fuzz TARGET *ARGS:
     cargo +nightly fuzz run {{TARGET}} {{ARGS}}
