@@ -41,7 +41,7 @@ class Load:
         """A backend that dies may have begun a POST, which is not repeated, or be in the middle of a long answer."""
         if kind == "post-flapping":
             return self.flapping
-        return self.steady if kind in ("post", "slow") else random.choice((self.steady, self.flapping))
+        return self.steady if kind in ("post", "slow", "get-64k") else random.choice((self.steady, self.flapping))
 
     def request(self, kind):
         path = f"/v1/predict/{self.asset(kind)}"

@@ -2,8 +2,8 @@
 """The release binary under mixed load with faults, for a long time: does it keep its memory, its descriptors, its word?
 
 wrk asks for small answers as fast as it can; clients of our own (load.py) get 64 KiB answers, post 16 KiB, connect anew for
-each request, go away in the middle, and read slowly. One asset has three servers of which one is killed every minute and
-started again ten seconds later; SIGHUP comes every 20 s, with one of two configurations in turn. Access log to /dev/null.
+each request, go away in the middle, and read slowly. One asset has three servers of which one is killed every minute, with
+requests in hand, and started again ten seconds later; SIGHUP comes every 20 s, with one of two configurations in turn. Access log to /dev/null.
 
     benches/soak/run.py [MINUTES]      (20; may be a fraction)
 
@@ -102,6 +102,9 @@ class Soak:
         await asyncio.sleep(min(15, self.seconds / 4))
         while True:
             port = ORIGINS[FLAPPING][at % 3]
+            # Halted for a moment first, so that it dies with requests in hand.
+            self.processes[port].send_signal(signal.SIGSTOP)
+            await asyncio.sleep(0.2)
             stop(self.processes[port])
             await asyncio.sleep(DEAD_SECONDS)
             await asyncio.to_thread(self.start_origin, port)
@@ -220,7 +223,7 @@ def main():
             soak.start()
             wrong = asyncio.run(soak.run())
             if wrong:
-                tail = (soak.directory / "shardgate.log").read_text(errors="replace").splitlines()[-20:]
+                tail = (soak.directory / "shardgate.log").read_text(errors="replace").splitlines()[-8:]
                 print("\n".join(["the end of its log:", *tail]), file=sys.stderr)
         finally:
             soak.stop()

@@ -16,6 +16,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#define MAX_HEAD 16384
+
 struct answer {
     const char *path;
     const char *fields;
@@ -107,23 +109,24 @@ static int flush(struct connection *c) {
     return 1;
 }
 
+/* The end of the head, and what follows it of the body. The head is copied, and ended with a zero, so that the string
+ * functions can read it. */
 static int take(struct connection *c, const char *data, size_t n) {
     if (!c->answer) {
-        /* Nearly always the head has come whole; only a part of one is copied. */
-        if (c->head_size + n >= 65536) return 0;
-        if (!(c->head = realloc(c->head, c->head_size + n + 1))) return 0;
-        memcpy(c->head + c->head_size, data, n);
-        c->head_size += n;
+        size_t had = c->head_size, more = n < MAX_HEAD - had ? n : MAX_HEAD - had;
+        if (!(c->head = realloc(c->head, had + more + 1))) return 0;
+        memcpy(c->head + had, data, more);
+        c->head_size += more;
         c->head[c->head_size] = 0;
         char *end = strstr(c->head, "\r\n\r\n");
-        if (!end) return 1;
+        if (!end) return c->head_size < MAX_HEAD;
         *end = 0;
         if (!strchr(c->head, ' ') || strcasestr(c->head, "\r\ntransfer-encoding:")) return 0;
         answer_for(c, c->head);
-        n = c->head_size - (end + 4 - c->head);
-        c->head_size = 0;
+        n -= end + 4 - c->head - had;
         free(c->head);
         c->head = NULL;
+        c->head_size = 0;
     }
     if (n > c->body_left) return 0;
     c->body_left -= n;

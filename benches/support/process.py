@@ -1,4 +1,5 @@
 """What the scripts under benches/ share: programs they need, processes, ports, memory."""
+import functools
 import os
 import pathlib
 import re
@@ -29,6 +30,7 @@ def need(*pairs):
         sys.exit("missing: " + ", ".join(f"{command} (Debian's package {package})" for command, package in missing))
 
 
+@functools.cache
 def shardgate():
     """The release binary: the one that SHARDGATE names, else this tree's, built if need be."""
     if "SHARDGATE" not in os.environ:
