@@ -170,7 +170,7 @@ def main():
         finally:
             stop(origin)
     if args.update:
-        lines = ["# User instructions per request, written by `just instructions --update`: what raises one by over 3 % fails.",
+        lines = ["# User instructions per request, written by `just instructions --update`: over 3 % more fails.",
                  "# `locked` is told, not checked. Toolchain and C library matter: a new one wants new figures."]
         lines += [f"{s} = {{ instructions = {e['instructions']}, locked = {e['locked']} }}" for s, e in expected.items()]
         EXPECTED.write_text("\n".join(lines) + "\n")

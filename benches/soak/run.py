@@ -3,7 +3,8 @@
 
 wrk asks for small answers as fast as it can; clients of our own (load.py) get 64 KiB answers, post 16 KiB, connect anew for
 each request, go away in the middle, and read slowly. One asset has three servers of which one is killed every minute, with
-requests in hand, and started again ten seconds later; SIGHUP comes every 20 s, with one of two configurations in turn. Access log to /dev/null.
+requests in hand, and started again ten seconds later; SIGHUP comes every 20 s, with one of two configurations in turn.
+Access log to /dev/null.
 
     benches/soak/run.py [MINUTES]      (20; may be a fraction)
 
@@ -141,7 +142,7 @@ class Soak:
         return min(seen)
 
     async def sample_again(self, load):
-        print(f"{'minute':>6} {'requests':>9} {'5xx':>5} {'limits':>6} {'RSS MB':>7} {'files':>6} {'threads':>7}  client errors")
+        print("minute  requests   5xx limits  RSS MB  files threads  client errors")
         start, before, minute = time.monotonic(), self.sample(), []
         while True:
             await asyncio.sleep(SAMPLE_SECONDS)
@@ -162,8 +163,9 @@ class Soak:
 
     async def bulk(self):
         """What wrk complains of. Its connections ask for small answers of all assets."""
-        command = ["wrk", "-t1", "-c16", f"-d{self.seconds:.0f}s", "--timeout", "30s", "-s", HERE.parent / "peers/assets.lua"]
-        wrk = await asyncio.create_subprocess_exec(*map(str, command), f"http://127.0.0.1:{PORT}",
+        command = ["wrk", "-t1", "-c16", f"-d{self.seconds:.0f}s", "--timeout", "30s"]
+        command += ["-s", HERE.parent / "peers/assets.lua", f"http://127.0.0.1:{PORT}"]
+        wrk = await asyncio.create_subprocess_exec(*map(str, command),
                                                    stdout=subprocess.PIPE, start_new_session=True)
         try:
             out = (await wrk.communicate())[0].decode()
@@ -201,7 +203,8 @@ class Soak:
             wrong.append(f"{self.reloads} reloads asked for, {done} succeeded")
         if "panicked" in (self.directory / "shardgate.log").read_text(errors="replace"):
             wrong.append("it panicked; see its log above")
-        quarters = [[rss for t, rss in self.samples if self.seconds * q / 4 <= t < self.seconds * (q + 1) / 4] for q in (1, 3)]
+        quarter = self.seconds / 4
+        quarters = [[rss for t, rss in self.samples if t // quarter == q] for q in (1, 3)]
         if not all(quarters):
             return wrong + ["too short to compare quarters"]
         second, last = map(statistics.median, quarters)
