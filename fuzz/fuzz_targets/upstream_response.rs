@@ -4,7 +4,7 @@
 
 use http::Version;
 use libfuzzer_sys::fuzz_target;
-use shardgate::message::framing::response::{BodyEnd, Head, Scan, parse};
+use shardgate::message::framing::response::{BodyEnd, Head, Scan};
 use shardgate::message::framing::{Chunks, Fault};
 
 const MAX: usize = 16 * 1024;
@@ -32,17 +32,16 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn read(bytes: &[u8], step: usize, to_head: bool) -> Result<Option<Read>, Fault> {
-    let mut scan = Scan::default();
+    let mut scan = Scan::new(to_head, FIELDS);
     let mut seen = 0;
-    let end = loop {
+    let (head, end) = loop {
         seen = bytes.len().min(seen + step);
         match scan.feed(&bytes[..seen], MAX)? {
-            Some(end) => break end,
+            Some(found) => break found,
             None if seen < bytes.len() => {}
             None => return Ok(None),
         }
     };
-    let head = parse(&bytes[..end], to_head, FIELDS)?;
     let rest = &bytes[end..];
     let body = match head.end {
         BodyEnd::Empty => Some((Vec::new(), true)),

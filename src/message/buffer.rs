@@ -88,7 +88,7 @@ impl Buffer {
         let more = more.saturating_add(1).min(MOST) as usize;
         let is_large = more > BLOCK;
         let room = more.max(LEAST);
-        if self.bytes.capacity() - self.bytes.len() < room && !self.bytes.try_reclaim(room) {
+        if self.bytes.capacity() - self.bytes.len() < room {
             self.grow(memory, room, is_large);
         }
         let polled = pin!(from.read_buf(&mut self.bytes)).poll(cx);
@@ -101,7 +101,7 @@ impl Buffer {
     /// Makes room for so many bytes more: in a block that is lent, or in one of its own if there is something in it.
     fn grow(&mut self, memory: &Memory, room: usize, is_large: bool) {
         if !self.bytes.is_empty() {
-            self.bytes.reserve(room.max(BLOCK));
+            self.bytes.reserve(room);
             return;
         }
         self.release(memory);

@@ -44,9 +44,10 @@ impl<'r> From<&'r RequestHead> for View<'r> {
 
 /// `[::1]:80` is `[::1]`, `a.example.:80` is `a.example`.
 fn without_port(authority: &str) -> &str {
-    let end = match authority.rfind(']') {
-        Some(bracket) => bracket + 1,
-        None => authority.find(':').unwrap_or(authority.len()),
+    let bytes = authority.as_bytes();
+    let end = match bytes.first() {
+        Some(b'[') => memchr(b']', bytes).map_or(bytes.len(), |bracket| bracket + 1),
+        _ => memchr(b':', bytes).unwrap_or(bytes.len()),
     };
     let host = authority.get(..end).unwrap_or(authority);
     host.strip_suffix('.').unwrap_or(host)

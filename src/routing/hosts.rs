@@ -22,6 +22,7 @@ pub(super) struct Hosts {
     captures: Names,
     /// One label or more before the suffix.
     wildcards: Names,
+    has_exact: bool,
     has_suffixes: bool,
     any: Option<usize>,
     sites: Vec<Site>,
@@ -120,7 +121,9 @@ impl Hosts {
             HostPattern::Wildcard(suffix) => (&mut self.wildcards, suffix),
             HostPattern::Capture { suffix, .. } => (&mut self.captures, suffix),
         };
-        self.has_suffixes |= !matches!(pattern, HostPattern::Exact(_));
+        let is_exact = matches!(pattern, HostPattern::Exact(_));
+        self.has_exact |= is_exact;
+        self.has_suffixes |= !is_exact;
         let next = self.sites.len();
         match names.insert(text, next as u32) {
             Ok(()) => {
@@ -147,7 +150,9 @@ impl Hosts {
 
     /// The most specific site that knows this host, with the host in two if a capture pattern matched.
     fn site<'a>(&self, host: &'a str) -> (Option<usize>, Option<(&'a str, &'a str)>) {
-        if let Some(site) = self.exact.find(host) {
+        if self.has_exact
+            && let Some(site) = self.exact.find(host)
+        {
             return (Some(site as usize), None);
         }
         if self.has_suffixes && host.len() <= MAX_HOST {

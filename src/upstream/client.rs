@@ -22,7 +22,7 @@ use super::{BoxError, Error, ErrorKind, ResponseBody, Terms, dial};
 use crate::backend::Backend;
 use crate::message::Response;
 use crate::message::framing::Fault;
-use crate::message::framing::response::{Head, Scan, bad, parse};
+use crate::message::framing::response::{Head, Scan, bad};
 use crate::message::send::{Coding, Failed, Sending};
 
 /// The largest response head, in bytes, interim responses before it included.
@@ -90,7 +90,7 @@ where
         }
         head.extend_from_slice(b"\r\n");
         let mut upload = Some(Sending::new(head, body, coding));
-        let mut inbound = Inbound { to_head, scan: Scan::default(), seen: 0, interims: 0 };
+        let mut inbound = Inbound { to_head, scan: Scan::new(to_head, MAX_FIELDS), seen: 0, interims: 0 };
         loop {
             let idle = self.worker.pool.take(backend, terms.began, Connection::usable);
             let reused = idle.is_some();
@@ -178,9 +178,7 @@ impl Inbound {
     fn read(&mut self, connection: &mut Connection, terms: &Terms<'_>) -> Result<Option<Head>, Fault> {
         while !connection.buffer.is_empty() {
             let max = MAX_HEAD.saturating_sub(self.seen);
-            let Some(len) = self.scan.feed(&connection.buffer, max)? else { break };
-            let bytes = connection.buffer.get(..len).unwrap_or_default();
-            let head = parse(bytes, self.to_head, MAX_FIELDS)?;
+            let Some((head, len)) = self.scan.feed(&connection.buffer, max)? else { break };
             connection.buffer.skip(len);
             if !head.head.status.is_informational() {
                 return Ok(Some(head));
@@ -188,7 +186,7 @@ impl Inbound {
             if head.head.status == StatusCode::SWITCHING_PROTOCOLS {
                 return Err(bad("a switch that nobody asked for"));
             }
-            self.scan = Scan::default();
+            self.scan = Scan::new(self.to_head, MAX_FIELDS);
             self.seen += len;
             self.interims += 1;
             if self.interims <= MAX_INTERIM {

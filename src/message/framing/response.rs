@@ -2,12 +2,12 @@
 //!
 //! The same strictness as for requests, and for the same reason: what is refused here can't be read one way by us and
 //! another way by the client behind us. A bare LF in particular is how a field that reflects user input becomes two.
-//! In two steps, so that a head that trickles in is looked at once: [`Scan`] finds the end, [`parse`] reads the whole.
+//! [`Scan`] keeps what it has learned, so that a head that trickles in is looked at once.
 
 use http::{StatusCode, Version};
-use memchr::{memchr, memchr_iter};
+use memchr::memchr;
 
-use super::{Fault, cut, decimal, is_token, is_value, trim};
+use super::{Fault, decimal, is_token, is_value, trim};
 use crate::message::fields::{Field, Fields, Known};
 use crate::message::head::ResponseHead;
 use crate::model::Reason;
@@ -46,115 +46,20 @@ pub struct Head {
     pub keep_seconds: Option<u32>,
 }
 
-/// The progress through one head. `Default` is the start.
-#[derive(Debug, Clone, Default)]
+/// The progress through one head.
+#[derive(Debug)]
 pub struct Scan {
+    /// Whether the request was a HEAD, so that there is no body whatever the fields say.
+    to_head: bool,
+    /// How many fields there may be.
+    max_fields: usize,
     /// Where the line begins that is not complete yet.
     line: usize,
     /// How far an end of line was looked for.
     searched: usize,
-}
-
-impl Scan {
-    /// Looks at the bytes that are new since the last call; `bytes` begins at the same byte each time. Returns where the
-    /// head ends, past its empty line; `None`: it is not complete yet.
-    ///
-    /// # Errors
-    /// What can't become a head any more: something else than HTTP/1, a bare LF, more than `max` bytes.
-    pub fn feed(&mut self, bytes: &[u8], max: usize) -> Result<Option<usize>, Fault> {
-        let begin = bytes.len().min(PREFIX.len());
-        if self.searched < PREFIX.len() && bytes.get(..begin) != PREFIX.get(..begin) {
-            return Err(bad("not a response of HTTP/1"));
-        }
-        let from = self.searched;
-        for found in memchr_iter(b'\n', bytes.get(from..).unwrap_or_default()) {
-            let end = from + found;
-            let Some([line @ .., b'\r']) = bytes.get(self.line..end) else {
-                return Err(bad("line ends with a bare LF"));
-            };
-            if end >= max {
-                return Err(TOO_LARGE);
-            }
-            self.line = end + 1;
-            if line.is_empty() {
-                return Ok(Some(self.line));
-            }
-        }
-        self.searched = bytes.len();
-        if bytes.len() >= max { Err(TOO_LARGE) } else { Ok(None) }
-    }
-}
-
-const TOO_LARGE: Fault = bad("response head over the limit");
-
-/// What a backend did wrong.
-pub(crate) const fn bad(detail: &'static str) -> Fault {
-    Fault { reason: Reason::UpstreamProtocolError, limit: None, detail }
-}
-
-/// Reads a head that [`Scan`] has found the end of. `to_head`: the request was a HEAD, so there is no body whatever the
-/// fields say. `fields`: how many there may be.
-///
-/// # Errors
-/// The rule that it breaks.
-pub fn parse(head: &[u8], to_head: bool, fields: usize) -> Result<Head, Fault> {
-    let mut rest = head;
-    let (status, version, reason) = status_line(next_line(&mut rest)?)?;
-    let usual = status.canonical_reason().is_some_and(|usual| usual.as_bytes() == reason);
-    let reason = (!usual).then(|| reason.into());
-    let framed = !status.is_informational();
-    let mut reader = Reader { version, framed, ..Reader::default() };
-    let mut list = Vec::with_capacity(USUAL_FIELDS);
-    for left in (0..=fields).rev() {
-        let start = head.len() - rest.len();
-        let line = next_line(&mut rest)?;
-        if line.is_empty() {
-            break;
-        }
-        if left == 0 {
-            return Err(bad("too many response fields"));
-        }
-        list.push(reader.field(start, line)?);
-    }
-    let end = reader.end(status, to_head)?;
-    let keep_alive = !reader.close && (version == Version::HTTP_11 || reader.keep) && end != BodyEnd::Close;
-    let mut text = Vec::with_capacity(head.len() + ROOM);
-    text.extend_from_slice(head);
-    let head = ResponseHead { status, version, reason, fields: Fields::new(text, list) };
-    Ok(Head { head, end, keep_alive, keep_seconds: reader.seconds })
-}
-
-/// Takes a line off; it comes without its CRLF.
-fn next_line<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Fault> {
-    let Some((line, after)) = cut(rest, b'\n') else { return Err(bad("response head without an end")) };
-    let Some((b'\r', line)) = line.split_last() else { return Err(bad("line ends with a bare LF")) };
-    *rest = after;
-    Ok(line)
-}
-
-/// `HTTP-version SP status-code SP [ reason-phrase ]` (RFC 9112, 4). Some leave the second space away where there is no
-/// reason; no two parsers differ over that.
-fn status_line(line: &[u8]) -> Result<(StatusCode, Version, &[u8]), Fault> {
-    let version = match line {
-        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1', b' ', ..] => Version::HTTP_11,
-        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0', b' ', ..] => Version::HTTP_10,
-        _ => return Err(bad("not a status line of HTTP/1.0 or 1.1")),
-    };
-    let (code, reason) = match line.get(9..) {
-        Some([a, b, c, b' ', reason @ ..]) => (&[*a, *b, *c][..], reason),
-        Some(code) => (code, &[][..]),
-        None => return Err(bad("no status code")),
-    };
-    let status = StatusCode::from_bytes(code).map_err(|_| bad("invalid status code"))?;
-    if is_value(reason) { Ok((status, version, reason)) } else { Err(bad("control character in a reason phrase")) }
-}
-
-/// What is known of a head while its fields are read.
-#[derive(Default)]
-struct Reader {
-    version: Version,
-    /// False: an interim response, which ends with its head whatever the fields say.
-    framed: bool,
+    /// Of the status line, once it is complete: status, version, and the words if they are not the usual ones.
+    begun: Option<(StatusCode, Version, Option<Box<[u8]>>)>,
+    fields: Vec<Field>,
     length: Option<u64>,
     chunked: bool,
     close: bool,
@@ -162,9 +67,64 @@ struct Reader {
     seconds: Option<u32>,
 }
 
-impl Reader {
+impl Scan {
+    /// The start. `to_head`: the request was a HEAD. `max_fields`: how many fields there may be.
+    pub fn new(to_head: bool, max_fields: usize) -> Self {
+        Self {
+            to_head,
+            max_fields,
+            line: 0,
+            searched: 0,
+            begun: None,
+            fields: Vec::new(),
+            length: None,
+            chunked: false,
+            close: false,
+            keep: false,
+            seconds: None,
+        }
+    }
+
+    /// Looks at the bytes that are new since the last call; `bytes` begins at the same byte each time. Returns the head
+    /// and where it ends, past its empty line; `None`: it is not complete yet.
+    ///
+    /// # Errors
+    /// The rule that it breaks, as soon as that is seen; more than `max` bytes.
+    pub fn feed(&mut self, bytes: &[u8], max: usize) -> Result<Option<(Head, usize)>, Fault> {
+        let begin = bytes.len().min(PREFIX.len());
+        if self.searched < PREFIX.len() && bytes.get(..begin) != PREFIX.get(..begin) {
+            return Err(bad("not a response of HTTP/1"));
+        }
+        while let Some(rest) = bytes.get(self.searched..) {
+            let Some(found) = memchr(b'\n', rest) else { break };
+            let end = self.searched + found;
+            let Some([line @ .., b'\r']) = bytes.get(self.line..end) else {
+                return Err(bad("line ends with a bare LF"));
+            };
+            if end >= max {
+                return Err(TOO_LARGE);
+            }
+            match self.begun.take() {
+                None => self.begun = Some(status_line(line)?),
+                Some(begun) if line.is_empty() => {
+                    let head = bytes.get(..=end).unwrap_or_default();
+                    return Ok(Some((self.finish(head, begun)?, head.len())));
+                }
+                Some(begun) => {
+                    let (status, version) = (begun.0, begun.1);
+                    self.begun = Some(begun);
+                    self.field(line, status, version)?;
+                }
+            }
+            self.line = end + 1;
+            self.searched = self.line;
+        }
+        self.searched = bytes.len();
+        if bytes.len() >= max { Err(TOO_LARGE) } else { Ok(None) }
+    }
+
     /// `field-name ":" OWS field-value OWS` (RFC 9112, 5). A folded line has no name that is a token.
-    fn field(&mut self, start: usize, line: &[u8]) -> Result<Field, Fault> {
+    fn field(&mut self, line: &[u8], status: StatusCode, version: Version) -> Result<(), Fault> {
         let Some(name_len) = memchr(b':', line) else { return Err(bad("field without a colon")) };
         let (name, rest) = line.split_at(name_len);
         if name.is_empty() || !is_token(name) {
@@ -174,16 +134,25 @@ impl Reader {
         if !is_value(rest) {
             return Err(bad("control character in a field value"));
         }
-        let Some(field) = Field::at(start, line, name_len) else { return Err(TOO_LARGE) };
+        if self.fields.len() >= self.max_fields {
+            return Err(bad("too many response fields"));
+        }
+        let Some(field) = Field::at(self.line, line, name_len) else { return Err(TOO_LARGE) };
+        if self.fields.capacity() == 0 {
+            self.fields.reserve(USUAL_FIELDS);
+        }
+        self.fields.push(field);
         let value = || trim(rest.get(1..).unwrap_or_default());
+        // An interim response ends with its head whatever the fields say.
+        let framed = !status.is_informational();
         match field.known() {
-            Known::ContentLength if self.framed => self.content_length(value())?,
-            Known::TransferEncoding if self.framed => self.transfer_encoding(value())?,
+            Known::ContentLength if framed => self.content_length(value())?,
+            Known::TransferEncoding if framed => self.transfer_encoding(value(), version)?,
             Known::Connection => self.connection(value()),
             Known::KeepAlive => self.keep_alive(value()),
             _ => {}
         }
-        Ok(field)
+        Ok(())
     }
 
     /// `1*DIGIT`, once, as for requests.
@@ -197,8 +166,8 @@ impl Reader {
 
     /// Nothing but one `chunked`, which HTTP/1.0 does not have. Any other coding would have to be taken off before we
     /// could tell where the message ends for the client.
-    fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), Fault> {
-        if self.version == Version::HTTP_10 {
+    fn transfer_encoding(&mut self, value: &[u8], version: Version) -> Result<(), Fault> {
+        if version == Version::HTTP_10 {
             return Err(bad("Transfer-Encoding in HTTP/1.0"));
         }
         if std::mem::replace(&mut self.chunked, true) || !value.eq_ignore_ascii_case(b"chunked") {
@@ -222,13 +191,27 @@ impl Reader {
         self.seconds = timeout.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX)).or(self.seconds);
     }
 
+    fn finish(
+        &mut self,
+        head: &[u8],
+        (status, version, reason): (StatusCode, Version, Option<Box<[u8]>>),
+    ) -> Result<Head, Fault> {
+        let end = self.end(status)?;
+        let keep_alive = !self.close && (version == Version::HTTP_11 || self.keep) && end != BodyEnd::Close;
+        let mut text = Vec::with_capacity(head.len() + ROOM);
+        text.extend_from_slice(head);
+        let fields = Fields::new(text, std::mem::take(&mut self.fields));
+        let head = ResponseHead { status, version, reason, fields };
+        Ok(Head { head, end, keep_alive, keep_seconds: self.seconds })
+    }
+
     /// RFC 9112, 6.3, without what was refused above. Lengths are checked even where there is no body to measure.
-    fn end(&self, status: StatusCode, to_head: bool) -> Result<BodyEnd, Fault> {
+    fn end(&self, status: StatusCode) -> Result<BodyEnd, Fault> {
         if self.chunked && self.length.is_some() {
             return Err(bad("Transfer-Encoding and Content-Length"));
         }
-        let none =
-            to_head || status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let bodyless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let none = self.to_head || status.is_informational() || bodyless;
         Ok(match (self.chunked, self.length) {
             _ if none => BodyEnd::Empty,
             (true, _) => BodyEnd::Chunked,
@@ -237,4 +220,32 @@ impl Reader {
             (false, None) => BodyEnd::Close,
         })
     }
+}
+
+const TOO_LARGE: Fault = bad("response head over the limit");
+
+/// What a backend did wrong.
+pub(crate) const fn bad(detail: &'static str) -> Fault {
+    Fault { reason: Reason::UpstreamProtocolError, limit: None, detail }
+}
+
+/// `HTTP-version SP status-code SP [ reason-phrase ]` (RFC 9112, 4). Some leave the second space away where there is no
+/// reason; no two parsers differ over that.
+fn status_line(line: &[u8]) -> Result<(StatusCode, Version, Option<Box<[u8]>>), Fault> {
+    let version = match line {
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1', b' ', ..] => Version::HTTP_11,
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0', b' ', ..] => Version::HTTP_10,
+        _ => return Err(bad("not a status line of HTTP/1.0 or 1.1")),
+    };
+    let (code, reason) = match line.get(9..) {
+        Some([a, b, c, b' ', reason @ ..]) => (&[*a, *b, *c][..], reason),
+        Some(code) => (code, &[][..]),
+        None => return Err(bad("no status code")),
+    };
+    let status = StatusCode::from_bytes(code).map_err(|_| bad("invalid status code"))?;
+    if !is_value(reason) {
+        return Err(bad("control character in a reason phrase"));
+    }
+    let usual = status.canonical_reason().is_some_and(|usual| usual.as_bytes() == reason);
+    Ok((status, version, (!usual).then(|| reason.into())))
 }
