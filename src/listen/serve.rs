@@ -26,6 +26,7 @@ use super::{BoxError, Service};
 use crate::message::buffer::Memory;
 use crate::message::fields::{Known, Names};
 use crate::message::framing::{Framing, Scan};
+use crate::message::hop::HOP_BY_HOP;
 use crate::message::send::{Coding, Failed, Sending};
 use crate::message::{Request, Response};
 
@@ -147,7 +148,7 @@ where
     B::Error: Into<BoxError>,
 {
     let conn = stream.conn();
-    let Response { mut head, body } = response;
+    let Response { head, body } = response;
     // The connection's own; any other is held by a body that is still being read.
     if Rc::strong_count(stream) == 1 {
         stream.discard_body();
@@ -160,12 +161,10 @@ where
 
     let mut front = stream.memory().scratch();
     stream.interim_rest(&mut front);
-    head.fields.remove(OURS);
     // The answer to a HEAD says of a body what a GET would hear. A 204 has no length (RFC 9110, 8.6).
-    if !no_body || head.status == StatusCode::NO_CONTENT {
-        head.fields.remove(LENGTH);
-    }
-    head.write(&mut front, asked.version);
+    let unsaid = !no_body || head.status == StatusCode::NO_CONTENT;
+    let without = if unsaid { HOP_BY_HOP.and(LENGTH) } else { HOP_BY_HOP };
+    head.write(&mut front, asked.version, without);
     match Coding::of(&body, false) {
         _ if !no_body => coding.write(&mut front),
         length @ Coding::Length(1..) if !head.fields.has(LENGTH) => length.write(&mut front),
@@ -197,8 +196,6 @@ where
     }
 }
 
-/// Fields of an answer that speak of this connection, which nobody else can know.
-const OURS: Names = Names::of(&[Known::Connection, Known::TransferEncoding]);
 const LENGTH: Names = Names::of(&[Known::ContentLength]);
 
 /// Reads and drops what the client still sends. Closing with something unread makes the kernel send a reset, and a

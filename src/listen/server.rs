@@ -21,6 +21,7 @@ use super::shared::{Place, Shared};
 use super::watch::{Clock, TICK, Watch};
 use super::wire::Wire;
 use crate::message::buffer::Memory;
+use crate::message::fields::Names;
 use crate::message::send::Coding;
 use crate::message::{Conn, respond};
 use crate::model::{Listener, Reason};
@@ -385,7 +386,7 @@ impl Accept for UnixStream {
 static OVERLOADED: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let response = respond::problem(Reason::Overloaded, "");
     let mut out = Vec::new();
-    response.head.write(&mut out, http::Version::HTTP_11);
+    response.head.write(&mut out, http::Version::HTTP_11, Names::NONE);
     Coding::Length(response.body.len() as u64).write(&mut out);
     out.extend_from_slice(b"connection: close\r\n\r\n");
     out.extend_from_slice(&response.body);

@@ -117,9 +117,9 @@ impl<W: Wire> Stream<W> {
         !self.buffer.borrow().is_empty()
     }
 
-    fn poll_fill(&self, cx: &mut Context<'_>, more: u64) -> Poll<io::Result<usize>> {
+    fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut wire = self.wire.borrow_mut();
-        let filled = ready!(self.buffer.borrow_mut().poll_fill(cx, &mut *wire, &self.memory, more));
+        let filled = ready!(self.buffer.borrow_mut().poll_fill(cx, &mut *wire, &self.memory));
         if let Ok(bytes) = filled {
             self.watch.read(bytes);
         }
@@ -131,16 +131,16 @@ impl<W: Wire> Stream<W> {
         if self.has_bytes() {
             return Poll::Ready(true);
         }
-        self.poll_fill(cx, 0).map(|filled| filled.is_ok_and(|bytes| bytes > 0))
+        self.poll_fill(cx).map(|filled| filled.is_ok_and(|bytes| bytes > 0))
     }
 
-    /// While a request is being answered: ready when its client has gone. What it sends meanwhile is kept, up to one
+    /// While a request is being answered, and not at once: ready when its client has gone. What it sends meanwhile is kept, up to one
     /// block; beyond that nothing is read, and a client that leaves is noticed when the answer is sent.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.has_bytes() || !matches!(*self.left.borrow(), Left::None) {
+        if !self.watch.is_long() || self.has_bytes() || !matches!(*self.left.borrow(), Left::None) {
             return Poll::Pending;
         }
-        match self.poll_fill(cx, 0) {
+        match self.poll_fill(cx) {
             Poll::Ready(Ok(1..)) | Poll::Pending => Poll::Pending,
             Poll::Ready(_) => Poll::Ready(()),
         }
@@ -176,7 +176,7 @@ impl<W: Wire> Stream<W> {
             } else {
                 return Poll::Ready(Next::Idle);
             }
-            match ready!(self.poll_fill(cx, 0)) {
+            match ready!(self.poll_fill(cx)) {
                 Ok(1..) => {}
                 _ => return Poll::Ready(Next::Closed),
             }
@@ -300,12 +300,11 @@ impl<W: Wire> Stream<W> {
 impl<W: Wire> Source for Stream<W> {
     fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         loop {
-            let expected = match &*self.left.borrow() {
+            match &*self.left.borrow() {
                 Left::None => return Poll::Ready(None),
                 Left::Broken => return Poll::Ready(Some(Err(io::ErrorKind::InvalidData.into()))),
-                Left::Length(length) => *length,
-                Left::Chunked(_) => 0,
-            };
+                Left::Length(_) | Left::Chunked(_) => {}
+            }
             if self.conn().fault().is_some() {
                 *self.left.borrow_mut() = Left::Broken;
                 continue;
@@ -326,7 +325,7 @@ impl<W: Wire> Source for Stream<W> {
                     }
                 }
             }
-            let polled = self.poll_fill(cx, expected);
+            let polled = self.poll_fill(cx);
             if polled.is_pending() {
                 self.watch.read_waits();
             }

@@ -84,6 +84,8 @@ pub(super) struct Watch {
     close_at: Cell<u32>,
     kill_at: Cell<u32>,
     close: Cell<bool>,
+    /// The exchange has been seen by a sweep.
+    long: Cell<bool>,
     expired: Cell<bool>,
     killed: Cell<bool>,
     measure: Cell<Option<Measure>>,
@@ -102,6 +104,7 @@ impl Watch {
             close_at: Cell::new(u32::MAX),
             kill_at: Cell::new(u32::MAX),
             close: Cell::default(),
+            long: Cell::default(),
             expired: Cell::default(),
             killed: Cell::default(),
             measure: Cell::default(),
@@ -122,7 +125,7 @@ impl Watch {
                 self.expired.set(over);
                 over
             }
-            Phase::Exchange => self.sweep_bodies(limits),
+            Phase::Exchange => self.sweep_bodies(limits) | !self.long.replace(true),
         };
         let kill = now >= self.kill_at.get();
         if kill {
@@ -185,6 +188,12 @@ impl Watch {
         self.expired.take() && self.phase.get() == Phase::Head
     }
 
+    /// Whether the exchange takes so long that it is worth asking whether the client is still there: an answer that comes
+    /// within a tick is not.
+    pub(super) fn is_long(&self) -> bool {
+        self.long.get()
+    }
+
     pub(super) fn take_measure(&self) -> Option<Measure> {
         self.measure.take()
     }
@@ -207,6 +216,7 @@ impl Watch {
 
     pub(super) fn exchange(&self) {
         self.phase.set(Phase::Exchange);
+        self.long.set(false);
         // What the sweep asked for in the exchange before has no meaning in this one.
         self.measure.set(None);
         self.reading.clear();

@@ -16,6 +16,7 @@ use http::Version;
 use super::forwarded;
 use super::framing::Fault;
 use super::head::{RequestHead, ResponseHead};
+use super::hop::HOP_BY_HOP;
 use crate::model::{Listener, Reason};
 
 /// What the parts of one client connection share. See the module.
@@ -106,7 +107,7 @@ impl Conn {
             return;
         }
         let mut out = self.interim.borrow_mut();
-        head.write(&mut out, Version::HTTP_11);
+        head.write(&mut out, Version::HTTP_11, HOP_BY_HOP);
         out.extend_from_slice(b"\r\n");
         drop(out);
         self.wake();

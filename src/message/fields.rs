@@ -236,15 +236,22 @@ impl Fields {
     /// Adds a field. Both must be valid (RFC 9110, 5.1 and 5.5); a field that is larger than any limit is left away.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
         let start = self.text.len();
+        let value_at = start + name.len() + 2;
+        let (Ok(name_len), Ok(value_end)) = (u16::try_from(name.len()), u32::try_from(value_at + value.len())) else {
+            return;
+        };
         line(&mut self.text, name, value);
-        let written = self.text.get(start..self.text.len() - 2).unwrap_or_default();
-        match Field::at(start, written, name.len()) {
-            Some(field) => {
-                self.present = self.present.and(Names(Names::bit(field.known)));
-                self.list.push(field);
-            }
-            None => self.text.truncate(start),
-        }
+        let known = Known::of(name);
+        self.present.0 |= Names::bit(known);
+        self.list.push(Field {
+            known,
+            is_plain: true,
+            name_len,
+            // Both are below `value_end`.
+            start: start as u32,
+            value: value_at as u32,
+            value_end,
+        });
     }
 
     /// One field of this name, in place of any that there were.

@@ -71,6 +71,16 @@ fn is_token(bytes: &[u8]) -> bool {
     bytes.iter().all(|&b| TOKEN[usize::from(b)])
 }
 
+/// Where the name of a field ends (RFC 9112, 5.1): at its colon, with nothing but a token before it.
+fn name_end(line: &[u8]) -> Result<usize, &'static str> {
+    let len = line.iter().take_while(|&&b| TOKEN[usize::from(b)]).count();
+    match line.get(len) {
+        Some(b':') if len > 0 => Ok(len),
+        _ if memchr::memchr(b':', line).is_none() => Err("field without a colon"),
+        _ => Err("invalid field name"),
+    }
+}
+
 /// Whether every byte may stand in a field value (RFC 9110, 5.5): no control character but HTAB.
 fn is_value(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<8>();

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use http::{Method, StatusCode, Version, request};
 
-use super::fields::{Fields, Known};
+use super::fields::{Fields, Known, Names};
 use super::framing::{self, Framing, split_absolute};
 
 /// A request and the way to its body.
@@ -138,8 +138,8 @@ impl ResponseHead {
         Self { status, version: Version::HTTP_11, reason: None, fields: Fields::default() }
     }
 
-    /// Writes the status line and the fields, as an answer of HTTP/1.1 unless another version is asked for.
-    pub fn write(&self, out: &mut Vec<u8>, version: Version) {
+    /// Writes the status line and the fields but these, as an answer of HTTP/1.1 unless another version is asked for.
+    pub fn write(&self, out: &mut Vec<u8>, version: Version, without: Names) {
         out.extend_from_slice(if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
         out.extend_from_slice(self.status.as_str().as_bytes());
         out.push(b' ');
@@ -148,7 +148,7 @@ impl ResponseHead {
             None => out.extend_from_slice(self.status.canonical_reason().unwrap_or_default().as_bytes()),
         }
         out.extend_from_slice(b"\r\n");
-        self.fields.write(out, super::fields::Names::NONE);
+        self.fields.write(out, without);
     }
 }
 
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!((&head.method, head.target(), head.keep_alive), (&Method::POST, &b"/a"[..], false));
         assert_eq!((head.framing, head.authority()), (Framing::Length(2), &b"x"[..]));
         let mut out = vec![];
-        head.fields.write(&mut out, crate::message::fields::Names::NONE);
+        head.fields.write(&mut out, Names::NONE);
         assert_eq!(out, b"Host: x\r\nContent-Length: 2\r\nConnection: close\r\n");
     }
 
@@ -193,9 +193,9 @@ mod tests {
         let mut head = ResponseHead::new(StatusCode::NOT_FOUND);
         head.fields.push(b"a", b"b");
         let mut out = vec![];
-        head.write(&mut out, Version::HTTP_11);
+        head.write(&mut out, Version::HTTP_11, Names::NONE);
         head.reason = Some(b"Gone fishing".as_slice().into());
-        head.write(&mut out, Version::HTTP_10);
+        head.write(&mut out, Version::HTTP_10, Names::NONE);
         assert_eq!(out, b"HTTP/1.1 404 Not Found\r\na: b\r\nHTTP/1.0 404 Gone fishing\r\na: b\r\n");
     }
 }

@@ -27,14 +27,10 @@ pub fn listed(fields: &Fields) -> Vec<&[u8]> {
     options.collect()
 }
 
-/// Removes the hop-by-hop fields and those that `Connection` lists.
-pub fn strip(fields: &mut Fields) {
-    if !fields.has(HOP_BY_HOP) {
-        return;
-    }
+/// Removes what `Connection` lists. The [hop-by-hop](HOP_BY_HOP) fields themselves are left away when a head is written.
+pub fn strip_listed(fields: &mut Fields) {
     let listed: Vec<Vec<u8>> = listed(fields).into_iter().map(<[u8]>::to_vec).collect();
     listed.iter().for_each(|name| fields.remove_named(name));
-    fields.remove(HOP_BY_HOP);
 }
 
 #[cfg(test)]
@@ -60,7 +56,8 @@ mod tests {
             ("x-kept", "1"),
         ];
         let mut fields: Fields = fields.into_iter().map(|(name, value)| (name, value.as_bytes())).collect();
-        strip(&mut fields);
+        strip_listed(&mut fields);
+        fields.remove(HOP_BY_HOP);
         let left: Vec<_> = fields.iter().map(|(name, _)| name).collect();
         assert_eq!(left, [&b"content-length"[..], b"host", b"x-kept"]);
     }

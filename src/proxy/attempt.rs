@@ -97,7 +97,7 @@ impl Try<'_> {
             } else {
                 // An interim response has no body, so a length would be a lie (RFC 9110, 8.6).
                 head.fields.remove(Names::of(&[Known::ContentLength]));
-                hop::strip(&mut head.fields);
+                hop::strip_listed(&mut head.fields);
                 conn.interim(&head);
             }
         };

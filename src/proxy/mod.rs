@@ -190,7 +190,7 @@ where
 
         // Its head as the client sees it.
         let fields = &mut response.head.fields;
-        hop::strip(fields);
+        hop::strip_listed(fields);
         if upload_pending {
             // The answer came first: what is left of the request has no use.
             body.abandon_if_held();

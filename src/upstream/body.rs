@@ -61,8 +61,6 @@ struct Streaming<B> {
     coding: Coding,
     /// What came with the head and has not been handed out.
     first: Bytes,
-    /// How much came at the last reading.
-    last: usize,
     /// What is left of the request.
     upload: Option<Sending<B>>,
     back: Return,
@@ -138,7 +136,7 @@ where
             }
             return Ok(Self(State::Rest(first)));
         }
-        Ok(Self(State::Streaming(Box::new(Streaming { connection, coding, first, last: 0, upload, back }))))
+        Ok(Self(State::Streaming(Box::new(Streaming { connection, coding, first, upload, back }))))
     }
 }
 
@@ -167,13 +165,7 @@ where
             return Poll::Ready(Ok((std::mem::take(&mut self.first), false)));
         }
         loop {
-            let more = match self.coding {
-                Coding::Length(left) => left,
-                // Nobody knows; more if much came the last time.
-                Coding::Chunked(_) | Coding::Close => 2 * self.last as u64,
-            };
-            self.last = ready!(self.connection.poll_fill(cx, &self.back.worker, more))?;
-            if self.last == 0 {
+            if ready!(self.connection.poll_fill(cx, &self.back.worker))? == 0 {
                 let is_end = matches!(self.coding, Coding::Close);
                 return Poll::Ready(if is_end { Ok((Bytes::new(), true)) } else { Err(BodyError::Truncated) });
             }

@@ -240,7 +240,7 @@ where
             if !self.wrote {
                 return Poll::Pending;
             }
-            match self.connection.poll_fill(cx, self.worker, 0) {
+            match self.connection.poll_fill(cx, self.worker) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0)) => {
                     return Poll::Ready(Err(Error::new(ErrorKind::Reset, true).because("closed before an answer")));

@@ -54,8 +54,8 @@ impl Connection {
         pin!(read).poll(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
-    /// Reads once. `more`: how many bytes are expected beyond what is in the buffer; 0 if nobody knows.
-    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, worker: &Worker, more: u64) -> Poll<io::Result<usize>> {
-        self.buffer.poll_fill(cx, &mut self.stream, &worker.memory, more)
+    /// Reads once.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<io::Result<usize>> {
+        self.buffer.poll_fill(cx, &mut self.stream, &worker.memory)
     }
 }

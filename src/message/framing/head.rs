@@ -8,7 +8,7 @@ use std::ops::Range;
 use http::Version;
 use memchr::memchr;
 
-use super::{Fault, Framing, decimal, is_token, is_value, target, trim};
+use super::{Fault, Framing, decimal, is_token, is_value, name_end, target, trim};
 use crate::message::fields::{Field, Known};
 use crate::model::Reason;
 
@@ -190,11 +190,8 @@ impl Scan {
         if let [b' ' | b'\t', ..] = line {
             return Err(Fault::bad("line folding"));
         }
-        let Some(name_len) = memchr(b':', line) else { return Err(Fault::bad("field without a colon")) };
-        let (name, value) = line.split_at(name_len);
-        if name.is_empty() || !is_token(name) {
-            return Err(Fault::bad("invalid field name"));
-        }
+        let name_len = name_end(line).map_err(Fault::bad)?;
+        let (_, value) = line.split_at(name_len);
         // The colon is a character that may stand in a value.
         if !is_value(value) {
             return Err(Fault::bad("control character in a field value"));

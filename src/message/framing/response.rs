@@ -7,7 +7,7 @@
 use http::{StatusCode, Version};
 use memchr::memchr;
 
-use super::{Fault, decimal, is_token, is_value, trim};
+use super::{Fault, decimal, is_value, name_end, trim};
 use crate::message::fields::{Field, Fields, Known};
 use crate::message::head::ResponseHead;
 use crate::model::Reason;
@@ -125,11 +125,8 @@ impl Scan {
 
     /// `field-name ":" OWS field-value OWS` (RFC 9112, 5). A folded line has no name that is a token.
     fn field(&mut self, line: &[u8], status: StatusCode, version: Version) -> Result<(), Fault> {
-        let Some(name_len) = memchr(b':', line) else { return Err(bad("field without a colon")) };
-        let (name, rest) = line.split_at(name_len);
-        if name.is_empty() || !is_token(name) {
-            return Err(bad("invalid field name"));
-        }
+        let name_len = name_end(line).map_err(bad)?;
+        let (_, rest) = line.split_at(name_len);
         // The colon is a character that may stand in a value.
         if !is_value(rest) {
             return Err(bad("control character in a field value"));
