@@ -233,14 +233,30 @@ pub(super) fn list<'a, 'i, 'e, T>(
 pub(super) fn table<'a, 'i>(cx: &Context<'_>, value: &'a Value<'i>) -> Option<&'a Table<'i>> {
     match &value.kind {
         Kind::Table(table) => Some(table),
+        _ => {
+            not_a_table(cx, value);
+            None
+        }
+    }
+}
+
+/// A table, to be consumed.
+pub(super) fn into_table<'i>(cx: &Context<'_>, value: Value<'i>) -> Option<Table<'i>> {
+    match value.kind {
+        Kind::Table(table) => Some(table),
+        kind => {
+            not_a_table(cx, &Value { kind, ..value });
+            None
+        }
+    }
+}
+
+fn not_a_table(cx: &Context<'_>, value: &Value<'_>) {
+    match &value.kind {
         Kind::Array(items) if items.iter().all(|item| matches!(item.kind, Kind::Table(_))) => {
             let help = "the header of a single table has single brackets: [NAME]".to_owned();
             expected_help(cx, value, "a table", Some(help));
-            None
         }
-        _ => {
-            expected(cx, value, "a table");
-            None
-        }
+        _ => expected(cx, value, "a table"),
     }
 }

@@ -235,6 +235,16 @@ impl Faults {
         self.0.borrow_mut().push(fault);
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    /// Forgets those after the first `len`.
+    pub(super) fn truncate(&self, len: usize) {
+        self.0.borrow_mut().truncate(len);
+    }
+
     /// (errors, warnings). Where text could not be read as TOML, what may only follow from that is left out.
     pub(super) fn finish(self, sources: &[&Source]) -> (Diagnostics, Diagnostics) {
         let mut faults = self.0.into_inner();

@@ -1,9 +1,10 @@
 //! From files to a [`Plan`], or to everything that is wrong with them.
 //!
 //! The life of a configuration: each file's text is parsed into a spanned tree (`tree`, the TOML parser's recovering
-//! mode), the trees become one ([`include`]), and each section decodes its part of it, in a file of its own that holds
-//! its keys, its checks and their words. Nothing stops at the first fault: a section notes it and goes on, so that a user
-//! sees all of them at once, each with its place and with what to write instead (`diagnostic`).
+//! mode; a large file in `pieces`), the trees become one ([`include`]), and each section decodes its part of it, in a
+//! file of its own that holds its keys, its checks and their words. Nothing stops at the first fault: a section notes it
+//! and goes on, so that a user sees all of them at once, each with its place and with what to write instead
+//! (`diagnostic`).
 //!
 //! What a later version will serve is known by name and refused where it stands, never ignored.
 
@@ -19,6 +20,7 @@ mod limits;
 mod listeners;
 mod log;
 mod metrics;
+mod pieces;
 mod pools;
 mod regions;
 mod routes;
@@ -95,8 +97,7 @@ fn load_with(path: &Path, text: Option<String>, environment: Environment<'_>) ->
     }
 
     let sources: Vec<&Source> = std::iter::once(&main).chain(included.iter().map(|(_, source)| source)).collect();
-    let plan = plan(&cx, &tree, hash(&sources, environment));
-    drop(tree);
+    let plan = plan(&cx, tree, hash(&sources, environment));
     let (errors, warnings) = cx.faults.finish(&sources);
     if errors.is_empty() {
         Ok(Loaded { plan, warnings, files: sources.iter().map(|source| source.path.clone()).collect() })
@@ -122,12 +123,14 @@ const KEYS: &[&str] = &[
 ];
 
 /// Meaningful only if no error has been noted.
-fn plan(cx: &Context<'_>, tree: &Table<'_>, hash: String) -> Plan {
-    let f = Fields::new(cx, tree, KEYS, "the file");
+fn plan(cx: &Context<'_>, mut tree: Table<'_>, hash: String) -> Plan {
+    // Nearly all of a large file: freed pool by pool while the Plan grows.
+    let pools = tree.take("pools");
+    let f = Fields::new(cx, &tree, KEYS, "the file");
     let regions = regions::decode(cx, f.get("regions"));
     let mut assets = assets::decode(cx, f.get("assets"));
     let defaults = pools::defaults(cx, f.get("defaults"));
-    let pools = pools::decode(cx, f.get("pools"), defaults, &regions, &mut assets);
+    let pools = pools::decode(cx, pools, defaults, &regions, &mut assets);
     let any_pool = pools.last().is_some_and(|pool| pool.asset == PoolAsset::Any);
     let routes = routes::decode(cx, f.get("routes"), &regions, &assets, any_pool);
     let (listeners, binds) = listeners::decode(cx, f.get("listeners"));

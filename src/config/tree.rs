@@ -5,6 +5,7 @@
 //! tree, so that none of them knows of files or of the environment.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -12,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 use super::context::Context;
 use super::diagnostic::Fault;
 use super::source::{Source, Span};
-use super::syntax;
+use super::{pieces, syntax};
 
 /// A value and where it stands. A table that a header opened stands at its header.
 #[derive(Debug)]
@@ -58,6 +59,12 @@ impl<'i> Table<'i> {
     pub(super) fn get(&self, key: &str) -> Option<&Value<'i>> {
         self.entry(key).map(|entry| &entry.value)
     }
+
+    /// Takes an entry out.
+    pub(super) fn take(&mut self, key: &str) -> Option<Value<'i>> {
+        let place = self.entries.iter().position(|entry| entry.key == key)?;
+        Some(self.entries.remove(place).value)
+    }
 }
 
 impl Value<'_> {
@@ -78,32 +85,43 @@ impl Value<'_> {
 
 /// Reads one file's text. What is not TOML is noted, and as much as can be read of the rest is given back.
 pub(super) fn parse<'i>(cx: &Context<'_>, file: u32, source: &'i Source) -> Table<'i> {
+    pieces::parse(cx, file, source, pieces::SIZE).unwrap_or_else(|| parse_whole(cx, file, source))
+}
+
+pub(super) fn parse_whole<'i>(cx: &Context<'_>, file: u32, source: &'i Source) -> Table<'i> {
     let (table, errors) = DeTable::parse_recoverable(&source.text);
     if !errors.is_empty() {
         let errors = errors.iter().map(|error| (error.span().unwrap_or(0..0), error.message()));
         syntax::note(cx, file, &source.text, &table, errors.collect());
     }
-    Builder { cx, file }.table(table.into_inner())
+    Builder { cx, file, base: 0 }.table(table.into_inner())
 }
 
-struct Builder<'a, 'e> {
-    cx: &'a Context<'e>,
-    file: u32,
+/// Turns the parser's tree into ours.
+pub(super) struct Builder<'a, 'e> {
+    pub(super) cx: &'a Context<'e>,
+    pub(super) file: u32,
+    /// Where the parsed text starts in its file.
+    pub(super) base: usize,
 }
 
 impl Builder<'_, '_> {
-    fn table<'i>(&self, table: DeTable<'i>) -> Table<'i> {
+    pub(super) fn table<'i>(&self, table: DeTable<'i>) -> Table<'i> {
         let mut entries: Vec<Entry<'i>> = Vec::with_capacity(table.len());
         for (key, value) in table {
-            let span = Span::new(self.file, key.span());
+            let span = self.span(key.span());
             entries.push(Entry { key: key.into_inner(), span, value: self.value(value) });
         }
         entries.sort_by_key(|entry| entry.span.start);
         Table { entries }
     }
 
+    fn span(&self, range: Range<usize>) -> Span {
+        Span::new(self.file, self.base + range.start..self.base + range.end)
+    }
+
     fn value<'i>(&self, value: Spanned<DeValue<'i>>) -> Value<'i> {
-        let span = Span::new(self.file, value.span());
+        let span = self.span(value.span());
         let kind = match value.into_inner() {
             DeValue::String(text) => match self.expand(&text, span) {
                 Ok(None) => Kind::String(text),

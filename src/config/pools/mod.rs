@@ -11,7 +11,7 @@ use self::settings::Overrides;
 use self::shared::Shared;
 use super::assets::Assets;
 use super::context::Context;
-use super::decode::{Fields, table};
+use super::decode::{Fields, into_table, table};
 use super::diagnostic::Fault;
 use super::regions::{Regions, quoted};
 use super::source::Span;
@@ -53,7 +53,7 @@ struct Found {
 /// `[pools]`, sorted by asset (`*` last) and region. Adds the assets that only a pool names to `assets`.
 pub(super) fn decode(
     cx: &Context<'_>,
-    value: Option<&Value<'_>>,
+    value: Option<Value<'_>>,
     defaults: PoolSettings,
     regions: &Regions,
     assets: &mut Assets,
@@ -61,11 +61,11 @@ pub(super) fn decode(
     let mut shared = Shared::default();
     let defaults = shared.settings(defaults);
     let mut found = Vec::new();
-    let Some(pools) = value.and_then(|value| table(cx, value)) else { return Vec::new() };
+    let Some(pools) = value.and_then(|value| into_table(cx, value)) else { return Vec::new() };
     // Where each asset first stood among the pools, to see one that is spelled in two ways.
     let mut spellings: Vec<Option<Span>> = Vec::new();
-    for entry in &pools.entries {
-        let Some(asset) = pool_asset(cx, entry, assets, &mut spellings) else { continue };
+    for entry in pools.entries {
+        let Some(asset) = pool_asset(cx, &entry, assets, &mut spellings) else { continue };
         let Some(in_regions) = table(cx, &entry.value) else { continue };
         for pool in &in_regions.entries {
             let Some(region) = region(cx, &entry.key, pool, regions) else { continue };
@@ -90,7 +90,10 @@ pub(super) fn decode(
         }
     }
     warn_of_single_primaries(cx, &found, regions, assets);
-    found.into_iter().map(|found| found.pool).collect()
+    // Collected in place, it would keep the memory of the places, too.
+    let mut pools = Vec::with_capacity(found.len());
+    pools.extend(found.into_iter().map(|found| found.pool));
+    pools
 }
 
 fn pool_asset(
