@@ -13,13 +13,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 
+use super::background::Background;
 use super::listeners::{Listeners, Open};
 use super::reload::{self, Job, Step};
 use super::worker::{self, Kit, Order};
 use super::{Addresses, Options, RunError, Source, descriptors, notify};
 use crate::admin;
 use crate::config::{Diagnostics, Loaded};
-use crate::control::{self, Command, Controller, GATHER, Handle, Readiness, ReloadReport};
+use crate::control::{self, Command, Controller, GATHER, Handle, Readiness, ReloadReport, Settled};
 use crate::discovery::{Resolved, Resolver};
 use crate::health::{Prober, Transition};
 use crate::listen::Shared;
@@ -62,6 +63,7 @@ struct Daemon {
     source: Source,
     log: MainLog,
     access: AccessWriter,
+    background: Background,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     controller: Controller,
@@ -171,11 +173,13 @@ impl Daemon {
         let prober = Prober::spawn(facts, Arc::clone(metrics));
         let (answers, resolved) = mpsc::channel(256);
         let resolver = Resolver::spawn(answers);
-        let step = Box::pin(reload::resolve(resolver.clone(), Arc::clone(&plan)));
+        let background = Background::start().map_err(other("cannot start the background thread"))?;
+        let step = Box::pin(reload::resolve(resolver.clone(), Arc::clone(&plan), control::names(&plan)));
         let mut daemon = Self {
             source,
             log,
             access,
+            background,
             metrics: Arc::clone(metrics),
             readiness,
             controller: Controller::new(table, Arc::clone(metrics), prober),
@@ -192,7 +196,7 @@ impl Daemon {
             job: None,
             drain: Drain::No,
         };
-        daemon.job = Some(Job { step, opened, access: None, plan: Some(plan), reply: None });
+        daemon.job = Some(Job { step, opened, access: None, plan: Some(plan), reply: None, is_indebted: false });
         Ok(daemon)
     }
 
@@ -207,6 +211,7 @@ impl Daemon {
                 step = step(&mut self.job) => {
                     self.advance(step).await;
                     if self.job.is_none()
+                        && matches!(self.drain, Drain::No)
                         && let Some(ready) = ready.take()
                     {
                         ready(&self.addresses());
@@ -244,7 +249,7 @@ impl Daemon {
                     Drain::Delay(_) => self.end_connections().await,
                     _ => return,
                 },
-                _ = tick.tick() => self.controller.tick(),
+                _ = tick.tick() => self.free(),
                 () = due(&mut alive) => notify::alive(),
             }
         }
@@ -253,46 +258,78 @@ impl Daemon {
     fn reload(&mut self, reply: Option<oneshot::Sender<ReloadReport>>) {
         tracing::info!("reloading");
         notify::reloading();
-        self.job = Some(Job::load(&self.source, reply));
+        let step = Box::pin(reload::load(&self.background, &self.source));
+        self.job = Some(Job { step, opened: Vec::new(), access: None, plan: None, reply, is_indebted: false });
+    }
+
+    /// Frees what is past its time, where that keeps nobody waiting.
+    fn free(&mut self) {
+        let retired = self.controller.tick();
+        if !retired.is_empty() {
+            self.background.free(retired);
+        }
     }
 
     /// Takes the configuration on its way one step further.
     async fn advance(&mut self, step: Step) {
         let Some(mut job) = self.job.take() else { return };
+        if !matches!(self.drain, Drain::No) {
+            match step {
+                Step::Staged(staged) => self.controller.abandon_staged(*staged),
+                Step::Settled(settled) => self.controller.abandon_settled(*settled),
+                _ => {}
+            }
+            return;
+        }
+        job.is_indebted = false;
         match step {
             Step::Loaded(result) => match *result {
-                Err(diagnostics) => self.refuse(job, diagnostics.to_string()),
-                Ok(Loaded { plan, warnings, .. }) => {
+                Err(diagnostics) => return self.refuse(job, diagnostics.to_string()),
+                Ok((Loaded { plan, warnings, .. }, names)) => {
                     warn(&warnings);
-                    let fixed = control::unchangeable(self.controller.plan(), &plan);
-                    if !fixed.is_empty() {
-                        let names = fixed.join("` and `");
-                        let text = format!("error: a reload can't change `{names}`: restart shardgate to do that");
-                        return self.refuse(job, text);
-                    }
                     match self.open(&plan) {
-                        Err(text) => self.refuse(job, text),
+                        Err(text) => {
+                            self.background.free(plan);
+                            return self.refuse(job, text);
+                        }
                         Ok((opened, access)) => {
                             let plan = Arc::new(plan);
-                            job.step = Box::pin(reload::resolve(self.resolver.clone(), Arc::clone(&plan)));
+                            job.step = Box::pin(reload::resolve(self.resolver.clone(), Arc::clone(&plan), names));
                             job.plan = Some(plan);
                             job.opened = opened;
                             job.access = Some(access);
-                            self.job = Some(job);
                         }
                     }
                 }
             },
             Step::Resolved(plan, answers) => {
-                job.step = Box::pin(reload::checked(self.controller.stage(plan, answers)));
-                self.job = Some(job);
+                let Some(staging) = self.controller.stage(plan, answers) else { return };
+                job.step = Box::pin(reload::stage(&self.background, staging));
+                job.is_indebted = true;
             }
-            Step::Checked => self.put_in_force(job).await,
+            Step::Staged(staged) => job.step = Box::pin(reload::checked(self.controller.check(*staged))),
+            Step::Checked => {
+                // The results of the first round, of which the last may still be in the channel.
+                while let Ok(transition) = self.health.try_recv() {
+                    self.controller.transition(&transition);
+                }
+                self.controller.flush();
+                let Some(settling) = self.controller.settle() else { return };
+                job.step = Box::pin(reload::settle(&self.background, settling));
+                job.is_indebted = true;
+            }
+            Step::Settled(settled) => return self.put_in_force(job, *settled).await,
         }
+        self.job = Some(job);
     }
 
     /// What a Plan needs of the system: its listeners and its access log. Or why it can't be had.
     fn open(&self, plan: &Plan) -> Result<(Vec<Open>, AccessSink), String> {
+        let fixed = control::unchangeable(self.controller.plan(), plan);
+        if !fixed.is_empty() {
+            let names = fixed.join("` and `");
+            return Err(format!("error: a reload can't change `{names}`: restart shardgate to do that"));
+        }
         let access =
             AccessSink::open(&plan.log).map_err(|error| format!("error: can't open the access log {error}"))?;
         let opened = self.listeners.prepare(plan, self.workers).map_err(|error| format!("error: {error}"))?;
@@ -308,10 +345,10 @@ impl Daemon {
         }
     }
 
-    async fn put_in_force(&mut self, job: Job) {
-        let Some(summary) = self.controller.publish() else { return };
+    async fn put_in_force(&mut self, job: Job, settled: Settled) {
+        let summary = self.controller.publish(settled);
         let plan = Arc::clone(self.controller.plan());
-        self.resolver.set(control::names(&plan));
+        self.resolver.set(self.controller.names());
         self.listeners.commit(job.opened, plan.server.drain_timeout).await;
         self.log.configure(&plan.log);
         if let Some(access) = job.access {
@@ -347,7 +384,10 @@ impl Daemon {
             // Put in force now, it would open listeners that are about to close.
             self.controller.abandon();
             let why = "error: shardgate is draining".to_owned();
-            let _ = job.reply.map(|reply| reply.send(ReloadReport { result: Err(why) }));
+            let Job { reply, step, is_indebted, .. } = job;
+            let _ = reply.map(|reply| reply.send(ReloadReport { result: Err(why) }));
+            let rest = Job { step, opened: Vec::new(), access: None, plan: None, reply: None, is_indebted };
+            self.job = is_indebted.then_some(rest);
         }
         self.readiness.set_draining();
         self.metrics.draining(true);

@@ -1,7 +1,8 @@
-//! A configuration on its way into force, at the start and at every reload: load, resolve, check, publish.
+//! A configuration on its way into force, at the start and at every reload: load, resolve, stage, check, settle, publish.
 //!
-//! Each step runs beside everything else that the control plane does. Up to the last, nothing has changed that a
-//! request could notice; a step that fails leaves the configuration in force as it was.
+//! Each step runs beside everything else that the control plane does, the long ones on the background's thread. Up to
+//! the last, nothing has changed that a request could notice; a step that fails leaves the configuration in force as
+//! it was.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -12,29 +13,32 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::Source;
+use super::background::Background;
 use super::listeners::Open;
 use crate::config::{Diagnostics, Loaded};
-use crate::control::{self, ReloadReport};
+use crate::control::{self, ReloadReport, Settled, Settling, Staged, Staging};
 use crate::discovery::Resolver;
 use crate::model::Plan;
 use crate::telemetry::AccessSink;
 
 /// How long names may take to resolve before a configuration goes on without them.
 const RESOLVE: Duration = Duration::from_secs(5);
-/// How much nicer than the rest the thread is that loads a configuration.
-const NICE: i32 = 10;
 
 /// Addresses of names.
 pub(super) type Answers = Vec<(Arc<str>, Vec<IpAddr>)>;
 
 /// What a step comes to.
 pub(super) enum Step {
-    /// The files were read.
-    Loaded(Box<Result<Loaded, Diagnostics>>),
+    /// The files were read; what they name has to be resolved.
+    Loaded(Box<Result<(Loaded, Vec<Arc<str>>), Diagnostics>>),
     /// The names were asked for.
     Resolved(Arc<Plan>, Answers),
+    /// The backends are known and the Snapshot is built.
+    Staged(Box<Staged>),
     /// The first round of checks is over.
     Checked,
+    /// The Snapshot has been judged by it.
+    Settled(Box<Settled>),
 }
 
 /// A configuration on its way.
@@ -49,43 +53,42 @@ pub(super) struct Job {
     pub(super) plan: Option<Arc<Plan>>,
     /// Whoever wants to know how it went.
     pub(super) reply: Option<oneshot::Sender<ReloadReport>>,
+    /// The step has what the controller needs back, even if nobody wants its result any more.
+    pub(super) is_indebted: bool,
 }
 
-impl Job {
-    pub(super) fn load(source: &Source, reply: Option<oneshot::Sender<ReloadReport>>) -> Self {
-        let source = source.clone();
-        Self { step: Box::pin(load(source)), opened: Vec::new(), access: None, plan: None, reply }
-    }
-}
-
-/// Reads the files on a thread of its own, which yields to those that serve: a large file takes seconds.
-async fn load(source: Source) -> Step {
-    let (done, loaded) = oneshot::channel();
-    let name = "load".to_owned();
-    let started = std::thread::Builder::new().name(name).spawn({
-        let source = source.clone();
-        move || {
-            let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
-            let _ = done.send(source.load());
-        }
+/// Reads the files.
+pub(super) fn load(background: &Background, source: &Source) -> impl Future<Output = Step> + use<> {
+    let source = source.clone();
+    let loaded = background.run(move || {
+        source.load().map(|loaded| {
+            let names = control::names(&loaded.plan);
+            (loaded, names)
+        })
     });
-    let result = match (started, loaded.await) {
-        (Ok(_), Ok(result)) => result,
-        // No thread to be had: it takes its time here instead.
-        _ => source.load(),
-    };
-    Step::Loaded(Box::new(result))
+    async { Step::Loaded(Box::new(loaded.await)) }
 }
 
-/// Asks for the addresses of every name in the Plan.
-pub(super) async fn resolve(resolver: Resolver, plan: Arc<Plan>) -> Step {
-    let names = control::names(&plan);
+/// Asks for the addresses of these names.
+pub(super) async fn resolve(resolver: Resolver, plan: Arc<Plan>, names: Vec<Arc<str>>) -> Step {
     let answers = if names.is_empty() { Vec::new() } else { resolver.resolve_all(names, RESOLVE).await };
     Step::Resolved(plan, answers)
+}
+
+/// Makes the backends known and builds the Snapshot.
+pub(super) fn stage(background: &Background, staging: Staging) -> impl Future<Output = Step> + use<> {
+    let staged = background.run(move || Box::new(staging.run()));
+    async { Step::Staged(staged.await) }
 }
 
 /// Waits for the first round of checks.
 pub(super) async fn checked(first_round: impl Future<Output = ()>) -> Step {
     first_round.await;
     Step::Checked
+}
+
+/// Judges the Snapshot by that round.
+pub(super) fn settle(background: &Background, settling: Settling) -> impl Future<Output = Step> + use<> {
+    let settled = background.run(move || Box::new(settling.run()));
+    async { Step::Settled(settled.await) }
 }

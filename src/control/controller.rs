@@ -1,11 +1,13 @@
 //! The only writer of the Snapshot.
 //!
-//! A Plan comes in force in two steps. [`Controller::stage`] makes its backends known and starts their checks, while
-//! the Snapshot in force stays as it is; when the first round of checks is over, [`Controller::publish`] swaps the new
-//! one in. In between and ever after, facts come in one by one, mark the pools that they concern, and are published
-//! together by [`Controller::flush`].
+//! A Plan comes in force in steps. [`Controller::stage`] and [`Controller::settle`] give out the two long ones, to be run
+//! on a thread of their own: its backends become known and its Snapshot is built; then, when the first round of checks
+//! is over, that is judged anew. The Snapshot in force stays as it is, until [`Controller::publish`] swaps the new one
+//! in, which takes no longer for a million pools than for ten. In between and ever after, facts come in one by one, mark
+//! the pools that they concern, and are published together by [`Controller::flush`].
 //!
-//! An old Snapshot is kept until nobody else holds it, so that it is freed here and never by a worker.
+//! An old Snapshot is kept until nobody else holds it, so that it is never freed by a worker; [`Controller::tick`] gives
+//! it out to whoever has the time.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -13,12 +15,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustc_hash::FxHashMap;
+
 use super::Summary;
-use super::world::{Answers, World, pools};
-use crate::backend::{Check, Registry};
+use super::staging::{Known, Next, Settled, Settling, Staged, Staging};
+use super::world::{Answers, World};
+use crate::backend::Check;
 use crate::health::{Prober, Transition};
 use crate::model::{Plan, PoolId};
-use crate::routing::{Index, PoolState, Server, Snapshot, Table};
+use crate::routing::{Snapshot, Table};
 use crate::telemetry::{Cause, Metrics, Subject};
 
 /// How long facts are gathered before they are published.
@@ -29,18 +34,25 @@ pub struct Controller {
     table: Arc<Table>,
     metrics: Arc<Metrics>,
     prober: Prober,
-    registry: Registry,
-    answers: Answers,
+    /// `None` while a step on another thread has it.
+    known: Option<Known>,
+    /// Addresses of names that came in meanwhile.
+    late: Answers,
     world: World,
+    /// Whether a Plan has been put in force.
+    in_force: bool,
     /// The Plan that waits for its first round of checks.
-    next: Option<Staged>,
+    next: Option<Next>,
+    /// While the next Plan is judged anew: what has changed since, by place in memory.
+    since: Option<FxHashMap<usize, Arc<Check>>>,
     dirty: BTreeSet<PoolId>,
-    retired: Vec<Arc<Snapshot>>,
+    retired: Vec<Retired>,
 }
 
-struct Staged {
-    world: World,
-    servers: Vec<[Vec<Server>; 2]>,
+/// What is not in force any more. Freeing it may take as long as building it did.
+pub struct Retired {
+    snapshot: Arc<Snapshot>,
+    _world: Option<World>,
 }
 
 impl Controller {
@@ -51,67 +63,80 @@ impl Controller {
             table,
             metrics,
             prober,
-            registry: Registry::default(),
-            answers: Answers::new(),
+            known: Some(Known::default()),
+            late: Answers::new(),
             world,
+            in_force: false,
             next: None,
+            since: None,
             dirty: BTreeSet::new(),
             retired: Vec::new(),
         }
     }
 
-    /// Makes a Plan's backends known and begins to check them; `answers` are the addresses of its names. Whoever was
-    /// staged before and not published is forgotten. The future ends with the first round of checks.
-    pub fn stage(
-        &mut self,
-        plan: Arc<Plan>,
-        answers: Vec<(Arc<str>, Vec<IpAddr>)>,
-    ) -> impl Future<Output = ()> + use<> {
-        for (name, addresses) in answers {
-            self.answers.insert(name, addresses);
-        }
-        let mut world = World::new(Arc::new(Index::new(plan)));
-        let index = Arc::clone(&world.index);
-        let servers: Vec<_> =
-            pools(&index).map(|(id, _)| world.servers(id, &mut self.registry, &self.answers)).collect();
-        let current = self.table.load();
-        let now_in_force = current.pools().flat_map(PoolState::servers);
-        let staged = servers.iter().flatten().flatten();
-        self.prober.set(checks(now_in_force.chain(staged)));
-        self.next = Some(Staged { world, servers });
+    /// The step that makes a Plan's backends known; `answers` are the addresses of its names. `None` while another
+    /// Plan is on its way.
+    pub fn stage(&mut self, plan: Arc<Plan>, answers: Vec<(Arc<str>, Vec<IpAddr>)>) -> Option<Staging> {
+        let (current, in_force) = (self.table.load(), self.in_force);
+        Some(Staging { known: self.known.take()?, plan, answers, current, in_force })
+    }
+
+    /// Begins to check a Plan's backends. The future ends with the first round of checks.
+    pub fn check(&mut self, staged: Staged) -> impl Future<Output = ()> + use<> {
+        let Staged { known, next } = staged;
+        self.take_back(known);
+        let new = next.world.checks().filter(|check| !self.world.knows(check));
+        self.prober.set(self.world.checks().chain(new).cloned().collect());
+        self.next = Some(next);
         self.prober.first_round()
     }
 
-    /// Forgets the staged Plan: it could not be put in force.
-    pub fn abandon(&mut self) {
-        self.next = None;
-        self.watch_current();
+    /// The step that judges a Plan's pools by its first round of checks. `None` if there is no such Plan.
+    pub fn settle(&mut self) -> Option<Settling> {
+        let (next, known) = (self.next.take()?, self.known.take()?);
+        self.since = Some(FxHashMap::default());
+        Some(Settling { known, next })
     }
 
-    /// Puts the staged Plan in force.
-    pub fn publish(&mut self) -> Option<Summary> {
-        let Staged { mut world, mut servers } = self.next.take()?;
-        // Names may have got other addresses since.
-        for id in world.pools_with_names() {
-            if let Some(place) = servers.get_mut(id.index()) {
-                *place = world.servers(id, &mut self.registry, &self.answers);
-            }
-        }
-        let old = self.table.load();
-        let summary = Summary::new(&old.index.plan, &world.index.plan);
-        let mut servers = servers.into_iter();
-        let snapshot =
-            crate::routing::build(Arc::clone(&world.index), old.generation + 1, |_| servers.next().unwrap_or_default());
-        self.world = world;
+    /// Forgets the Plan that is on its way: it could not be put in force.
+    pub fn abandon(&mut self) {
+        self.next = None;
+        self.since = None;
+        self.prober.set(self.world.checks().cloned().collect());
+    }
+
+    /// The same for a Plan whose first step ends only now.
+    pub fn abandon_staged(&mut self, staged: Staged) {
+        self.take_back(staged.known);
+    }
+
+    /// The same for a Plan whose last step ends only now.
+    pub fn abandon_settled(&mut self, settled: Settled) {
+        self.take_back(settled.known);
+    }
+
+    /// Puts a Plan in force.
+    pub fn publish(&mut self, settled: Settled) -> Summary {
+        let Settled { known, next: Next { world, snapshot, summary }, checks } = settled;
+        // What became known while the pools were being judged.
+        let since = self.since.take().unwrap_or_default();
+        let late = since.values().flat_map(|check| world.pools_of_check(check));
+        let late: Vec<_> = late.map(|&id| (id, snapshot.pool(id).refreshed())).collect();
+        let mut snapshot = snapshot.with_changes(late);
+        snapshot.generation = self.table.load().generation + 1;
+        let old = std::mem::replace(&mut self.world, world);
+        self.in_force = true;
         self.dirty.clear();
-        self.swap(snapshot);
-        drop(old);
-        self.answers.retain(|name, _| !self.world.pools_of_name(name).is_empty());
-        self.watch_current();
+        self.retired.push(Retired { snapshot: self.table.publish(snapshot), _world: Some(old) });
+        self.take_back(known);
+        if let Some(known) = &mut self.known {
+            known.answers.retain(|name, _| !self.world.pools_of_name(name).is_empty());
+        }
+        self.prober.set(checks);
         let plan = &self.world.index.plan;
         self.metrics.config(&plan.hash, plan.max_metric_pools, SystemTime::now());
         self.end_series();
-        Some(summary)
+        summary
     }
 
     /// A backend went up or down.
@@ -128,12 +153,20 @@ impl Controller {
             }
         }
         self.dirty.extend(pools);
+        if let Some(since) = &mut self.since {
+            since.insert(Arc::as_ptr(&transition.check) as usize, Arc::clone(&transition.check));
+        }
     }
 
     /// A name has other addresses now.
     pub fn resolved(&mut self, name: Arc<str>, addresses: Vec<IpAddr>) {
+        // What a name leads to is for the registry to say.
+        let Some(known) = &mut self.known else {
+            self.late.insert(name, addresses);
+            return;
+        };
         let pools = self.world.pools_of_name(&name).to_vec();
-        self.answers.insert(name, addresses);
+        known.answers.insert(name, addresses);
         if pools.is_empty() {
             return;
         }
@@ -142,12 +175,12 @@ impl Controller {
             .into_iter()
             .map(|id| {
                 self.world.release(snapshot.pool(id));
-                let servers = self.world.servers(id, &mut self.registry, &self.answers);
+                let servers = self.world.servers(id, &mut known.registry, &known.answers);
                 (id, snapshot.pool(id).with_servers(servers))
             })
             .collect();
         self.swap(snapshot.with_changes(changes));
-        self.watch_current();
+        self.prober.set(self.world.checks().cloned().collect());
         self.end_series();
     }
 
@@ -162,15 +195,23 @@ impl Controller {
         self.swap(snapshot.with_changes(changes));
     }
 
-    /// To be called every now and then: frees what is not used any more.
-    pub fn tick(&mut self) {
-        self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
-        self.registry.sweep();
+    /// To be called every now and then: forgets backends that are not used any more, and gives out what can be freed.
+    #[must_use = "free it where that keeps nobody waiting"]
+    pub fn tick(&mut self) -> Vec<Retired> {
+        if let Some(known) = &mut self.known {
+            known.registry.sweep();
+        }
+        self.retired.extract_if(.., |retired| Arc::strong_count(&retired.snapshot) == 1).collect()
     }
 
     /// How many backends are known.
     pub fn backends(&self) -> usize {
-        self.registry.len()
+        self.known.as_ref().map_or(0, |known| known.registry.len())
+    }
+
+    /// The names that have to be resolved.
+    pub fn names(&self) -> Vec<Arc<str>> {
+        self.world.names()
     }
 
     /// The Plan in force.
@@ -179,12 +220,15 @@ impl Controller {
     }
 
     fn swap(&mut self, snapshot: Snapshot) {
-        self.retired.push(self.table.publish(snapshot));
+        self.retired.push(Retired { snapshot: self.table.publish(snapshot), _world: None });
     }
 
-    fn watch_current(&self) {
-        let current = self.table.load();
-        self.prober.set(checks(current.pools().flat_map(PoolState::servers)));
+    /// A step is over; addresses that came in meanwhile are taken up.
+    fn take_back(&mut self, known: Known) {
+        self.known = Some(known);
+        for (name, addresses) in std::mem::take(&mut self.late) {
+            self.resolved(name, addresses);
+        }
     }
 
     /// Ends the series of what is not configured any more.
@@ -205,14 +249,4 @@ impl Controller {
                 .is_some_and(|id| snapshot.pool(id).servers().any(|server| *server.backend.label == *backend)),
         });
     }
-}
-
-/// The checks of these servers, each once.
-fn checks<'a>(servers: impl Iterator<Item = &'a Server>) -> Vec<Arc<Check>> {
-    let mut seen = std::collections::HashSet::new();
-    servers
-        .filter_map(|server| server.check.as_ref())
-        .filter(|check| seen.insert(Arc::as_ptr(check)))
-        .cloned()
-        .collect()
 }

@@ -1,10 +1,10 @@
 //! What a reload changes, and what it can't.
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::model::{Plan, PoolAsset};
+use crate::model::{AssetId, Plan, PoolAsset, PoolId, PoolSettings, RegionId};
+use crate::routing::Index;
 
 /// What a reload can't change, by its name in the file; empty: nothing of that kind differs.
 pub fn unchangeable(old: &Plan, new: &Plan) -> Vec<&'static str> {
@@ -31,37 +31,76 @@ pub struct Summary {
     pub removed: usize,
 }
 
-impl Summary {
+/// How two Plans differ, pool by pool.
+pub(super) struct Diff {
+    pub(super) summary: Summary,
+    /// By pool of the new Plan: the number it had, if nothing that is said of it has changed.
+    pub(super) same: Vec<Option<PoolId>>,
+}
+
+impl Diff {
+    /// Of a Plan with none before it.
+    pub(super) fn of_first(plan: &Plan) -> Self {
+        Self { summary: Summary { pools: plan.pools.len(), ..Summary::default() }, same: vec![None; plan.pools.len()] }
+    }
+
     /// Of going from one Plan to another. Pools are told apart by the names of their asset and region.
-    pub fn new(old: &Plan, new: &Plan) -> Self {
-        let before: HashMap<_, _> = (0..old.pools.len()).map(|i| (names(old, i), i)).collect();
-        let mut seen = HashSet::new();
-        let mut summary = Self { pools: new.pools.len(), ..Self::default() };
-        for (i, pool) in new.pools.iter().enumerate() {
-            match before.get(&names(new, i)) {
-                None => summary.added += 1,
-                Some(&was) => {
-                    seen.insert(was);
-                    let old = old.pools.get(was);
-                    let same = old.is_some_and(|old| old.members == pool.members && old.settings == pool.settings);
-                    summary.changed += usize::from(!same);
-                }
+    pub(super) fn new(old: &Index, new: &Index) -> Self {
+        let regions: Vec<_> = new.plan.regions.iter().map(|region| old_region(old, &region.name)).collect();
+        let mut diff = Self {
+            summary: Summary { pools: new.plan.pools.len(), ..Summary::default() },
+            same: Vec::with_capacity(new.plan.pools.len()),
+        };
+        let mut found = 0;
+        // An asset's pools are neighbours, and so mostly are pools of the same settings: each is asked for once.
+        let mut asset = (PoolAsset::Any, None);
+        let mut settings: Option<(&Arc<PoolSettings>, &Arc<PoolSettings>, bool)> = None;
+        for pool in &new.plan.pools {
+            if pool.asset != asset.0 {
+                asset = (pool.asset, old_asset(old, &new.plan, pool.asset));
             }
+            let was = match (asset, regions.get(pool.region.index()).copied().flatten()) {
+                ((PoolAsset::Any, _), Some(region)) => old.own_pool(None, region),
+                ((PoolAsset::Named(_), Some(asset)), Some(region)) => old.own_pool(Some(asset), region),
+                _ => None,
+            };
+            let Some((was, before)) = was.and_then(|was| Some((was, old.plan.pools.get(was.index())?))) else {
+                diff.summary.added += 1;
+                diff.same.push(None);
+                continue;
+            };
+            found += 1;
+            let same_settings = match settings {
+                Some((one, other, same))
+                    if Arc::ptr_eq(one, &before.settings) && Arc::ptr_eq(other, &pool.settings) =>
+                {
+                    same
+                }
+                _ => {
+                    let same = before.settings == pool.settings;
+                    settings = Some((&before.settings, &pool.settings, same));
+                    same
+                }
+            };
+            let same = same_settings && before.members == pool.members;
+            diff.summary.changed += usize::from(!same);
+            diff.same.push(same.then_some(was));
         }
-        summary.removed = old.pools.len() - seen.len();
-        summary
+        diff.summary.removed = old.plan.pools.len() - found;
+        diff
     }
 }
 
-type Names = (Option<Arc<str>>, Option<Arc<str>>);
+/// The region that was spelled like this.
+fn old_region(old: &Index, name: &str) -> Option<RegionId> {
+    old.region(name).filter(|id| old.plan.regions.get(id.index()).is_some_and(|region| *region.name == *name))
+}
 
-fn names(plan: &Plan, pool: usize) -> Option<Names> {
-    let pool = plan.pools.get(pool)?;
-    let asset = match pool.asset {
-        PoolAsset::Named(id) => plan.assets.get(id.index()).map(|asset| asset.name.clone()),
-        PoolAsset::Any => None,
-    };
-    Some((asset, plan.regions.get(pool.region.index()).map(|region| region.name.clone())))
+/// The asset that was spelled like this.
+fn old_asset(old: &Index, new: &Plan, asset: PoolAsset) -> Option<AssetId> {
+    let PoolAsset::Named(id) = asset else { return None };
+    let name = &new.assets.get(id.index())?.name;
+    old.asset(name).filter(|id| old.plan.assets.get(id.index()).is_some_and(|asset| asset.name == *name))
 }
 
 impl fmt::Display for Summary {

@@ -5,10 +5,14 @@
 
 mod controller;
 mod diff;
+mod staging;
+#[cfg(test)]
+mod tests;
 mod world;
 
-pub use controller::{Controller, GATHER};
+pub use controller::{Controller, GATHER, Retired};
 pub use diff::{Summary, unchangeable};
+pub use staging::{Settled, Settling, Staged, Staging};
 pub use world::names;
 
 use std::sync::Arc;

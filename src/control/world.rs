@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustc_hash::FxHashMap;
+
 use crate::backend::{Check, Identity, Registry};
-use crate::model::{Address, Plan, PoolId, Role};
+use crate::model::{Address, Plan, Pool, PoolId, Role};
 use crate::routing::{Index, PoolState, Server};
 
 /// Addresses of names, as discovery last found them.
@@ -16,7 +18,7 @@ pub(super) type Answers = HashMap<Arc<str>, Vec<IpAddr>>;
 pub(super) struct World {
     pub(super) index: Arc<Index>,
     /// By the check's place in memory, which the entry keeps from being reused; pools in ascending order.
-    by_check: HashMap<usize, (Arc<Check>, Vec<PoolId>)>,
+    by_check: FxHashMap<usize, (Arc<Check>, Vec<PoolId>)>,
     by_name: HashMap<Arc<str>, Vec<PoolId>>,
 }
 
@@ -33,7 +35,7 @@ impl World {
                 }
             }
         }
-        Self { index, by_check: HashMap::new(), by_name }
+        Self { index, by_check: FxHashMap::default(), by_name }
     }
 
     /// The live servers of a pool, primaries and replicas.
@@ -69,6 +71,33 @@ impl World {
     /// The pools that a check's result concerns.
     pub(super) fn pools_of_check(&self, check: &Arc<Check>) -> &[PoolId] {
         self.by_check.get(&place(check)).map_or(&[], |(_, pools)| pools)
+    }
+
+    /// These servers, which a pool had in the Plan before, are its servers in this one.
+    pub(super) fn adopt(&mut self, id: PoolId, pool: &PoolState) {
+        for check in pool.servers().filter_map(|server| server.check.as_ref()) {
+            self.concern(check, id);
+        }
+    }
+
+    /// Whether a pool names a name.
+    pub(super) fn has_names(pool: &Pool) -> bool {
+        pool.members.iter().any(|member| matches!(*member.address, Address::Name(..)))
+    }
+
+    /// Every check, once.
+    pub(super) fn checks(&self) -> impl Iterator<Item = &Arc<Check>> {
+        self.by_check.values().map(|(check, _)| check)
+    }
+
+    /// Whether a check concerns any of its pools.
+    pub(super) fn knows(&self, check: &Arc<Check>) -> bool {
+        self.by_check.contains_key(&place(check))
+    }
+
+    /// The names that have to be resolved.
+    pub(super) fn names(&self) -> Vec<Arc<str>> {
+        self.by_name.keys().cloned().collect()
     }
 
     /// The pools that name any name.
@@ -116,7 +145,7 @@ pub fn names(plan: &Plan) -> Vec<Arc<str>> {
 }
 
 /// Every pool of an index with its number.
-pub(super) fn pools(index: &Index) -> impl Iterator<Item = (PoolId, &crate::model::Pool)> {
+pub(super) fn pools(index: &Index) -> impl Iterator<Item = (PoolId, &Pool)> {
     (0..).map(PoolId).zip(&index.plan.pools)
 }
 

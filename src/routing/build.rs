@@ -13,3 +13,18 @@ pub fn build(index: Arc<Index>, generation: u64, mut servers: impl FnMut(PoolId)
     let states = pools.map(|(id, pool)| PoolState::new(id, Arc::clone(&pool.settings), servers(id)));
     Snapshot::new(generation, index, states)
 }
+
+/// Where a pool's state comes from, when another Plan comes in force.
+#[derive(Debug)]
+pub enum Origin {
+    /// It had this number, and nothing that the Plan says of it has changed.
+    Kept(PoolId),
+    /// It has these primaries and replicas.
+    New([Vec<Server>; 2]),
+}
+
+/// The first Snapshot of a Plan that comes after another one, and shares with it what it can. `origin` is asked once per
+/// pool, in the order of their numbers.
+pub fn rebuild(old: &Snapshot, index: Arc<Index>, origin: impl FnMut(PoolId) -> Origin) -> Snapshot {
+    old.of_another_plan(index, origin)
+}

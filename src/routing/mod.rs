@@ -26,7 +26,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use build::build;
+pub use build::{Origin, build, rebuild};
 pub use chain::Chain;
 pub use explain::{Explanation, explain};
 pub use index::Index;

@@ -87,7 +87,9 @@ impl PoolState {
     /// A pool with these primaries and replicas, judged now.
     pub fn new(id: PoolId, settings: Arc<PoolSettings>, servers: [Vec<Server>; 2]) -> Self {
         let overprovisioning = settings.failover.overprovisioning;
-        Self { id, tiers: servers.map(|servers| Tier::new(servers.into(), overprovisioning)), settings }
+        // An empty slice is the same for all: most pools have no replica.
+        let shared = |servers: Vec<Server>| if servers.is_empty() { Arc::default() } else { servers.into() };
+        Self { id, tiers: servers.map(|servers| Tier::new(shared(servers), overprovisioning)), settings }
     }
 
     /// Its servers, primaries first.
@@ -102,6 +104,11 @@ impl PoolState {
         Self { id: self.id, settings: Arc::clone(&self.settings), tiers }
     }
 
+    /// Whether its servers would be judged as they were.
+    pub fn is_current(&self) -> bool {
+        self.tiers.iter().all(Tier::is_current)
+    }
+
     /// The same pool with other primaries and replicas.
     pub fn with_servers(&self, servers: [Vec<Server>; 2]) -> Self {
         Self::new(self.id, Arc::clone(&self.settings), servers)
@@ -109,6 +116,16 @@ impl PoolState {
 }
 
 impl Tier {
+    fn is_current(&self) -> bool {
+        let (mut usable, mut in_panic) = (self.usable.iter(), self.usable_in_panic.iter());
+        let same = (0..).zip(&*self.servers).all(|(place, server)| {
+            let verdict = verdict(&server.backend, server.check.as_deref());
+            (!verdict.usable || usable.next() == Some(&place))
+                && (!verdict.usable_in_panic || in_panic.next() == Some(&place))
+        });
+        same && usable.next().is_none() && in_panic.next().is_none()
+    }
+
     fn new(servers: Arc<[Server]>, overprovisioning: f64) -> Self {
         let verdicts: Vec<_> = servers.iter().map(|server| verdict(&server.backend, server.check.as_deref())).collect();
         let places = |wanted: fn(&Verdict) -> bool| match ALL.get(..verdicts.len()) {

@@ -8,8 +8,9 @@
 
 use std::sync::Arc;
 
+use super::build::Origin;
 use super::{Index, PoolState};
-use crate::model::PoolId;
+use crate::model::{Pool, PoolId};
 
 /// Pools in one page.
 pub(super) const PAGE: usize = 1024;
@@ -33,6 +34,39 @@ impl Snapshot {
             (!page.is_empty()).then_some(page)
         });
         Self { generation, index, pages: pages.collect() }
+    }
+
+    /// The first Snapshot of another Plan. A page of pools that are all as they were under the same number is shared.
+    pub(super) fn of_another_plan(&self, index: Arc<Index>, mut origin: impl FnMut(PoolId) -> Origin) -> Self {
+        let mut pools = (0..).map(PoolId).zip(&index.plan.pools).peekable();
+        let mut pages = Vec::with_capacity(index.plan.pools.len().div_ceil(PAGE));
+        while pools.peek().is_some() {
+            let page: Vec<_> = pools.by_ref().take(PAGE).map(|(id, pool)| (id, pool, origin(id))).collect();
+            let before = self.pages.get(pages.len()).filter(|before| {
+                let same = |(id, _, origin): &(PoolId, _, Origin)| matches!(origin, Origin::Kept(was) if was == id);
+                before.len() == page.len() && page.iter().all(same)
+            });
+            let state = |(id, pool, origin): (PoolId, &Pool, Origin)| match origin {
+                Origin::Kept(was) => PoolState { id, ..self.pool(was).clone() },
+                Origin::New(servers) => PoolState::new(id, Arc::clone(&pool.settings), servers),
+            };
+            pages.push(before.map_or_else(|| page.into_iter().map(state).collect(), Arc::clone));
+        }
+        Self { generation: self.generation + 1, index, pages: pages.into() }
+    }
+
+    /// Judges every pool again. Pages of which no pool is judged otherwise stay shared.
+    pub fn judge_anew(&mut self) {
+        for page in &mut self.pages {
+            for place in 0..page.len() {
+                let stale = page.get(place).filter(|pool| !pool.is_current()).map(PoolState::refreshed);
+                if let Some(pool) = stale
+                    && let Some(place) = Arc::make_mut(page).get_mut(place)
+                {
+                    *place = pool;
+                }
+            }
+        }
     }
 
     /// A pool of this Snapshot's Plan.
@@ -81,6 +115,42 @@ mod tests {
         assert_eq!(changed.generation, snapshot.generation + 1);
         assert_eq!(changed.pools().count(), 3 * PAGE + 5);
         assert!(changed.pools().enumerate().all(|(i, pool)| pool.id.index() == i));
+    }
+
+    #[test]
+    fn another_plan_shares_the_pages_of_pools_that_are_as_they_were() {
+        let snapshot = testing::many_pools(4 * PAGE + 5);
+        let next = |pools: usize, origin: &dyn Fn(PoolId) -> Origin| {
+            let index = Arc::clone(&testing::many_pools(pools).index);
+            let next = snapshot.of_another_plan(index, origin);
+            assert_eq!((next.pools().count(), next.generation), (pools, snapshot.generation + 1));
+            assert!(next.pools().enumerate().all(|(i, pool)| pool.id.index() == i));
+            snapshot.pages.iter().zip(&next.pages).map(|(a, b)| Arc::ptr_eq(a, b)).collect::<Vec<_>>()
+        };
+        assert_eq!(next(4 * PAGE + 5, &Origin::Kept), [true; 5]);
+        let one = |id: PoolId| if id.0 == 2000 { Origin::New([vec![], vec![]]) } else { Origin::Kept(id) };
+        assert_eq!(next(4 * PAGE + 5, &one), [true, false, true, true, true]);
+        let gone = |id: PoolId| Origin::Kept(PoolId(id.0 + u32::from(id.0 >= 2050)));
+        assert_eq!(next(4 * PAGE + 4, &gone), [true, true, false, false, false]);
+        assert_eq!(next(PAGE + 3, &Origin::Kept), [true, false], "a page that is longer is another");
+    }
+
+    #[test]
+    fn judging_anew_copies_only_the_pages_of_those_judged_otherwise() {
+        use crate::backend::Status;
+        let index = Arc::clone(&testing::many_pools(2 * PAGE).index);
+        let servers = testing::servers("r", 1, &[Some(Status::Unchecked), Some(Status::Up)]);
+        let of = |id: PoolId| [vec![servers[usize::from(id.0 != 1500)].clone()], vec![]];
+        let snapshot = super::super::build(index, 1, of);
+        let mut next = snapshot.with_changes([]);
+        next.judge_anew();
+        assert!(snapshot.pages.iter().zip(&next.pages).all(|(a, b)| Arc::ptr_eq(a, b)));
+        servers[0].check.as_ref().unwrap().set(Status::Up, std::time::Instant::now());
+        next.judge_anew();
+        let shared: Vec<_> = snapshot.pages.iter().zip(&next.pages).map(|(a, b)| Arc::ptr_eq(a, b)).collect();
+        assert_eq!(shared, [true, false]);
+        let health = |snapshot: &Snapshot| snapshot.pool(PoolId(1500)).tiers[0].health;
+        assert_eq!((health(&snapshot), health(&next)), (0, 100));
     }
 
     #[test]

@@ -1,0 +1,212 @@
+//! The way of a Plan into force, step by step: what is shared with the one before, what comes in meanwhile, who frees.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::backend::{Cause, Check, Status};
+use crate::config;
+use crate::health::{Prober, Transition};
+use crate::model::{Plan, PoolId};
+use crate::routing::{Index, Server, build};
+
+const BASE: &str = r#"
+[server]
+default_region = "r"
+[[listeners]]
+bind = "127.0.0.1:0"
+[[routes]]
+path = "/{asset}"
+[regions.r]
+[regions.s]
+"#;
+
+fn plan(pools: &str) -> Arc<Plan> {
+    let loaded = config::load_str(&format!("{BASE}{pools}"));
+    Arc::new(loaded.unwrap_or_else(|errors| panic!("{errors}")).plan)
+}
+
+fn pool(name: &str, members: &str) -> String {
+    format!("[pools.{name}]\nprimaries = [{members}]\n")
+}
+
+/// A controller with this Plan in force. Nothing is really checked: the prober gets no time.
+fn controller(first: &Arc<Plan>) -> (Controller, Arc<Table>) {
+    let metrics = Metrics::new(100);
+    let (facts, _) = mpsc::channel(1);
+    let prober = Prober::spawn(facts, Arc::clone(&metrics));
+    let index = Arc::new(Index::new(Arc::clone(first)));
+    let table = Arc::new(Table::new(build(index, 0, |_| Default::default())));
+    let mut controller = Controller::new(Arc::clone(&table), metrics, prober);
+    put_in_force(&mut controller, first);
+    (controller, table)
+}
+
+fn stage(controller: &mut Controller, plan: &Arc<Plan>) -> Staged {
+    controller.stage(Arc::clone(plan), Vec::new()).expect("no other is on its way").run()
+}
+
+fn put_in_force(controller: &mut Controller, plan: &Arc<Plan>) -> Summary {
+    let staged = stage(controller, plan);
+    drop(controller.check(staged));
+    let settled = controller.settle().expect("it is on its way").run();
+    controller.publish(settled)
+}
+
+fn servers(table: &Table, pool: u32) -> Arc<[Server]> {
+    Arc::clone(&table.load().pool(PoolId(pool)).tiers[0].servers)
+}
+
+fn check(table: &Table, pool: u32) -> Arc<Check> {
+    Arc::clone(servers(table, pool)[0].check.as_ref().expect("it is checked"))
+}
+
+fn set(controller: &mut Controller, check: &Arc<Check>, to: Status) {
+    let from = check.status();
+    check.set(to, Instant::now());
+    controller.transition(&Transition { check: Arc::clone(check), from, to });
+}
+
+fn healths(table: &Table) -> Vec<u8> {
+    table.load().pools().map(|pool| pool.tiers[0].health).collect()
+}
+
+#[tokio::test]
+async fn pools_that_are_as_they_were_are_shared_wherever_they_stand() {
+    let (a, b, c) = (pool("A.r", "\"10.0.0.1:1\""), pool("B.r", "\"10.0.0.2:1\""), pool("C.s", "\"10.0.0.1:1\""));
+    let (mut controller, table) = controller(&plan(&[&*a, &b, &c].concat()));
+    let before: Vec<_> = (0..3).map(|pool| servers(&table, pool)).collect();
+    let generation = table.load().generation;
+
+    let changed = b.replace("10.0.0.2", "10.0.0.3");
+    let summary = put_in_force(&mut controller, &plan(&[&*pool("0.r", "\"10.0.0.9:1\""), &a, &changed, &c].concat()));
+    assert_eq!(summary, Summary { pools: 4, added: 1, changed: 1, removed: 0 });
+    let same: Vec<_> = (0..3).map(|i| Arc::ptr_eq(&before[i], &servers(&table, i as u32 + 1))).collect();
+    assert_eq!(same, [true, false, true]);
+    assert!(table.load().pools().enumerate().all(|(i, pool)| pool.id.index() == i));
+    assert_eq!(table.load().generation, generation + 1);
+
+    // A region that is spelled differently is another one in labels, and so are its backends.
+    let shouted = plan(&[&*a, &c].concat());
+    let shouted =
+        Plan { regions: vec![shouted.regions[0].clone(), rename(&shouted.regions[1], "S")], ..(*shouted).clone() };
+    let summary = put_in_force(&mut controller, &Arc::new(shouted));
+    assert_eq!(summary, Summary { pools: 2, added: 1, changed: 0, removed: 3 });
+    assert!(Arc::ptr_eq(&before[0], &servers(&table, 0)));
+    assert_eq!(&*servers(&table, 1)[0].backend.identity.region, "S");
+}
+
+fn rename(region: &crate::model::Region, name: &str) -> crate::model::Region {
+    crate::model::Region { name: name.into(), ..region.clone() }
+}
+
+#[tokio::test]
+async fn other_settings_are_a_change() {
+    let a = pool("A.r", "\"10.0.0.1:1\"");
+    let (mut controller, table) = controller(&plan(&a));
+    let summary = put_in_force(&mut controller, &plan(&format!("{a}[defaults]\nbalance = \"random\"\n")));
+    assert_eq!((summary.changed, table.load().pool(PoolId(0)).settings.balance.as_str()), (1, "random"));
+    let summary = put_in_force(&mut controller, &plan(&format!("{a}[defaults]\nbalance = \"random\"\n")));
+    assert_eq!(summary.changed, 0);
+}
+
+#[tokio::test]
+async fn facts_that_come_in_at_any_step_are_in_force_afterwards() {
+    let text = pool("A.r", "\"10.0.0.1:1\"") + &pool("B.r", "\"10.0.0.2:1\"");
+    let (mut controller, table) = controller(&plan(&text));
+    let next = plan(&(text + &pool("C.r", "\"10.0.0.3:1\"")));
+    assert_eq!(healths(&table), [0, 0], "no check has ended yet");
+
+    let staging = controller.stage(Arc::clone(&next), Vec::new()).expect("no other is on its way");
+    assert!(controller.stage(Arc::clone(&next), Vec::new()).is_none(), "one at a time");
+    set(&mut controller, &check(&table, 0), Status::Up);
+    controller.flush();
+    assert_eq!(healths(&table), [100, 0], "the Plan in force follows meanwhile");
+    let staged = staging.run();
+    drop(controller.check(staged));
+    set(&mut controller, &check(&table, 1), Status::Up);
+    let settled = controller.settle().expect("it is on its way").run();
+    set(&mut controller, &check(&table, 0), Status::Down(Cause::Timeout));
+    controller.publish(settled);
+    assert_eq!(healths(&table), [0, 100, 0]);
+    set(&mut controller, &check(&table, 2), Status::Up);
+    controller.flush();
+    assert_eq!(healths(&table), [0, 100, 100]);
+}
+
+#[tokio::test]
+async fn addresses_that_come_in_while_a_step_is_taken_are_taken_up_after_it() {
+    let text = pool("A.r", "\"one.test:1\"");
+    let (mut controller, table) = controller(&plan(&text));
+    let next = plan(&(text + &pool("B.r", "\"one.test:2\", \"two.test:2\"")));
+    let address = |last| IpAddr::from([10, 0, 0, last]);
+    let labels = |pool| servers(&table, pool).iter().map(|server| server.backend.label.to_string()).collect::<Vec<_>>();
+
+    let staging = controller.stage(Arc::clone(&next), Vec::new()).expect("no other is on its way");
+    controller.resolved("one.test".into(), vec![address(1)]);
+    assert!(labels(0).is_empty(), "what it leads to can't be said yet");
+    let staged = staging.run();
+    drop(controller.check(staged));
+    assert_eq!(labels(0), ["10.0.0.1:1"]);
+    let settling = controller.settle().expect("it is on its way");
+    controller.resolved("two.test".into(), vec![address(2)]);
+    controller.publish(settling.run());
+    assert_eq!((labels(0), labels(1)), (vec!["10.0.0.1:1".into()], vec!["10.0.0.1:2".into(), "10.0.0.2:2".into()]));
+}
+
+#[tokio::test]
+async fn a_plan_that_is_given_up_leaves_no_trace() {
+    let (mut controller, table) = controller(&plan(&pool("A.r", "\"one.test:1\"")));
+    let next = plan(&pool("B.r", "\"10.0.0.2:1\""));
+    let generation = table.load().generation;
+    let staged = stage(&mut controller, &next);
+    controller.abandon();
+    controller.abandon_staged(staged);
+    let staged = stage(&mut controller, &next);
+    drop(controller.check(staged));
+    let settling = controller.settle().expect("it is on its way");
+    controller.abandon();
+    controller.abandon_settled(settling.run());
+    assert!(controller.settle().is_none());
+    assert_eq!((table.load().generation, controller.plan().pools.len()), (generation, 1));
+    controller.resolved("one.test".into(), vec![IpAddr::from([10, 0, 0, 1])]);
+    assert_eq!(servers(&table, 0).len(), 1);
+    drop(controller.tick());
+    assert_eq!(controller.backends(), 1);
+}
+
+/// However the worker lets go of an old Snapshot, it is not the last to do so.
+#[tokio::test]
+async fn an_old_snapshot_is_freed_by_whoever_ticks() {
+    let (mut controller, table) = controller(&plan(&pool("A.r", "\"10.0.0.1:1\"")));
+    drop(controller.tick());
+    let old = Arc::downgrade(&table.load());
+    let (told, worker_did) = channel();
+    let (go_on, orders) = channel();
+    let worker = std::thread::spawn({
+        let table = Arc::clone(&table);
+        move || {
+            let mut reader = table.reader();
+            let kept_by_a_request = reader.current();
+            let _ = (told.send(()), orders.recv());
+            drop(kept_by_a_request);
+            reader.refresh();
+            let _ = told.send(());
+        }
+    });
+    worker_did.recv().expect("it has begun");
+    put_in_force(&mut controller, &plan(&pool("B.r", "\"10.0.0.2:1\"")));
+    assert!(controller.tick().is_empty(), "a request needs it");
+    go_on.send(()).expect("it waits");
+    worker_did.recv().expect("it has let go");
+    worker.join().expect("it ends");
+    assert_eq!(old.strong_count(), 1);
+    let retired = controller.tick();
+    assert_eq!((retired.len(), old.strong_count()), (1, 1));
+    drop(retired);
+    assert_eq!(old.strong_count(), 0);
+}
