@@ -25,7 +25,7 @@ use crate::discovery::{Resolved, Resolver};
 use crate::health::{Prober, Transition};
 use crate::listen::Shared;
 use crate::model::{Bind, Plan};
-use crate::routing::{Index, Table};
+use crate::routing::{self, Index, Table};
 use crate::telemetry::{AccessSink, AccessWriter, MainLog, Metrics, init_logging};
 
 /// How often the control plane lets go of what is past its time.
@@ -122,9 +122,8 @@ impl Daemon {
     ) -> Result<Self, RunError> {
         let signals = Signals::new().map_err(other("cannot listen to signals"))?;
         let workers = plan.server.workers.unwrap_or_else(available_cores);
-        let table = Arc::new(Table::new(crate::routing::build(Arc::new(Index::new(Arc::clone(&plan))), 0, |_| {
-            Default::default()
-        })));
+        let index = Arc::new(Index::new(Arc::new(plan.of_nothing())));
+        let table = Arc::new(Table::new(routing::build(index, 0, |_| Default::default())));
         let readiness = Arc::new(Readiness::default());
 
         let mut orders = Vec::new();

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use rustc_hash::FxHashMap;
 
 use super::Summary;
-use super::staging::{Known, Next, Settled, Settling, Staged, Staging};
+use super::staging::{Finder, Known, Next, Settled, Settling, Staged, Staging};
 use super::world::{Answers, World};
 use crate::backend::Check;
 use crate::health::{Prober, Transition};
@@ -28,6 +28,9 @@ use crate::telemetry::{Cause, Metrics, Subject};
 
 /// How long facts are gathered before they are published.
 pub const GATHER: Duration = Duration::from_millis(10);
+
+/// A sweep looks at every backend, so with more of them than this it comes less often.
+const SWEPT_PER_TICK: usize = 10_000;
 
 /// Turns a Plan and facts into Snapshots. See the module.
 pub struct Controller {
@@ -39,14 +42,14 @@ pub struct Controller {
     /// Addresses of names that came in meanwhile.
     late: Answers,
     world: World,
-    /// Whether a Plan has been put in force.
-    in_force: bool,
     /// The Plan that waits for its first round of checks.
     next: Option<Next>,
     /// While the next Plan is judged anew: what has changed since, by place in memory.
     since: Option<FxHashMap<usize, Arc<Check>>>,
     dirty: BTreeSet<PoolId>,
     retired: Vec<Retired>,
+    /// Ticks to go.
+    until_sweep: usize,
 }
 
 /// What is not in force any more. Freeing it may take as long as building it did.
@@ -56,7 +59,7 @@ pub struct Retired {
 }
 
 impl Controller {
-    /// A controller without a Plan yet: the table holds an empty Snapshot of it.
+    /// A controller whose table holds a Snapshot that nobody is served by yet.
     pub fn new(table: Arc<Table>, metrics: Arc<Metrics>, prober: Prober) -> Self {
         let world = World::new(Arc::clone(&table.load().index));
         Self {
@@ -66,19 +69,18 @@ impl Controller {
             known: Some(Known::default()),
             late: Answers::new(),
             world,
-            in_force: false,
             next: None,
             since: None,
             dirty: BTreeSet::new(),
             retired: Vec::new(),
+            until_sweep: 0,
         }
     }
 
     /// The step that makes a Plan's backends known; `answers` are the addresses of its names. `None` while another
     /// Plan is on its way.
     pub fn stage(&mut self, plan: Arc<Plan>, answers: Vec<(Arc<str>, Vec<IpAddr>)>) -> Option<Staging> {
-        let (current, in_force) = (self.table.load(), self.in_force);
-        Some(Staging { known: self.known.take()?, plan, answers, current, in_force })
+        Some(Staging { known: self.known.take()?, plan, answers, current: self.table.load() })
     }
 
     /// Begins to check a Plan's backends. The future ends with the first round of checks.
@@ -125,7 +127,6 @@ impl Controller {
         let mut snapshot = snapshot.with_changes(late);
         snapshot.generation = self.table.load().generation + 1;
         let old = std::mem::replace(&mut self.world, world);
-        self.in_force = true;
         self.dirty.clear();
         self.retired.push(Retired { snapshot: self.table.publish(snapshot), _world: Some(old) });
         self.take_back(known);
@@ -171,14 +172,10 @@ impl Controller {
             return;
         }
         let snapshot = self.table.load();
-        let changes: Vec<_> = pools
-            .into_iter()
-            .map(|id| {
-                self.world.release(snapshot.pool(id));
-                let servers = self.world.servers(id, &mut known.registry, &known.answers);
-                (id, snapshot.pool(id).with_servers(servers))
-            })
-            .collect();
+        let index = Arc::clone(&self.world.index);
+        let mut finder = Finder::new(known, &index);
+        let anew = |id| (id, self.world.replace(snapshot.pool(id), finder.servers(id)));
+        let changes: Vec<_> = pools.into_iter().map(anew).collect();
         self.swap(snapshot.with_changes(changes));
         self.prober.set(self.world.checks().cloned().collect());
         self.end_series();
@@ -198,8 +195,12 @@ impl Controller {
     /// To be called every now and then: forgets backends that are not used any more, and gives out what can be freed.
     #[must_use = "free it where that keeps nobody waiting"]
     pub fn tick(&mut self) -> Vec<Retired> {
-        if let Some(known) = &mut self.known {
+        self.until_sweep = self.until_sweep.saturating_sub(1);
+        if self.until_sweep == 0
+            && let Some(known) = &mut self.known
+        {
             known.registry.sweep();
+            self.until_sweep = known.registry.len() / SWEPT_PER_TICK;
         }
         self.retired.extract_if(.., |retired| Arc::strong_count(&retired.snapshot) == 1).collect()
     }

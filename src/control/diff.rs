@@ -39,11 +39,6 @@ pub(super) struct Diff {
 }
 
 impl Diff {
-    /// Of a Plan with none before it.
-    pub(super) fn of_first(plan: &Plan) -> Self {
-        Self { summary: Summary { pools: plan.pools.len(), ..Summary::default() }, same: vec![None; plan.pools.len()] }
-    }
-
     /// Of going from one Plan to another. Pools are told apart by the names of their asset and region.
     pub(super) fn new(old: &Index, new: &Index) -> Self {
         let regions: Vec<_> = new.plan.regions.iter().map(|region| old_region(old, &region.name)).collect();

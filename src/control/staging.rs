@@ -6,19 +6,73 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
+
+use rustc_hash::FxHashMap;
 
 use super::Summary;
 use super::diff::Diff;
 use super::world::{Answers, World};
-use crate::backend::{Check, Registry};
-use crate::model::Plan;
-use crate::routing::{Index, Origin, Snapshot, rebuild};
+use crate::backend::{Backend, Check, Identity, Registry};
+use crate::model::{Address, Plan, Pool, PoolId, RegionId, Role};
+use crate::routing::{Index, Origin, Server, Snapshot, rebuild};
 
 /// What is known of the world.
 #[derive(Default)]
 pub(super) struct Known {
     pub(super) registry: Registry,
     pub(super) answers: Answers,
+}
+
+/// Finds the live servers of one Plan's pools.
+pub(super) struct Finder<'a> {
+    known: &'a mut Known,
+    index: &'a Index,
+    /// What was found for a line of the Plan, by the places in memory of its address and settings, which are shared by
+    /// equal ones, and by its region: a backend of many pools is asked for once.
+    found: FxHashMap<(usize, usize, RegionId), (Arc<Backend>, Option<Arc<Check>>)>,
+}
+
+impl<'a> Finder<'a> {
+    pub(super) fn new(known: &'a mut Known, index: &'a Index) -> Self {
+        Self { known, index, found: FxHashMap::default() }
+    }
+
+    /// A pool's primaries and replicas.
+    pub(super) fn servers(&mut self, id: PoolId) -> [Vec<Server>; 2] {
+        let mut servers = [Vec::new(), Vec::new()];
+        let Some(pool) = self.index.plan.pools.get(id.index()) else { return servers };
+        for member in &pool.members {
+            let [primaries, replicas] = &mut servers;
+            let tier = match member.role {
+                Role::Primary => primaries,
+                Role::Replica => replicas,
+            };
+            let mut add = |(backend, check): (Arc<Backend>, Option<Arc<Check>>)| {
+                // Two names may lead to one address; it is one backend all the same.
+                if !tier.iter().any(|server: &Server| Arc::ptr_eq(&server.backend, &backend)) {
+                    tier.push(Server { backend, check, weight: member.weight });
+                }
+            };
+            if let Address::Name(host, port) = &*member.address {
+                let answers = self.known.answers.get(host).map_or(&[][..], Vec::as_slice);
+                let addresses = answers.iter().map(|ip| Address::Ip((*ip, *port).into()));
+                addresses.for_each(|address| add(find(&mut self.known.registry, self.index, pool, address)));
+            } else {
+                let place = (Arc::as_ptr(&member.address) as usize, Arc::as_ptr(&pool.settings) as usize, pool.region);
+                let find = || find(&mut self.known.registry, self.index, pool, (*member.address).clone());
+                add(self.found.entry(place).or_insert_with(find).clone());
+            }
+        }
+        servers
+    }
+}
+
+fn find(registry: &mut Registry, index: &Index, pool: &Pool, address: Address) -> (Arc<Backend>, Option<Arc<Check>>) {
+    let region = index.plan.regions.get(pool.region.index()).map_or_else(|| "".into(), |region| region.name.clone());
+    let backend = registry.backend(Identity { region, address, protocol: pool.settings.protocol });
+    let check = pool.settings.health.as_ref().map(|health| registry.check(&backend, health, Instant::now()));
+    (backend, check)
 }
 
 /// A Plan, its backends known and its Snapshot built.
@@ -34,8 +88,6 @@ pub struct Staging {
     pub(super) plan: Arc<Plan>,
     pub(super) answers: Vec<(Arc<str>, Vec<IpAddr>)>,
     pub(super) current: Arc<Snapshot>,
-    /// Whether a Plan is in force, rather than an empty Snapshot of the first one.
-    pub(super) in_force: bool,
 }
 
 /// What came of [`Staging`].
@@ -47,26 +99,19 @@ pub struct Staged {
 impl Staging {
     /// Takes the step.
     pub fn run(self) -> Staged {
-        let Self { mut known, plan, answers, current, in_force } = self;
+        let Self { mut known, plan, answers, current } = self;
         known.answers.extend(answers);
-        let index = match Arc::ptr_eq(&current.index.plan, &plan) {
-            true => Arc::clone(&current.index),
-            false => Arc::new(Index::new(plan)),
-        };
-        let Diff { summary, same } = match in_force {
-            true => Diff::new(&current.index, &index),
-            false => Diff::of_first(&index.plan),
-        };
-        let mut world = World::new(Arc::clone(&index));
+        let index = Arc::new(Index::new(plan));
+        let Diff { summary, same } = Diff::new(&current.index, &index);
+        let mut finder = Finder::new(&mut known, &index);
         let mut pools = index.plan.pools.iter().zip(same);
         let snapshot = rebuild(&current, Arc::clone(&index), |id| match pools.next() {
             // A name may have other addresses now.
-            Some((pool, Some(was))) if !World::has_names(pool) => {
-                world.adopt(id, current.pool(was));
-                Origin::Kept(was)
-            }
-            _ => Origin::New(world.servers(id, &mut known.registry, &known.answers)),
+            Some((pool, Some(was))) if !World::has_names(pool) => Origin::Kept(was),
+            _ => Origin::New(finder.servers(id)),
         });
+        let mut world = World::new(Arc::clone(&index));
+        world.learn(&snapshot);
         Staged { known, next: Next { world, snapshot, summary } }
     }
 }
@@ -90,14 +135,13 @@ impl Settling {
     pub fn run(self) -> Settled {
         let Self { mut known, next: Next { mut world, mut snapshot, summary } } = self;
         // Names may have got other addresses since.
-        let named = world.pools_with_names().into_iter().map(|id| {
-            world.release(snapshot.pool(id));
-            let servers = world.servers(id, &mut known.registry, &known.answers);
-            (id, snapshot.pool(id).with_servers(servers))
-        });
-        let named: Vec<_> = named.collect();
+        let named = world.pools_with_names();
         if !named.is_empty() {
-            snapshot = snapshot.with_changes(named);
+            let index = Arc::clone(&world.index);
+            let mut finder = Finder::new(&mut known, &index);
+            let anew = |id| (id, world.replace(snapshot.pool(id), finder.servers(id)));
+            let changes: Vec<_> = named.into_iter().map(anew).collect();
+            snapshot = snapshot.with_changes(changes);
         }
         snapshot.judge_anew();
         let checks = world.checks().cloned().collect();

@@ -39,7 +39,7 @@ fn controller(first: &Arc<Plan>) -> (Controller, Arc<Table>) {
     let metrics = Metrics::new(100);
     let (facts, _) = mpsc::channel(1);
     let prober = Prober::spawn(facts, Arc::clone(&metrics));
-    let index = Arc::new(Index::new(Arc::clone(first)));
+    let index = Arc::new(Index::new(Arc::new(first.of_nothing())));
     let table = Arc::new(Table::new(build(index, 0, |_| Default::default())));
     let mut controller = Controller::new(Arc::clone(&table), metrics, prober);
     put_in_force(&mut controller, first);

@@ -3,13 +3,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 
-use crate::backend::{Check, Identity, Registry};
-use crate::model::{Address, Plan, Pool, PoolId, Role};
-use crate::routing::{Index, PoolState, Server};
+use crate::backend::Check;
+use crate::model::{Address, Plan, Pool, PoolId};
+use crate::routing::{Index, PoolState, Server, Snapshot};
 
 /// Addresses of names, as discovery last found them.
 pub(super) type Answers = HashMap<Arc<str>, Vec<IpAddr>>;
@@ -38,34 +37,21 @@ impl World {
         Self { index, by_check: FxHashMap::default(), by_name }
     }
 
-    /// The live servers of a pool, primaries and replicas.
-    pub(super) fn servers(&mut self, id: PoolId, registry: &mut Registry, answers: &Answers) -> [Vec<Server>; 2] {
-        let mut servers = [Vec::new(), Vec::new()];
-        let index = Arc::clone(&self.index);
-        let Some(pool) = index.plan.pools.get(id.index()) else { return servers };
-        let Some(region) = index.plan.regions.get(pool.region.index()) else { return servers };
-        let now = Instant::now();
-        for member in &pool.members {
-            let [primaries, replicas] = &mut servers;
-            let tier = match member.role {
-                Role::Primary => primaries,
-                Role::Replica => replicas,
-            };
-            for address in addresses(&member.address, answers) {
-                let protocol = pool.settings.protocol;
-                let backend = registry.backend(Identity { region: Arc::clone(&region.name), address, protocol });
-                // Two names may lead to one address; it is one backend all the same.
-                if tier.iter().any(|server: &Server| Arc::ptr_eq(&server.backend, &backend)) {
-                    continue;
-                }
-                let check = pool.settings.health.as_ref().map(|health| registry.check(&backend, health, now));
-                if let Some(check) = &check {
-                    self.concern(check, id);
-                }
-                tier.push(Server { backend, check, weight: member.weight });
+    /// Learns whom each check concerns. Sorting is the quick way: a look-up per server would wait for memory each time.
+    pub(super) fn learn(&mut self, snapshot: &Snapshot) {
+        let mut concerned: Vec<_> = snapshot
+            .pools()
+            .flat_map(|pool| pool.servers().map(move |server| (server, pool.id)))
+            .filter_map(|(server, id)| Some((server.check.as_ref()?, id)))
+            .collect();
+        concerned.sort_unstable_by_key(|(check, id)| (place(check), *id));
+        concerned.dedup_by_key(|(check, id)| (place(check), *id));
+        for of_one in concerned.chunk_by(|(one, _), (other, _)| Arc::ptr_eq(one, other)) {
+            if let Some((check, _)) = of_one.first() {
+                let pools = of_one.iter().map(|(_, id)| *id).collect();
+                self.by_check.insert(place(check), (Arc::clone(check), pools));
             }
         }
-        servers
     }
 
     /// The pools that a check's result concerns.
@@ -73,11 +59,17 @@ impl World {
         self.by_check.get(&place(check)).map_or(&[], |(_, pools)| pools)
     }
 
-    /// These servers, which a pool had in the Plan before, are its servers in this one.
-    pub(super) fn adopt(&mut self, id: PoolId, pool: &PoolState) {
+    /// A pool gets other servers; what it then is.
+    pub(super) fn replace(&mut self, pool: &PoolState, servers: [Vec<Server>; 2]) -> PoolState {
+        self.release(pool);
+        let pool = pool.with_servers(servers);
         for check in pool.servers().filter_map(|server| server.check.as_ref()) {
-            self.concern(check, id);
+            let (_, pools) = self.by_check.entry(place(check)).or_insert_with(|| (Arc::clone(check), Vec::new()));
+            if let Err(at) = pools.binary_search(&pool.id) {
+                pools.insert(at, pool.id);
+            }
         }
+        pool
     }
 
     /// Whether a pool names a name.
@@ -105,16 +97,8 @@ impl World {
         self.by_name.values().flatten().copied().collect()
     }
 
-    fn concern(&mut self, check: &Arc<Check>, id: PoolId) {
-        let (_, pools) = self.by_check.entry(place(check)).or_insert_with(|| (Arc::clone(check), Vec::new()));
-        // Built in the order of the numbers, so this nearly always is at the end.
-        if let Err(at) = pools.binary_search(&id) {
-            pools.insert(at, id);
-        }
-    }
-
     /// This pool's servers are about to be others: their checks do not concern it any more.
-    pub(super) fn release(&mut self, pool: &PoolState) {
+    fn release(&mut self, pool: &PoolState) {
         for server in pool.servers() {
             let Some(check) = &server.check else { continue };
             if let Some((_, pools)) = self.by_check.get_mut(&place(check)) {
@@ -147,16 +131,6 @@ pub fn names(plan: &Plan) -> Vec<Arc<str>> {
 /// Every pool of an index with its number.
 pub(super) fn pools(index: &Index) -> impl Iterator<Item = (PoolId, &Pool)> {
     (0..).map(PoolId).zip(&index.plan.pools)
-}
-
-fn addresses(address: &Address, answers: &Answers) -> Vec<Address> {
-    match address {
-        Address::Name(host, port) => {
-            let found = answers.get(host).map_or(&[][..], Vec::as_slice);
-            found.iter().map(|ip| Address::Ip((*ip, *port).into())).collect()
-        }
-        other => vec![other.clone()],
-    }
 }
 
 fn place(check: &Arc<Check>) -> usize {

@@ -36,6 +36,25 @@ pub struct Plan {
     pub max_metric_pools: usize,
 }
 
+impl Plan {
+    /// The same without anything to serve: what is in force until the first round of checks is over.
+    pub fn of_nothing(&self) -> Self {
+        Self {
+            hash: self.hash.clone(),
+            server: self.server.clone(),
+            listeners: self.listeners.clone(),
+            admin: self.admin.clone(),
+            regions: self.regions.clone(),
+            assets: Vec::new(),
+            pools: Vec::new(),
+            routes: Vec::new(),
+            limits: self.limits,
+            log: self.log.clone(),
+            max_metric_pools: self.max_metric_pools,
+        }
+    }
+}
+
 /// `[server]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
