@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     /// Says on which thread it was dropped.
-    struct Witness(std::sync::mpsc::Sender<Option<String>>);
+    struct Witness(SyncSender<Option<String>>);
 
     impl Drop for Witness {
         fn drop(&mut self) {
@@ -94,7 +94,7 @@ mod tests {
             (Some("background".to_owned()), Some(NICE))
         );
         assert_eq!(nice(), before, "this thread is as it was");
-        let (sender, dropped) = std::sync::mpsc::channel();
+        let (sender, dropped) = sync_channel(1);
         background.free(Witness(sender));
         assert_eq!(dropped.recv().ok().flatten().as_deref(), Some("background"));
     }

@@ -24,13 +24,15 @@ use crate::telemetry::AccessSink;
 /// How long names may take to resolve before a configuration goes on without them.
 const RESOLVE: Duration = Duration::from_secs(5);
 
+/// What has to be resolved.
+pub(super) type Names = Vec<Arc<str>>;
 /// Addresses of names.
 pub(super) type Answers = Vec<(Arc<str>, Vec<IpAddr>)>;
 
 /// What a step comes to.
 pub(super) enum Step {
     /// The files were read; what they name has to be resolved.
-    Loaded(Box<Result<(Loaded, Vec<Arc<str>>), Diagnostics>>),
+    Loaded(Box<Result<(Loaded, Names), Diagnostics>>),
     /// The names were asked for.
     Resolved(Arc<Plan>, Answers),
     /// The backends are known and the Snapshot is built.
@@ -70,7 +72,7 @@ pub(super) fn load(background: &Background, source: &Source) -> impl Future<Outp
 }
 
 /// Asks for the addresses of these names.
-pub(super) async fn resolve(resolver: Resolver, plan: Arc<Plan>, names: Vec<Arc<str>>) -> Step {
+pub(super) async fn resolve(resolver: Resolver, plan: Arc<Plan>, names: Names) -> Step {
     let answers = if names.is_empty() { Vec::new() } else { resolver.resolve_all(names, RESOLVE).await };
     Step::Resolved(plan, answers)
 }

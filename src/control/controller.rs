@@ -87,9 +87,8 @@ impl Controller {
     pub fn check(&mut self, staged: Staged) -> impl Future<Output = ()> + use<> {
         let Staged { known, next } = staged;
         self.take_back(known);
-        let new = next.world.checks().filter(|check| !self.world.knows(check));
-        self.prober.set(self.world.checks().chain(new).cloned().collect());
         self.next = Some(next);
+        self.watch();
         self.prober.first_round()
     }
 
@@ -104,7 +103,7 @@ impl Controller {
     pub fn abandon(&mut self) {
         self.next = None;
         self.since = None;
-        self.prober.set(self.world.checks().cloned().collect());
+        self.watch();
     }
 
     /// The same for a Plan whose first step ends only now.
@@ -119,7 +118,7 @@ impl Controller {
 
     /// Puts a Plan in force.
     pub fn publish(&mut self, settled: Settled) -> Summary {
-        let Settled { known, next: Next { world, snapshot, summary }, checks } = settled;
+        let Settled { known, next: Next { world, snapshot, summary } } = settled;
         // What became known while the pools were being judged.
         let since = self.since.take().unwrap_or_default();
         let late = since.values().flat_map(|check| world.pools_of_check(check));
@@ -127,13 +126,17 @@ impl Controller {
         let mut snapshot = snapshot.with_changes(late);
         snapshot.generation = self.table.load().generation + 1;
         let old = std::mem::replace(&mut self.world, world);
+        // Those of the new Plan are being checked already, but for what a name led to only now.
+        let are_checks_same = self.world.has_no_names() && old.checks().all(|check| self.world.knows(check));
         self.dirty.clear();
         self.retired.push(Retired { snapshot: self.table.publish(snapshot), _world: Some(old) });
         self.take_back(known);
         if let Some(known) = &mut self.known {
             known.answers.retain(|name, _| !self.world.pools_of_name(name).is_empty());
         }
-        self.prober.set(checks);
+        if !are_checks_same {
+            self.watch();
+        }
         let plan = &self.world.index.plan;
         self.metrics.config(&plan.hash, plan.max_metric_pools, SystemTime::now());
         self.end_series();
@@ -177,7 +180,7 @@ impl Controller {
         let anew = |id| (id, self.world.replace(snapshot.pool(id), finder.servers(id)));
         let changes: Vec<_> = pools.into_iter().map(anew).collect();
         self.swap(snapshot.with_changes(changes));
-        self.prober.set(self.world.checks().cloned().collect());
+        self.watch();
         self.end_series();
     }
 
@@ -222,6 +225,12 @@ impl Controller {
 
     fn swap(&mut self, snapshot: Snapshot) {
         self.retired.push(Retired { snapshot: self.table.publish(snapshot), _world: None });
+    }
+
+    /// Has exactly those checked that are in force or about to be.
+    fn watch(&self) {
+        let next = self.next.iter().flat_map(|next| next.world.checks()).filter(|check| !self.world.knows(check));
+        self.prober.set(self.world.checks().chain(next).cloned().collect());
     }
 
     /// A step is over; addresses that came in meanwhile are taken up.

@@ -24,13 +24,16 @@ pub(super) struct Known {
     pub(super) answers: Answers,
 }
 
+/// A backend, and its check by the settings of the pool that asked.
+type Found = (Arc<Backend>, Option<Arc<Check>>);
+
 /// Finds the live servers of one Plan's pools.
 pub(super) struct Finder<'a> {
     known: &'a mut Known,
     index: &'a Index,
     /// What was found for a line of the Plan, by the places in memory of its address and settings, which are shared by
     /// equal ones, and by its region: a backend of many pools is asked for once.
-    found: FxHashMap<(usize, usize, RegionId), (Arc<Backend>, Option<Arc<Check>>)>,
+    found: FxHashMap<(usize, usize, RegionId), Found>,
 }
 
 impl<'a> Finder<'a> {
@@ -48,7 +51,7 @@ impl<'a> Finder<'a> {
                 Role::Primary => primaries,
                 Role::Replica => replicas,
             };
-            let mut add = |(backend, check): (Arc<Backend>, Option<Arc<Check>>)| {
+            let mut add = |(backend, check): Found| {
                 // Two names may lead to one address; it is one backend all the same.
                 if !tier.iter().any(|server: &Server| Arc::ptr_eq(&server.backend, &backend)) {
                     tier.push(Server { backend, check, weight: member.weight });
@@ -68,7 +71,7 @@ impl<'a> Finder<'a> {
     }
 }
 
-fn find(registry: &mut Registry, index: &Index, pool: &Pool, address: Address) -> (Arc<Backend>, Option<Arc<Check>>) {
+fn find(registry: &mut Registry, index: &Index, pool: &Pool, address: Address) -> Found {
     let region = index.plan.regions.get(pool.region.index()).map_or_else(|| "".into(), |region| region.name.clone());
     let backend = registry.backend(Identity { region, address, protocol: pool.settings.protocol });
     let check = pool.settings.health.as_ref().map(|health| registry.check(&backend, health, Instant::now()));
@@ -127,7 +130,6 @@ pub struct Settling {
 pub struct Settled {
     pub(super) known: Known,
     pub(super) next: Next,
-    pub(super) checks: Vec<Arc<Check>>,
 }
 
 impl Settling {
@@ -144,7 +146,6 @@ impl Settling {
             snapshot = snapshot.with_changes(changes);
         }
         snapshot.judge_anew();
-        let checks = world.checks().cloned().collect();
-        Settled { known, next: Next { world, snapshot, summary }, checks }
+        Settled { known, next: Next { world, snapshot, summary } }
     }
 }

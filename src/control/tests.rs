@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -185,8 +185,8 @@ async fn an_old_snapshot_is_freed_by_whoever_ticks() {
     let (mut controller, table) = controller(&plan(&pool("A.r", "\"10.0.0.1:1\"")));
     drop(controller.tick());
     let old = Arc::downgrade(&table.load());
-    let (told, worker_did) = channel();
-    let (go_on, orders) = channel();
+    let (told, worker_did) = sync_channel(2);
+    let (go_on, orders) = sync_channel(2);
     let worker = std::thread::spawn({
         let table = Arc::clone(&table);
         move || {

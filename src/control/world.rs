@@ -87,6 +87,11 @@ impl World {
         self.by_check.contains_key(&place(check))
     }
 
+    /// Whether there is no name to be resolved.
+    pub(super) fn has_no_names(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
     /// The names that have to be resolved.
     pub(super) fn names(&self) -> Vec<Arc<str>> {
         self.by_name.keys().cloned().collect()
