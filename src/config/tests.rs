@@ -261,3 +261,33 @@ mod never_panics {
         }
     }
 }
+
+/// What is longer than a piece is read in pieces, and whoever looks for a mistake in it must not notice.
+#[test]
+fn a_large_file_says_what_a_small_one_says() {
+    let many = |n: usize| {
+        let pools = (0..n).map(|i| format!("[pools.A{i}.us-east]\nprimaries = [\"10.0.0.1:80\", \"10.0.0.2:80\"]\n"));
+        format!("{BASE}{}", pools.collect::<String>())
+    };
+    let (small, large) = (many(10), many(20_000));
+    assert!(large.len() > pieces::SIZE && small.len() < pieces::SIZE);
+    let loaded = load_str(&large).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!((loaded.plan.pools.len(), loaded.plan.assets.len()), (20_000, 20_000));
+    assert!(loaded.plan.pools.iter().all(|pool| Arc::ptr_eq(&pool.settings, &loaded.plan.pools[0].settings)));
+
+    let said = |text: &str, more: &str| {
+        let errors = load_str(&format!("{text}{more}")).expect_err(more);
+        let lines = text.lines().count();
+        let of_more = |line: Option<usize>| line.and_then(|line| line.checked_sub(lines));
+        errors.iter().map(|e| (of_more(e.line()), e.message().to_owned())).collect::<Vec<_>>()
+    };
+    for more in [
+        "[pools.B.us-east]\nprimarys = []\n[pools.C.nowhere]\nprimaries = [\"x\"]\n",
+        "[pools.A3.us-east]\nprimaries = [\"10.0.0.1:80\"]\n",
+        "[pools.a3.us-east]\nprimaries = [\"10.0.0.1:80\"]\n",
+        "[regions.us-east]\n[limits]\nmax_headers = [\n[server]\n",
+        "[pools.B.us-east]\nprimaries = [\"${X:-1}:80\"]\nprimaries = 1\n",
+    ] {
+        assert_eq!(said(&large, more), said(&small, more), "{more}");
+    }
+}
