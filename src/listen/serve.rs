@@ -81,7 +81,8 @@ pub(super) async fn serve<W: Wire, S: Service>(wire: W, watch: Rc<Watch>, servic
     let unread = stream.has_unread();
     // A body that somebody still holds keeps the socket, and with it nothing that is waited for.
     if let (true, Some(stream)) = (unread, Rc::into_inner(stream)) {
-        linger(&mut stream.into_wire()).await;
+        // In memory of its own: this future is what an idle connection holds.
+        Box::pin(linger(&mut stream.into_wire())).await;
     }
 }
 
