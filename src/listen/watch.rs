@@ -63,7 +63,7 @@ struct Pace {
     bytes: Cell<u64>,
 }
 
-/// What the gate has to measure, because only it can ask the socket.
+/// What the connection's stream has to measure, because only it can ask the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Measure {
     /// Note how much has been delivered.
@@ -72,7 +72,7 @@ pub(super) enum Measure {
     End(u64),
 }
 
-/// One connection's times: written by its gate, read by the sweep, which leaves orders behind and wakes the task.
+/// One connection's times: written by its stream, read by the sweep, which leaves orders behind and wakes the task.
 pub(super) struct Watch {
     pub(super) conn: Rc<Conn>,
     clock: Rc<Clock>,

@@ -135,13 +135,13 @@ impl Try<'_> {
             Err(error) => {
                 self.note(ticket, self.began.elapsed(), error.connect);
                 let failure = self.judge(&error);
-                tracing::warn!(
-                    backend = &*self.backend.label,
-                    request_id = ticket.request_id(),
-                    wrote = error.wrote,
-                    %error,
-                    "a try failed"
-                );
+                let (backend, request_id, wrote) = (&*self.backend.label, ticket.request_id(), error.wrote);
+                // Clients that go away must not be able to fill the log.
+                if matches!(failure, Failure::Client(_)) {
+                    tracing::debug!(backend, request_id, wrote, %error, "a try ended with its client's body");
+                } else {
+                    tracing::warn!(backend, request_id, wrote, %error, "a try failed");
+                }
                 serving.outcome = outcome(error.kind);
                 Err(failure)
             }

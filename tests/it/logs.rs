@@ -96,6 +96,19 @@ fn a_refused_request_has_the_reason_its_client_was_given() {
 }
 
 #[test]
+fn clients_that_go_away_do_not_fill_the_log() {
+    let origin = Origin::start("a");
+    let proxy = Proxy::start(&config(&origin, ""));
+    let mut client = proxy.client();
+    client.send("POST /v1/BTC HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\npart");
+    drop(client);
+    let line = proxy.access_where(|line| line["method"] == "POST");
+    assert_eq!((&line["status"], &line["reason"]), (&499.into(), &"client_closed".into()), "{line}");
+    // The try had ended before the request's own line was written.
+    assert!(!proxy.log().contains("a try"), "{}", proxy.log());
+}
+
+#[test]
 fn a_line_is_json_whatever_was_sent() {
     let origin = Origin::start("a");
     let proxy = Proxy::start(&config(&origin, ""));
