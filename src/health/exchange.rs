@@ -4,7 +4,7 @@
 //! one that turns out closed says nothing about the backend, so the check starts over with a new one; a failed check
 //! never keeps its connection, so what is down is always asked by connecting.
 //!
-//! Dialling is the data path's, and so is the parser of heads (httparse): what could serve a request can pass a check.
+//! Dialling is the data path's. Heads are read by a library (httparse), more laxly than on the data path.
 
 use std::io;
 

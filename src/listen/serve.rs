@@ -91,7 +91,7 @@ async fn turn<W: Wire, S: Service>(stream: &Rc<Stream<W>>, service: &S) -> End {
     loop {
         let mut scan = Scan::default();
         let head = match poll_fn(|cx| stream.poll_head(cx, &mut scan, || service.limits())).await {
-            Next::Head(head) | Next::Refused(head) => head,
+            Next::Head(head) => head,
             Next::Idle => {
                 stream.watch.idle(service.limits().idle_timeout);
                 return End::Idle;
@@ -104,7 +104,8 @@ async fn turn<W: Wire, S: Service>(stream: &Rc<Stream<W>>, service: &S) -> End {
             Framing::Length(length) => Incoming::new(Rc::clone(stream) as Rc<dyn Source>, Some(length)),
             Framing::Chunked => Incoming::new(Rc::clone(stream) as Rc<dyn Source>, None),
         };
-        let Some(response) = answer(stream, service, Request { head, body }).await else { return End::Broken };
+        // Answers before this one may still be on their way to a client that sends no more.
+        let Some(response) = answer(stream, service, Request { head, body }).await else { return End::Closed };
         match send(stream, response, asked).await {
             End::Idle => {}
             end => return end,

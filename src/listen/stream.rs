@@ -8,7 +8,7 @@
 //!   buffer, at most one block of it.
 //! - *A bad head* is answered by the service, in its turn: the cell ([`Conn`]) says why. So order, metrics and the log
 //!   line are those of any request.
-//! - *A bad body* ends with an error after its valid part; the cell says why.
+//! - *A bad body* ends with an error; the cell says why.
 //!
 //! Writing and reading are separate borrows of the socket, each for one call: what is written may itself wait for what is
 //! read, when a backend answers before it has the whole request.
@@ -26,8 +26,8 @@ use tokio::io::AsyncWrite;
 use super::incoming::Source;
 use super::watch::{Measure, Watch};
 use super::wire::Wire;
-use crate::message::buffer::{Buffer, Memory};
-use crate::message::framing::{Chunks, Decoded, Fault, Framing, HeadLimits, Scan};
+use crate::message::buffer::{Buffer, Left, Memory};
+use crate::message::framing::{Chunks, Fault, Framing, HeadLimits, Scan};
 use crate::message::{Conn, RequestHead};
 use crate::model::{Limits, Reason};
 
@@ -39,10 +39,9 @@ const MAX_HEAD: usize = 1024 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What of the body is still to come from the client.
-enum Left {
+enum Body {
     None,
-    Length(u64),
-    Chunked(Chunks),
+    Left(Left),
     /// The body is bad: nothing more is read.
     Broken,
 }
@@ -51,7 +50,7 @@ enum Left {
 pub(super) struct Stream<W> {
     wire: RefCell<W>,
     buffer: RefCell<Buffer>,
-    left: RefCell<Left>,
+    body: RefCell<Body>,
     pub(super) watch: Rc<Watch>,
     memory: Rc<Memory>,
     /// The client waits to be asked for the body.
@@ -65,9 +64,8 @@ pub(super) struct Stream<W> {
 
 /// What comes from the client when an answer has gone out.
 pub(super) enum Next {
+    /// A head, or what stands for one that was refused; then the cell says why.
     Head(RequestHead),
-    /// A head that was refused; the cell says why.
-    Refused(RequestHead),
     /// Nothing yet.
     Idle,
     /// The client has closed the connection, or it broke.
@@ -79,7 +77,7 @@ impl<W: Wire> Stream<W> {
         Self {
             wire: RefCell::new(wire),
             buffer: RefCell::default(),
-            left: RefCell::new(Left::None),
+            body: RefCell::new(Body::None),
             watch,
             memory,
             expects: Cell::default(),
@@ -109,7 +107,7 @@ impl<W: Wire> Stream<W> {
     /// Whether the client has sent, or is still sending, what nobody will read: closing then would make the kernel send
     /// a reset, which may destroy the answer on its way.
     pub(super) fn has_unread(&self) -> bool {
-        self.has_bytes() || !matches!(*self.left.borrow(), Left::None)
+        self.has_bytes() || !matches!(*self.body.borrow(), Body::None)
     }
 
     /// Whether there are bytes that came before they were wanted.
@@ -134,10 +132,10 @@ impl<W: Wire> Stream<W> {
         self.poll_fill(cx).map(|filled| filled.is_ok_and(|bytes| bytes > 0))
     }
 
-    /// While a request is being answered, and not at once: ready when its client has gone. What it sends meanwhile is kept, up to one
-    /// block; beyond that nothing is read, and a client that leaves is noticed when the answer is sent.
+    /// While a request is being answered, and not at once: ready when its client has gone. What it sends meanwhile is
+    /// kept, up to one block; beyond that nothing is read, and a client that leaves is noticed when the answer is sent.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.watch.is_long() || self.has_bytes() || !matches!(*self.left.borrow(), Left::None) {
+        if !self.watch.is_long() || self.has_bytes() || !matches!(*self.body.borrow(), Body::None) {
             return Poll::Pending;
         }
         match self.poll_fill(cx) {
@@ -171,7 +169,7 @@ impl<W: Wire> Stream<W> {
                 };
                 if let Some(fault) = fault {
                     let head = self.refuse(fault, scan, &buffer);
-                    return Poll::Ready(Next::Refused(head));
+                    return Poll::Ready(Next::Head(head));
                 }
             } else {
                 return Poll::Ready(Next::Idle);
@@ -187,10 +185,10 @@ impl<W: Wire> Stream<W> {
         self.watch.exchange();
         self.conn().begin(head);
         self.expects.set(head.expects_continue);
-        *self.left.borrow_mut() = match head.framing {
-            Framing::Empty => Left::None,
-            Framing::Length(length) => Left::Length(length),
-            Framing::Chunked => Left::Chunked(Chunks::default()),
+        *self.body.borrow_mut() = match head.framing {
+            Framing::Empty => Body::None,
+            Framing::Length(length) => Body::Left(Left::Length(length)),
+            Framing::Chunked => Body::Left(Left::Chunked(Chunks::default())),
         };
     }
 
@@ -198,7 +196,7 @@ impl<W: Wire> Stream<W> {
     fn refuse(&self, fault: Fault, scan: &Scan, bytes: &[u8]) -> RequestHead {
         self.watch.exchange();
         self.conn().refuse(fault);
-        *self.left.borrow_mut() = Left::Broken;
+        *self.body.borrow_mut() = Body::Broken;
         let target = scan.target(bytes).and_then(|target| str::from_utf8(target).ok()).unwrap_or_default();
         let method = if scan.is_head(bytes) { Method::HEAD } else { Method::GET };
         let mut head = RequestHead::new(method, target, []);
@@ -209,26 +207,13 @@ impl<W: Wire> Stream<W> {
     /// What of the body lies in the buffer, and whether that is its end.
     fn take_body(&self) -> Result<(Bytes, bool), Fault> {
         let mut buffer = self.buffer.borrow_mut();
-        let mut left = self.left.borrow_mut();
-        let (data, ended) = match &mut *left {
-            Left::None | Left::Broken => (Bytes::new(), true),
-            Left::Length(length) => {
-                let len = usize::try_from(*length).unwrap_or(usize::MAX).min(buffer.len());
-                *length -= len as u64;
-                (buffer.take(len), *length == 0)
-            }
-            Left::Chunked(chunks) => {
-                let Decoded { data, used } = chunks.decode(buffer.bytes_mut())?;
-                if used == buffer.len() {
-                    buffer.truncate(data);
-                }
-                let taken = buffer.take(data);
-                buffer.skip(used - data);
-                (taken, chunks.is_end())
-            }
+        let mut body = self.body.borrow_mut();
+        let (data, ended) = match &mut *body {
+            Body::None | Body::Broken => (Bytes::new(), true),
+            Body::Left(left) => left.take(&mut buffer)?,
         };
         if ended {
-            *left = Left::None;
+            *body = Body::None;
             buffer.release(&self.memory);
             self.conn().body_ended();
         }
@@ -237,10 +222,10 @@ impl<W: Wire> Stream<W> {
 
     /// Drops what has come of a body that nobody wants any more. It may be all of it.
     pub(super) fn discard_body(&self) {
-        while self.has_bytes() && matches!(*self.left.borrow(), Left::Length(_) | Left::Chunked(_)) {
+        while self.has_bytes() && matches!(*self.body.borrow(), Body::Left(_)) {
             if let Err(fault) = self.take_body() {
                 self.conn().set_fault(fault);
-                *self.left.borrow_mut() = Left::Broken;
+                *self.body.borrow_mut() = Body::Broken;
             }
         }
     }
@@ -300,13 +285,13 @@ impl<W: Wire> Stream<W> {
 impl<W: Wire> Source for Stream<W> {
     fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         loop {
-            match &*self.left.borrow() {
-                Left::None => return Poll::Ready(None),
-                Left::Broken => return Poll::Ready(Some(Err(io::ErrorKind::InvalidData.into()))),
-                Left::Length(_) | Left::Chunked(_) => {}
+            match &*self.body.borrow() {
+                Body::None => return Poll::Ready(None),
+                Body::Broken => return Poll::Ready(Some(Err(io::ErrorKind::InvalidData.into()))),
+                Body::Left(_) => {}
             }
             if self.conn().fault().is_some() {
-                *self.left.borrow_mut() = Left::Broken;
+                *self.body.borrow_mut() = Body::Broken;
                 continue;
             }
             if self.expects.take() && !self.conn().answered() {
@@ -330,14 +315,14 @@ impl<W: Wire> Source for Stream<W> {
                 self.watch.read_waits();
             }
             if ready!(polled)? == 0 {
-                *self.left.borrow_mut() = Left::Broken;
+                *self.body.borrow_mut() = Body::Broken;
                 return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
             }
         }
     }
 
     fn is_end(&self) -> bool {
-        matches!(*self.left.borrow(), Left::None)
+        matches!(*self.body.borrow(), Body::None)
     }
 }
 

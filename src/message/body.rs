@@ -18,6 +18,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::buffer::held_by;
+
 /// How long a backend may take to say 100 before the body is sent anyway (RFC 9110, 10.1.1).
 const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -75,6 +77,8 @@ struct Shared<B> {
     max: u64,
     kept: RefCell<Vec<Bytes>>,
     kept_bytes: Cell<u64>,
+    /// What they hold of memory, which the budget counts.
+    held_bytes: Cell<u64>,
     keep_max: Cell<u64>,
     keeping: Cell<bool>,
     budget: ReplayBudget,
@@ -104,6 +108,7 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
                 max,
                 kept: RefCell::new(Vec::new()),
                 kept_bytes: Cell::new(0),
+                held_bytes: Cell::new(0),
                 keep_max: Cell::new(0),
                 keeping: Cell::new(true),
                 budget: budget.clone(),
@@ -196,7 +201,7 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
 
 impl<B> Drop for Shared<B> {
     fn drop(&mut self) {
-        self.budget.give(self.kept_bytes.get());
+        self.budget.give(self.held_bytes.get());
     }
 }
 
@@ -213,16 +218,19 @@ impl<B> Shared<B> {
             return false;
         }
         let len = data.len() as u64;
+        let held = held_by(data.len());
         let fits = self.kept_bytes.get() + len <= self.keep_max.get();
-        if fits && self.budget.take(len) {
+        if fits && self.budget.take(held) {
             self.kept_bytes.set(self.kept_bytes.get() + len);
+            self.held_bytes.set(self.held_bytes.get() + held);
             self.kept.borrow_mut().push(data.clone());
             return true;
         }
         self.budget_hit.set(fits);
         self.keeping.set(false);
         self.kept.borrow_mut().clear();
-        self.budget.give(self.kept_bytes.replace(0));
+        self.kept_bytes.set(0);
+        self.budget.give(self.held_bytes.replace(0));
         false
     }
 }

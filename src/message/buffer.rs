@@ -3,7 +3,8 @@
 //! Bytes are read into a block that the worker lends. A small body is copied out of it; a large one is handed out as a
 //! slice, never copied, and the next reading then begins behind it, or in another block if there is no room. So a block
 //! that is free again is read into from its first byte on: the same few lines of memory, warm in the cache, serve one
-//! small message after the other. A connection that is idle or waits holds none.
+//! small message after the other. A connection that waits holds none: what it has of a message that is not whole is kept
+//! in memory of its own size.
 
 use std::cell::RefCell;
 use std::future::Future as _;
@@ -15,6 +16,8 @@ use std::task::{Context, Poll};
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use super::framing::{Chunks, Decoded, Fault};
+
 /// Bytes of a block: a body of 64 KiB comes with its head in one reading.
 const BLOCK: usize = 80 * 1024;
 /// A block with less room than this is not read into any more.
@@ -23,6 +26,11 @@ const LEAST: usize = 16 * 1024;
 const SMALL: usize = 1024;
 /// A scratch buffer that has grown beyond this is not kept.
 const MAX_SCRATCH: usize = 64 * 1024;
+
+/// How much memory a piece of a body holds while it is kept, itself or its block.
+pub fn held_by(piece: usize) -> u64 {
+    if piece > SMALL { piece.max(BLOCK) as u64 } else { piece as u64 }
+}
 
 /// What the connections of one worker share, to one side.
 #[derive(Debug, Default)]
@@ -70,22 +78,35 @@ impl Buffer {
             self.0 = memory.block.take();
         }
         if self.0.capacity() - self.0.len() < LEAST && !self.0.try_reclaim(BLOCK) {
-            self.grow();
+            self.grow(memory);
         }
         let polled = pin!(from.read_buf(&mut self.0)).poll(cx);
         if polled.is_pending() {
-            self.release(memory);
+            self.rest(memory);
         }
         polled
     }
 
+    /// Goes on in another block.
     #[cold]
-    fn grow(&mut self) {
-        if self.0.is_empty() {
-            self.0 = BytesMut::with_capacity(BLOCK);
-        } else {
-            self.0.reserve(LEAST);
+    fn grow(&mut self, memory: &Memory) {
+        let mut block = memory.block.take();
+        if block.capacity() < self.0.len() + LEAST {
+            block = BytesMut::with_capacity(BLOCK.max(self.0.len() + LEAST));
         }
+        block.extend_from_slice(&self.0);
+        self.0 = block;
+    }
+
+    /// Holds on to no block while nothing comes.
+    fn rest(&mut self, memory: &Memory) {
+        if !self.0.is_empty() && self.0.len() <= LEAST && self.0.capacity() > LEAST {
+            let kept = BytesMut::from(&**self);
+            self.0.clear();
+            self.release(memory);
+            self.0 = kept;
+        }
+        self.release(memory);
     }
 
     /// Takes bytes off the front.
@@ -104,16 +125,6 @@ impl Buffer {
         self.0.advance(bytes.min(self.0.len()));
     }
 
-    /// What is here, to be changed in place.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.0
-    }
-
-    /// Leaves so many bytes.
-    pub fn truncate(&mut self, bytes: usize) {
-        self.0.truncate(bytes);
-    }
-
     /// Gives the block back if there is nothing in it.
     pub fn release(&mut self, memory: &Memory) {
         if self.0.is_empty() && self.0.capacity() > 0 {
@@ -122,5 +133,109 @@ impl Buffer {
             let _ = block.try_reclaim(BLOCK);
             memory.block.replace(block);
         }
+    }
+}
+
+/// What of a body is still to come (RFC 9112, 6.3 and 7.1).
+#[derive(Debug)]
+pub enum Left {
+    /// So many bytes.
+    Length(u64),
+    /// Chunks.
+    Chunked(Chunks),
+    /// All until the connection ends.
+    Close,
+}
+
+impl Left {
+    /// Takes what is of the body out of the buffer, and whether the body is complete then. What follows its end stays.
+    ///
+    /// # Errors
+    /// The rule that the chunked coding breaks.
+    pub fn take(&mut self, buffer: &mut Buffer) -> Result<(Bytes, bool), Fault> {
+        match self {
+            Self::Length(left) => {
+                let len = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
+                *left -= len as u64;
+                Ok((buffer.take(len), *left == 0))
+            }
+            Self::Chunked(chunks) => {
+                let Decoded { data, used } = chunks.decode(&mut buffer.0)?;
+                let taken = buffer.take(data);
+                buffer.skip(used - data);
+                Ok((taken, chunks.is_end()))
+            }
+            Self::Close => Ok((buffer.take(buffer.len()), false)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::Waker;
+
+    use tokio::io::ReadBuf;
+
+    use super::*;
+
+    /// Says this and then nothing.
+    struct Says<'a>(&'a [u8]);
+
+    impl AsyncRead for Says<'_> {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            if self.0.is_empty() {
+                return Poll::Pending;
+            }
+            let (now, later) = self.0.split_at(self.0.len().min(out.remaining()));
+            out.put_slice(now);
+            self.0 = later;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// How much came; 0: nothing did.
+    fn fill(buffer: &mut Buffer, from: &[u8], memory: &Memory) -> usize {
+        match buffer.poll_fill(&mut Context::from_waker(Waker::noop()), &mut Says(from), memory) {
+            Poll::Pending => 0,
+            Poll::Ready(filled) => filled.unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_connection_that_waits_holds_no_block() {
+        let (memory, mut buffer) = (Memory::default(), Buffer::default());
+        assert_eq!(fill(&mut buffer, b"GET / HT", &memory), 8);
+        assert_eq!(fill(&mut buffer, b"", &memory), 0);
+        assert_eq!((&*buffer, buffer.0.capacity()), (&b"GET / HT"[..], 8));
+        assert!(memory.block.borrow().capacity() >= BLOCK);
+        // It goes on where it was, and then there is nothing left to hold.
+        assert_eq!(fill(&mut buffer, b"TP/1.1", &memory), 6);
+        assert_eq!(&*buffer, b"GET / HTTP/1.1");
+        buffer.skip(14);
+        assert_eq!(fill(&mut buffer, b"", &memory), 0);
+        assert_eq!(buffer.0.capacity(), 0);
+        assert!(memory.block.borrow().capacity() >= BLOCK);
+    }
+
+    #[test]
+    fn small_bodies_leave_their_block_and_large_ones_share_it() {
+        let (memory, mut buffer) = (Memory::default(), Buffer::default());
+        fill(&mut buffer, &[b'x'; 100], &memory);
+        let small = buffer.take(100);
+        buffer.release(&memory);
+        assert!(memory.block.borrow().capacity() >= BLOCK, "nothing holds it");
+        fill(&mut buffer, &[b'y'; 40_000], &memory);
+        let large = buffer.take(40_000);
+        buffer.release(&memory);
+        let room = memory.block.borrow().capacity();
+        assert!((LEAST..BLOCK).contains(&room), "{room}");
+        drop(large);
+        fill(&mut buffer, b"z", &memory);
+        buffer.skip(1);
+        buffer.release(&memory);
+        assert!(memory.block.borrow().capacity() >= BLOCK - 1);
+        assert_eq!(small.len(), 100);
+        assert_eq!((held_by(100), held_by(2000), held_by(1 << 20)), (100, BLOCK as u64, 1 << 20));
     }
 }

@@ -141,7 +141,7 @@ impl Conn {
         self.body_done.set(true);
     }
 
-    /// The body that is being read fails, at the gate's next turn.
+    /// The body that is being read fails, when it is read next.
     pub(crate) fn set_fault(&self, fault: Fault) {
         if self.fault.get().is_none() {
             self.fault.set(Some(fault));

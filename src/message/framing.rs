@@ -3,7 +3,8 @@
 //! Two parsers that read the same bytes differently are how requests are smuggled, so everything here refuses what RFC
 //! 9112 calls invalid, and also what it merely tolerates where tolerance has been abused (a bare LF, equal
 //! Content-Lengths on two lines, `Transfer-Encoding` beside `Content-Length`). What passes is read alike by every
-//! parser behind us. Pure: no input or output, no clock; the same rules serve whoever reads a client and whoever reads a backend.
+//! parser behind us. Pure: no input or output, no clock; the same rules serve whoever reads a client and whoever reads a
+//! backend.
 //!
 //! Sources: RFC 9110 (fields, Host, Expect), RFC 9112 (messages), RFC 3986 (host and path).
 
@@ -65,6 +66,10 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+/// Options of `Connection` in one head. Each may name a field to be taken out, so their number times that of the fields is
+/// work; no client needs more than a few.
+const MAX_OPTIONS: usize = 32;
 
 /// Whether every byte may stand in a token (RFC 9110, 5.6.2).
 fn is_token(bytes: &[u8]) -> bool {

@@ -13,15 +13,30 @@ pub const HOP_BY_HOP: Names = Names::of(&[
     Known::Upgrade,
 ]);
 
+/// What `Connection` can't take out, or what goes in any case.
+const STAYING: Names = HOP_BY_HOP.and(Names::of(&[
+    Known::ContentLength,
+    Known::Host,
+    Known::Via,
+    Known::Forwarded,
+    Known::ForwardedFor,
+    Known::ForwardedProto,
+    Known::ForwardedHost,
+    Known::ForwardedOther,
+    Known::RealIp,
+    Known::RequestId,
+]));
+
 /// The names that `Connection` lists, beside `close` and `keep-alive`, and that it can speak of.
 ///
 /// `Content-Length` and `Host` it can't: without them the message would mean something else to whoever gets it next, and
-/// that is how requests are smuggled.
+/// that is how requests are smuggled. Nor the fields that say where a request comes from: a client would have a proxy of
+/// ours forget what the one before said of it.
 pub fn listed(fields: &Fields) -> Vec<&[u8]> {
     let options = fields.all(Known::Connection).flat_map(|value| value.split(|&b| b == b','));
     let options = options.map(<[u8]>::trim_ascii).filter(|option| {
         let is = |known: &[u8]| option.eq_ignore_ascii_case(known);
-        !option.is_empty() && !is(b"keep-alive") && !is(b"close") && !is(b"content-length") && !is(b"host")
+        !option.is_empty() && !is(b"close") && !STAYING.has(Known::of(option))
     });
     // Collecting nothing allocates nothing.
     options.collect()
@@ -40,7 +55,7 @@ mod tests {
     #[test]
     fn what_connection_lists_goes_and_what_frames_stays() {
         let fields = [
-            ("connection", "close, X-Secret"),
+            ("connection", "close, X-Secret, X-Forwarded-Proto"),
             ("Connection", " x-other ,content-length,, host, b@d"),
             ("keep-alive", "timeout=5"),
             ("proxy-connection", "keep-alive"),
@@ -54,11 +69,12 @@ mod tests {
             ("content-length", "5"),
             ("host", "a"),
             ("x-kept", "1"),
+            ("X-Forwarded-Proto", "https"),
         ];
         let mut fields: Fields = fields.into_iter().map(|(name, value)| (name, value.as_bytes())).collect();
         strip_listed(&mut fields);
         fields.remove(HOP_BY_HOP);
         let left: Vec<_> = fields.iter().map(|(name, _)| name).collect();
-        assert_eq!(left, [&b"content-length"[..], b"host", b"x-kept"]);
+        assert_eq!(left, [&b"content-length"[..], b"host", b"x-kept", b"X-Forwarded-Proto"]);
     }
 }

@@ -42,8 +42,8 @@ use ticket::{RequestId, Ticket};
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type UpstreamBody<B> = upstream::ResponseBody<Attempt<B>>;
 
-/// Bytes that a worker keeps for replays of request bodies.
-const REPLAY_BYTES: u64 = 32 * 1024 * 1024;
+/// Bytes of memory that a worker holds for replays of request bodies.
+const REPLAY_BYTES: u64 = 64 * 1024 * 1024;
 
 /// One worker's way from requests to responses.
 pub struct Proxy<B> {
@@ -144,7 +144,7 @@ where
         ticket: &mut Ticket,
         edits: &mut Option<usize>,
     ) -> Result<Answer<UpstreamBody<B>>, Refused> {
-        // A head that the gate refused has no more to it than the verdict.
+        // A head that was refused has no more to it than the verdict.
         if let Some(verdict) = ticket.conn.verdict() {
             self.count(snapshot, None, ticket);
             return Err(verdict.into());
@@ -287,7 +287,8 @@ where
         if head.fields.has(Names::of(&[Known::Date])) {
             return;
         }
-        let now = SystemTime::now();
+        // As of the last tick, a quarter of a second ago at most.
+        let (_, now) = self.clocks.get();
         let second = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let mut date = self.date.borrow_mut();
         if date.0 != second {

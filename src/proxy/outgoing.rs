@@ -57,12 +57,10 @@ impl<'a> Outgoing<'a> {
         out.extend_from_slice(b" HTTP/1.1\r\n");
         let start = out.len();
         let fields = &self.head.fields;
-        if !edits_name(self.edits, b"host") {
-            match &settings.host {
-                HostHeader::Preserve if !host.is_empty() => line(out, b"host", host),
-                HostHeader::Name(name) => line(out, b"host", name.as_bytes()),
-                HostHeader::Preserve | HostHeader::Backend => line(out, b"host", host_of(backend).as_bytes()),
-            }
+        match &settings.host {
+            HostHeader::Preserve if !host.is_empty() => line(out, b"host", host),
+            HostHeader::Name(name) => line(out, b"host", name.as_bytes()),
+            HostHeader::Preserve | HostHeader::Backend => line(out, b"host", host_of(backend).as_bytes()),
         }
         let replaced = REPLACED.and(forwarded::replaced(trusted));
         let listed = hop::listed(fields);
@@ -128,7 +126,7 @@ fn host_of(backend: &Backend) -> &str {
 fn rewritten(target: &str, rewrite: &Rewrite) -> Option<Vec<u8>> {
     let target = replace_prefix(target, rewrite);
     let valid = target.starts_with('/') && target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
-    (valid || target == "*").then(|| target.into_bytes())
+    valid.then(|| target.into_bytes())
 }
 
 /// A prefix is whole segments: `/v1` is one of `/v1/x` and of `/v1?a`, not of `/v10`.

@@ -18,9 +18,9 @@ use super::BoxError;
 use super::connection::{Connection, Worker};
 use super::pool::To as _;
 use crate::message::body::BodyFault;
-use crate::message::buffer::Buffer;
+use crate::message::buffer::Left;
 use crate::message::framing::response::BodyEnd;
-use crate::message::framing::{Chunks, Decoded, Fault};
+use crate::message::framing::{Chunks, Fault};
 use crate::message::send::{Failed, Sending};
 
 /// A response body that gives its connection back when it has been read to its end; dropped earlier, it closes it.
@@ -58,19 +58,12 @@ pub(super) struct Return {
 
 struct Streaming<B> {
     connection: Connection,
-    coding: Coding,
+    left: Left,
     /// What came with the head and has not been handed out.
     first: Bytes,
     /// What is left of the request.
     upload: Option<Sending<B>>,
     back: Return,
-}
-
-enum Coding {
-    /// So many bytes are still to come.
-    Length(u64),
-    Chunked(Chunks),
-    Close,
 }
 
 impl Return {
@@ -82,27 +75,6 @@ impl Return {
         {
             connection.buffer.release(&self.worker.memory);
             self.worker.pool.put(connection, now + keep);
-        }
-    }
-}
-
-impl Coding {
-    /// Takes what is of the body out of the buffer. Also tells whether the body is complete then.
-    fn take(&mut self, buffer: &mut Buffer) -> Result<(Bytes, bool), Fault> {
-        match self {
-            Self::Length(left) => {
-                let len = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
-                *left -= len as u64;
-                Ok((buffer.take(len), *left == 0))
-            }
-            Self::Chunked(chunks) => {
-                let Decoded { data, used } = chunks.decode(buffer.bytes_mut())?;
-                if used == buffer.len() {
-                    buffer.truncate(data);
-                }
-                Ok((buffer.take(data), chunks.is_end()))
-            }
-            Self::Close => Ok((buffer.take(buffer.len()), false)),
         }
     }
 }
@@ -123,20 +95,20 @@ where
         back: Return,
         now: Instant,
     ) -> Result<Self, Fault> {
-        let mut coding = match end {
-            BodyEnd::Empty => Coding::Length(0),
-            BodyEnd::Length(length) => Coding::Length(length),
-            BodyEnd::Chunked => Coding::Chunked(Chunks::default()),
-            BodyEnd::Close => Coding::Close,
+        let mut left = match end {
+            BodyEnd::Empty => Left::Length(0),
+            BodyEnd::Length(length) => Left::Length(length),
+            BodyEnd::Chunked => Left::Chunked(Chunks::default()),
+            BodyEnd::Close => Left::Close,
         };
-        let (first, ended) = coding.take(&mut connection.buffer)?;
+        let (first, ended) = left.take(&mut connection.buffer)?;
         if ended {
             if upload.is_none() {
                 back.finish(connection, now);
             }
             return Ok(Self(State::Rest(first)));
         }
-        Ok(Self(State::Streaming(Box::new(Streaming { connection, coding, first, upload, back }))))
+        Ok(Self(State::Streaming(Box::new(Streaming { connection, left, first, upload, back }))))
     }
 }
 
@@ -166,10 +138,10 @@ where
         }
         loop {
             if ready!(self.connection.poll_fill(cx, &self.back.worker))? == 0 {
-                let is_end = matches!(self.coding, Coding::Close);
+                let is_end = matches!(self.left, Left::Close);
                 return Poll::Ready(if is_end { Ok((Bytes::new(), true)) } else { Err(BodyError::Truncated) });
             }
-            let (data, ended) = self.coding.take(&mut self.connection.buffer).map_err(BodyError::Coding)?;
+            let (data, ended) = self.left.take(&mut self.connection.buffer).map_err(BodyError::Coding)?;
             if ended || !data.is_empty() {
                 return Poll::Ready(Ok((data, ended)));
             }
@@ -218,9 +190,9 @@ where
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             State::Rest(data) => SizeHint::with_exact(data.len() as u64),
-            State::Streaming(streaming) => match streaming.coding {
-                Coding::Length(left) => SizeHint::with_exact(left + streaming.first.len() as u64),
-                Coding::Chunked(_) | Coding::Close => SizeHint::default(),
+            State::Streaming(streaming) => match streaming.left {
+                Left::Length(left) => SizeHint::with_exact(left + streaming.first.len() as u64),
+                Left::Chunked(_) | Left::Close => SizeHint::default(),
             },
         }
     }

@@ -45,7 +45,7 @@ pub struct Outgoing<B> {
     pub head: Vec<u8>,
     /// Whether it is a HEAD, whose answer has no body.
     pub is_head: bool,
-    /// Whether a body of no bytes is said to be one: a POST without a body says so, a GET does not.
+    /// Whether a body of no bytes is said to be one, as the client did.
     pub says_length: bool,
     /// Its body.
     pub body: B,

@@ -26,7 +26,18 @@ const LEVELS: &[&[&str]] = &[
 const READ_CONFIG: &[&str] = &["control", "app", "cli"];
 
 /// What runs without a runtime and without a clock, so that a table, a property or a simulator can drive it.
-const PURE: &[&str] = &["model", "balance", "backend", "routing", "message/framing", "message/key"];
+const PURE: &[&str] = &[
+    "model",
+    "balance",
+    "backend",
+    "routing",
+    "message/framing",
+    "message/fields",
+    "message/head",
+    "message/hop",
+    "message/forwarded",
+    "message/key",
+];
 
 /// Names that belong into configuration files.
 const CONFIGURED: &[&str] = &["btc", "eth", "doge", "us-east", "eu-west"];

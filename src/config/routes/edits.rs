@@ -170,7 +170,16 @@ fn edits(cx: &Context<'_>, value: &Value<'_>, request: bool) -> Option<HeaderEdi
             }
             Some((name?, value?))
         };
-        table.entries.iter().filter_map(one).collect()
+        let mut set: Vec<(HeaderName, HeaderValue)> = Vec::new();
+        for entry in &table.entries {
+            let Some((name, value)) = one(entry) else { continue };
+            // Names have no case, but keys of TOML do.
+            if set.iter().any(|(known, _)| *known == name) {
+                cx.note(Fault::error(entry.span, format!("`{name}` is set twice")).help("one value for each name"));
+            }
+            set.push((name, value));
+        }
+        set
     });
     Some(HeaderEdits { remove: remove.unwrap_or_default(), set: set.unwrap_or_default() })
 }

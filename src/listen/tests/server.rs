@@ -91,6 +91,22 @@ fn requests_are_served_over_tcp_and_counted() {
 }
 
 #[test]
+fn a_client_that_sends_no_more_still_gets_what_was_answered() {
+    local(async || {
+        let rig = Rig::new(Limits::default());
+        let mut client = rig.connect().await;
+        client.write_all(&[GET, b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n"].concat()).await.unwrap();
+        client.shutdown().await.unwrap();
+        rig.server.idle().await;
+        // The second request was cancelled; the first answer lay in the kernel, and a reset would have thrown it away.
+        let mut out = vec![];
+        client.read_to_end(&mut out).await.unwrap();
+        assert!(out.starts_with(b"HTTP/1.1 200 OK") && out.ends_with(b"[]"), "{}", out.escape_ascii());
+        assert_eq!((rig.service.served.get(), rig.service.cancelled.get()), (2, 1));
+    });
+}
+
+#[test]
 fn requests_are_served_over_a_unix_socket() {
     local(async || {
         let directory = tempfile::tempdir().unwrap();

@@ -8,7 +8,7 @@ use std::ops::Range;
 use http::Version;
 use memchr::memchr;
 
-use super::{Fault, Framing, decimal, is_token, is_value, name_end, target, trim};
+use super::{Fault, Framing, MAX_OPTIONS, decimal, is_token, is_value, name_end, target, trim};
 use crate::message::fields::{Field, Known};
 use crate::model::Reason;
 
@@ -62,6 +62,8 @@ pub struct Scan {
     length: Option<u64>,
     chunked: bool,
     expects: bool,
+    /// Of `Connection`, in all its lines.
+    options: usize,
     close: bool,
     keep: bool,
 }
@@ -216,10 +218,11 @@ impl Scan {
             Known::TransferEncoding => self.transfer_encoding(value(), version),
             Known::Connection => {
                 for option in value().split(|&b| b == b',').map(trim) {
+                    self.options += 1;
                     self.close |= option.eq_ignore_ascii_case(b"close");
                     self.keep |= option.eq_ignore_ascii_case(b"keep-alive");
                 }
-                Ok(())
+                if self.options > MAX_OPTIONS { Err(Fault::bad("too many connection options")) } else { Ok(()) }
             }
             _ => Ok(()),
         }

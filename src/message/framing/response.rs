@@ -7,7 +7,7 @@
 use http::{StatusCode, Version};
 use memchr::memchr;
 
-use super::{Fault, decimal, is_value, name_end, trim};
+use super::{Fault, MAX_OPTIONS, decimal, is_value, name_end, trim};
 use crate::message::fields::{Field, Fields, Known};
 use crate::message::head::ResponseHead;
 use crate::model::Reason;
@@ -46,6 +46,9 @@ pub struct Head {
     pub keep_seconds: Option<u32>,
 }
 
+/// Status, version, and the words if they are not the usual ones.
+type StatusLine = (StatusCode, Version, Option<Box<[u8]>>);
+
 /// The progress through one head.
 #[derive(Debug)]
 pub struct Scan {
@@ -57,11 +60,13 @@ pub struct Scan {
     line: usize,
     /// How far an end of line was looked for.
     searched: usize,
-    /// Of the status line, once it is complete: status, version, and the words if they are not the usual ones.
-    begun: Option<(StatusCode, Version, Option<Box<[u8]>>)>,
+    /// Of the status line, once it is complete.
+    begun: Option<StatusLine>,
     fields: Vec<Field>,
     length: Option<u64>,
     chunked: bool,
+    /// Of `Connection`, in all its lines.
+    options: usize,
     close: bool,
     keep: bool,
     seconds: Option<u32>,
@@ -79,6 +84,7 @@ impl Scan {
             fields: Vec::new(),
             length: None,
             chunked: false,
+            options: 0,
             close: false,
             keep: false,
             seconds: None,
@@ -145,7 +151,7 @@ impl Scan {
         match field.known() {
             Known::ContentLength if framed => self.content_length(value())?,
             Known::TransferEncoding if framed => self.transfer_encoding(value(), version)?,
-            Known::Connection => self.connection(value()),
+            Known::Connection => self.connection(value())?,
             Known::KeepAlive => self.keep_alive(value()),
             _ => {}
         }
@@ -174,11 +180,13 @@ impl Scan {
     }
 
     /// Once any of its lines says `close`, no `keep-alive` undoes it.
-    fn connection(&mut self, value: &[u8]) {
+    fn connection(&mut self, value: &[u8]) -> Result<(), Fault> {
         for option in value.split(|&b| b == b',').map(trim) {
+            self.options += 1;
             self.close |= option.eq_ignore_ascii_case(b"close");
             self.keep |= option.eq_ignore_ascii_case(b"keep-alive");
         }
+        if self.options > MAX_OPTIONS { Err(bad("too many connection options")) } else { Ok(()) }
     }
 
     fn keep_alive(&mut self, value: &[u8]) {
@@ -188,11 +196,7 @@ impl Scan {
         self.seconds = timeout.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX)).or(self.seconds);
     }
 
-    fn finish(
-        &mut self,
-        head: &[u8],
-        (status, version, reason): (StatusCode, Version, Option<Box<[u8]>>),
-    ) -> Result<Head, Fault> {
+    fn finish(&mut self, head: &[u8], (status, version, reason): StatusLine) -> Result<Head, Fault> {
         let end = self.end(status)?;
         let keep_alive = !self.close && (version == Version::HTTP_11 || self.keep) && end != BodyEnd::Close;
         let mut text = Vec::with_capacity(head.len() + ROOM);
@@ -228,7 +232,7 @@ pub(crate) const fn bad(detail: &'static str) -> Fault {
 
 /// `HTTP-version SP status-code SP [ reason-phrase ]` (RFC 9112, 4). Some leave the second space away where there is no
 /// reason; no two parsers differ over that.
-fn status_line(line: &[u8]) -> Result<(StatusCode, Version, Option<Box<[u8]>>), Fault> {
+fn status_line(line: &[u8]) -> Result<StatusLine, Fault> {
     let version = match line {
         [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1', b' ', ..] => Version::HTTP_11,
         [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0', b' ', ..] => Version::HTTP_10,

@@ -195,6 +195,8 @@ fn heads_that_are_refused() {
         ("3986 3.2.2 text after brackets", host(" [::1]a"), "invalid Host"),
         ("6874 zone", host(" [fe80::1%25eth0]"), "invalid Host"),
         // Fields.
+        ("7.6.1 many connection options", get(&format!("Connection: {}x", "a,".repeat(32))), "connection options"),
+        ("7.6.1 on several lines", get(&"Connection: a,b,c,d,e,f\r\n".repeat(6)), "connection options"),
         ("9112 5.1 space before the colon", get("A : b"), "field name"),
         ("9112 5.1 tab before the colon", get("A\t: b"), "field name"),
         ("9112 5.1 space before Content-Length's", get("Content-Length : 5"), "field name"),

@@ -29,6 +29,8 @@ fn argued(detail: &str) -> bool {
         "invalid Content-Length",
         // Nobody asked for one.
         "a switch that nobody asked for",
+        // Of these hyper keeps no count.
+        "too many connection options",
         // hyper skips what stands between a chunk's size and its CRLF, and looks at no trailer but to parse it.
         "control character in a chunk extension",
         "white space after a chunk size",

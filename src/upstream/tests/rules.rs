@@ -77,6 +77,7 @@ const ANSWERS: &[(&str, bool, Is)] = &[
     ("Connection: close\r\nContent-Length: 2\r\n\r\nhi", false, Good(200, "hi", false)),
     ("Connection: x , Close\r\nContent-Length: 2\r\n\r\nhi", false, Good(200, "hi", false)),
     ("Connection: close\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nhi", false, Good(200, "hi", false)),
+    ("Connection: a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a\r\nConnection: a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a\r\n\r\n", true, Bad),
     ("Connection: closed\r\nContent-Length: 2\r\n\r\nhi", false, Good(200, "hi", true)),
     ("Keep-Alive: timeout=1\r\nContent-Length: 2\r\n\r\nhi", false, Good(200, "hi", false)),
     ("Keep-Alive: timeout=5, max=9\r\nContent-Length: 2\r\n\r\nhi", false, Good(200, "hi", true)),
