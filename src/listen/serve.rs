@@ -78,9 +78,9 @@ pub(super) async fn serve<W: Wire, S: Service>(wire: W, watch: Rc<Watch>, servic
         stream.abort();
         return;
     }
-    let unread = stream.has_unread();
+    let linger_first = poll_fn(|cx| Poll::Ready(stream.must_linger(cx))).await;
     // A body that somebody still holds keeps the socket, and with it nothing that is waited for.
-    if let (true, Some(stream)) = (unread, Rc::into_inner(stream)) {
+    if let (true, Some(stream)) = (linger_first, Rc::into_inner(stream)) {
         // In memory of its own: this future is what an idle connection holds.
         Box::pin(linger(&mut stream.into_wire())).await;
     }
@@ -140,7 +140,8 @@ async fn answer<W: Wire, S: Service>(
     })
     .await;
     stream.conn().set_answered();
-    response
+    // An answer that only says that the client has gone is for the log.
+    response.filter(|_| !stream.is_gone())
 }
 
 /// Sends an answer. [`End::Idle`]: the connection is ready for the next request.

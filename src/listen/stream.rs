@@ -33,6 +33,9 @@ use crate::model::{Limits, Reason};
 
 const HEAD_TIMEOUT: Fault = Fault::over("header_timeout", Reason::RequestTimeout, "the head took too long");
 
+/// Bytes of an answer that a client has when the reset comes: they are in its kernel, in one piece.
+const SAFE: usize = 4096;
+
 /// A head may be this long, whatever the file says.
 const MAX_HEAD: usize = 1024 * 1024;
 
@@ -55,6 +58,7 @@ pub(super) struct Stream<W> {
     memory: Rc<Memory>,
     /// The client waits to be asked for the body.
     expects: Cell<bool>,
+    gone: Cell<bool>,
     /// How much of the interim responses has been sent.
     interim_sent: Cell<usize>,
     /// Bytes written in all, and how many of them had been delivered when that was last measured.
@@ -81,6 +85,7 @@ impl<W: Wire> Stream<W> {
             watch,
             memory,
             expects: Cell::default(),
+            gone: Cell::default(),
             interim_sent: Cell::default(),
             written: Cell::default(),
             delivered: Cell::default(),
@@ -104,10 +109,16 @@ impl<W: Wire> Stream<W> {
         self.wire.borrow().abort();
     }
 
-    /// Whether the client has sent, or is still sending, what nobody will read: closing then would make the kernel send
-    /// a reset, which may destroy the answer on its way.
-    pub(super) fn has_unread(&self) -> bool {
-        self.has_bytes() || !matches!(*self.body.borrow(), Body::None)
+    /// Whether closing now could destroy an answer on its way: if there is something that nobody has read, or more comes
+    /// while much of the answer has not arrived, the kernel sends a reset.
+    pub(super) fn must_linger(&self, cx: &mut Context<'_>) -> bool {
+        let unread = self.has_bytes() || !matches!(*self.body.borrow(), Body::None);
+        unread || self.poll_any(cx).is_ready() || self.wire.borrow().undelivered() > SAFE
+    }
+
+    /// Whether the client left in the middle of a body.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.get()
     }
 
     /// Whether there are bytes that came before they were wanted.
@@ -314,9 +325,13 @@ impl<W: Wire> Source for Stream<W> {
             if polled.is_pending() {
                 self.watch.read_waits();
             }
-            if ready!(polled)? == 0 {
-                *self.body.borrow_mut() = Body::Broken;
-                return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
+            match ready!(polled) {
+                Ok(1..) => {}
+                ended => {
+                    *self.body.borrow_mut() = Body::Broken;
+                    self.gone.set(true);
+                    return Poll::Ready(Some(Err(ended.err().unwrap_or(io::ErrorKind::UnexpectedEof.into()))));
+                }
             }
         }
     }

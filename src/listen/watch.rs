@@ -15,8 +15,8 @@ use crate::model::{Limits, Reason};
 pub(super) const TICK: Duration = Duration::from_millis(250);
 
 /// Ticks over which `min_body_rate` is measured: the 10 s of grace, and after that again each 10 s in which the client
-/// was being waited for.
-const WINDOW: u32 = 40;
+/// was being waited for. One more than fit, since the first is not a whole one.
+const WINDOW: u32 = 41;
 
 const TOO_SLOW: Fault = Fault::over("min_body_rate", Reason::RequestTimeout, "the body came too slowly");
 

@@ -55,10 +55,9 @@ impl Coding {
 
 /// A message and how far it has come.
 pub struct Sending<B> {
-    body: B,
+    /// `None`: it has been read to its end. What it holds on to is let go of then, not when the last piece has been sent.
+    body: Option<B>,
     coding: Coding,
-    /// The body has been read to its end.
-    ended: bool,
     /// To be sent: `front`, then `data`, then `back`.
     front: Vec<u8>,
     data: Bytes,
@@ -83,8 +82,8 @@ where
 {
     /// Nothing is sent yet. `head`: with its empty line, and saying what `coding` is.
     pub fn new(head: Vec<u8>, body: B, coding: Coding) -> Self {
-        let ended = coding == Coding::Length(0);
-        Self { body, coding, ended, front: head, data: Bytes::new(), back: b"", sent: 0, written: 0 }
+        let body = (coding != Coding::Length(0)).then_some(body);
+        Self { body, coding, front: head, data: Bytes::new(), back: b"", sent: 0, written: 0 }
     }
 
     /// Bytes that a socket has taken. Zero: nobody can have seen anything, and another connection may be used.
@@ -109,7 +108,7 @@ where
                 self.data = Bytes::new();
                 self.back = b"";
                 self.sent = 0;
-                match (self.ended, waits) {
+                match (self.body.is_none(), waits) {
                     (true, _) => return Poll::Ready(Ok(())),
                     (false, true) => return Poll::Pending,
                     (false, false) => continue,
@@ -142,8 +141,11 @@ where
 
     /// Takes in what there is of the body, as much as goes into one send. Pending: only if the body is.
     fn poll_gather(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        while !self.ended && self.data.is_empty() && self.front.len() < COALESCE {
-            let piece = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+        while let Some(body) = &mut self.body
+            && self.data.is_empty()
+            && self.front.len() < COALESCE
+        {
+            let piece = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) if !data.is_empty() => data,
                     _ => continue,
@@ -154,6 +156,7 @@ where
                     continue;
                 }
             };
+            let is_last = body.is_end_stream();
             let is_small = self.front.len() + piece.len() <= COALESCE;
             match &mut self.coding {
                 Coding::Length(left) => {
@@ -177,7 +180,7 @@ where
                     self.back = b"\r\n";
                 }
             }
-            if self.body.is_end_stream() {
+            if is_last {
                 self.end()?;
             }
         }
@@ -186,7 +189,7 @@ where
 
     /// The body has come to its end.
     fn end(&mut self) -> Result<(), BoxError> {
-        self.ended = true;
+        self.body = None;
         match self.coding {
             Coding::Length(0) | Coding::Close => {}
             Coding::Length(_) => return Err("the body is shorter than its length".into()),

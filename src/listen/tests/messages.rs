@@ -162,6 +162,17 @@ async fn a_client_that_leaves_cancels_its_request() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_in_a_body_gets_no_answer_about_it() {
+    with(async |pipe: &mut Pipe| {
+        pipe.send("POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc").await;
+        pipe.client.shutdown().await.unwrap();
+        assert_eq!(pipe.rest().await, "");
+        assert_eq!(pipe.service.served.get(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_fails_does_not_end_as_if_it_were_whole() {
     let answer = ask("GET /broken HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(!answer.ends_with("0\r\n\r\n") && !answer.contains("HTTP/1.1 5"), "{answer}");

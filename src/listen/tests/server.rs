@@ -107,6 +107,24 @@ fn a_client_that_sends_no_more_still_gets_what_was_answered() {
 }
 
 #[test]
+fn what_comes_late_does_not_cut_the_last_answer_off() {
+    local(async || {
+        let rig = Rig::new(Limits::default());
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        // Room for little, so that most of the answer waits in the server's kernel.
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut client = socket.connect(rig.address()).await.unwrap();
+        client.write_all(b"GET /large HTTP/1.0\r\nHost: x\r\n\r\n").await.unwrap();
+        let head = until(&mut client, "\r\n\r\n").await;
+        assert!(head.contains("content-length: 1048576"), "{head}");
+        client.write_all(b"\r\n").await.unwrap();
+        let mut out = vec![];
+        client.read_to_end(&mut out).await.unwrap();
+        assert_eq!(out.len(), 1 << 20);
+    });
+}
+
+#[test]
 fn requests_are_served_over_a_unix_socket() {
     local(async || {
         let directory = tempfile::tempdir().unwrap();
