@@ -58,6 +58,7 @@ pub(super) struct Stream<W> {
     memory: Rc<Memory>,
     /// The client waits to be asked for the body.
     expects: Cell<bool>,
+    /// The client has left in the middle of a body.
     gone: Cell<bool>,
     /// How much of the interim responses has been sent.
     interim_sent: Cell<usize>,
