@@ -28,7 +28,7 @@ pub(super) fn check(method: &[u8], target: &[u8]) -> Result<(), Fault> {
     }
 }
 
-/// What a backend is sent in the request line for a target that passed [`check`]: the path and query, also where the
+/// What a backend is sent in the request line for a target that is valid: the path and query, also where the
 /// client sent an absolute URI (RFC 9112, 3.2.2).
 pub fn origin_form(target: &[u8]) -> Cow<'_, [u8]> {
     match split_absolute(target) {
