@@ -168,10 +168,12 @@ where
     let unsaid = !no_body || head.status == StatusCode::NO_CONTENT;
     let without = if unsaid { HOP_BY_HOP.and(LENGTH) } else { HOP_BY_HOP };
     head.write(&mut front, asked.version, without);
-    match Coding::of(&body, false) {
-        _ if !no_body => coding.write(&mut front),
-        length @ Coding::Length(1..) if !head.fields.has(LENGTH) => length.write(&mut front),
-        _ => {}
+    if !no_body {
+        coding.write(&mut front);
+    } else if let length @ Coding::Length(1..) = Coding::of(&body, false)
+        && !head.fields.has(LENGTH)
+    {
+        length.write(&mut front);
     }
     match (last, asked.version) {
         (true, _) => front.extend_from_slice(b"connection: close\r\n"),

@@ -52,8 +52,6 @@ pub enum Known {
     RequestId,
     /// `Date`
     Date,
-    /// `Server`
-    Server,
 }
 
 /// A set of known names.
@@ -106,7 +104,6 @@ impl Known {
             4 if is(b"host") => Self::Host,
             4 if is(b"date") => Self::Date,
             6 if is(b"expect") => Self::Expect,
-            6 if is(b"server") => Self::Server,
             7 if is(b"trailer") => Self::Trailer,
             7 if is(b"upgrade") => Self::Upgrade,
             9 if is(b"forwarded") => Self::Forwarded,
@@ -354,7 +351,7 @@ mod tests {
             ("Via", Known::Via),
             ("date", Known::Date),
             ("Expect", Known::Expect),
-            ("Server", Known::Server),
+            ("Server", Known::Other),
             ("trailer", Known::Trailer),
             ("Upgrade", Known::Upgrade),
             ("Forwarded", Known::Forwarded),
