@@ -93,13 +93,14 @@ fn snapshot(pools: usize) -> Snapshot {
     let backends: Vec<_> = (0..BACKENDS)
         .map(|i| {
             let address = Address::Ip((std::net::Ipv4Addr::from(0x0a00_0000 + i), 8000).into());
-            Arc::new(Backend::new(Identity { region: "r".into(), address, protocol: Protocol::H1 }))
+            Backend::new(Identity { region: "r".into(), address, protocol: Protocol::H1 })
         })
         .collect();
     let mut random = fastrand::Rng::with_seed(1);
-    let mut server =
-        || Server { backend: Arc::clone(&backends[random.usize(..backends.len())]), check: None, weight: 1 };
-    build(Arc::new(Index::new(Arc::new(plan))), 0, |_| [vec![server(), server()], vec![server()]])
+    let mut server = || Server::new(Arc::clone(&backends[random.usize(..backends.len())]), None, 1);
+    build(Arc::new(Index::new(Arc::new(plan))), 0, std::time::Instant::now(), |_| {
+        [vec![server(), server()], vec![server()]]
+    })
 }
 
 fn route() -> Route {
@@ -229,7 +230,7 @@ fn one_fact(bencher: Bencher<'_, '_>, pools: usize) {
     let mut random = fastrand::Rng::with_seed(4);
     bencher
         .with_inputs(|| PoolId(random.u32(..pools as u32)))
-        .bench_local_values(|id| snapshot.with_changes([(id, snapshot.pool(id).refreshed())]));
+        .bench_local_values(|id| snapshot.with_changes([(id, snapshot.pool(id).refreshed(std::time::Instant::now()))]));
 }
 
 /// A worker asks for the newest Snapshot.

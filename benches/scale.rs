@@ -97,7 +97,7 @@ fn measure(file: &Path) {
     let plan = load(file);
     let loaded = began.elapsed();
     let index = Arc::new(Index::new(Arc::new(plan.of_nothing())));
-    let table = Arc::new(Table::new(build(index, 0, |_| Default::default())));
+    let table = Arc::new(Table::new(build(index, 0, Instant::now(), |_| Default::default())));
     let mut controller = Controller::new(Arc::clone(&table), metrics, prober);
     let (settled, _) = steps(&mut controller, plan);
     controller.publish(settled);
@@ -179,7 +179,7 @@ fn flip(controller: &mut Controller, check: Arc<Check>) -> Duration {
     let to = if from == Status::Up { Status::Down(Cause::Timeout) } else { Status::Up };
     check.set(to, Instant::now());
     let began = Instant::now();
-    controller.transition(&Transition { check, from, to });
+    controller.transition(&Transition { check, from, to, clears: false });
     controller.flush();
     began.elapsed()
 }

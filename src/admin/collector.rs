@@ -5,10 +5,8 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
 use super::view;
-use crate::backend::verdict;
 use crate::control::Handle;
 use crate::model::Role;
-use crate::routing::Server;
 use crate::telemetry::{Family, Kind, Spec};
 
 const BACKEND: &[&str] = &["asset", "region", "backend", "role"];
@@ -62,10 +60,13 @@ impl Collector for State {
         let [up, in_flight, connections, weight, checks, load, panic] = &mut families;
         // Pools that have no series of their own have no place in `_other` either: a sum of states says nothing.
         for pool in view::pools(&snapshot).filter(|pool| self.handle.metrics().admit(&pool.asset, &pool.region)) {
+            let verdicts = pool.state.verdicts();
+            let mut verdicts = verdicts.iter();
             for (tier, role) in pool.state.tiers.iter().zip(Role::ALL) {
                 for server in tier.servers.iter() {
+                    let is_up = verdicts.next().is_some_and(|verdict| verdict.usable);
                     let labels = [&*pool.asset, &*pool.region, &*server.backend.label, role.as_str()];
-                    up.push(&labels, f64::from(u8::from(is_up(server))));
+                    up.push(&labels, f64::from(u8::from(is_up)));
                     in_flight.push(&labels, f64::from(server.backend.in_flight()));
                     connections.push(&labels, f64::from(server.backend.connections()));
                     weight.push(&labels, f64::from(server.weight));
@@ -83,10 +84,6 @@ impl Collector for State {
         }
         families.map(Family::into_proto).into()
     }
-}
-
-fn is_up(server: &Server) -> bool {
-    verdict(&server.backend, server.check.as_deref()).usable
 }
 
 #[cfg(test)]

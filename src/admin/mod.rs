@@ -186,7 +186,8 @@ mod tests {
     /// The app, and what arrives at the control plane.
     fn start() -> (Router, mpsc::Receiver<Command>) {
         let (sender, commands) = mpsc::channel(2 * MAX_REQUESTS);
-        let table = Table::new(build(Arc::new(Index::new(Arc::new(plan()))), 7, |_| Default::default()));
+        let table =
+            Table::new(build(Arc::new(Index::new(Arc::new(plan()))), 7, Instant::now(), |_| Default::default()));
         let handle = Handle::new(sender, Arc::new(table), Metrics::new(10), Arc::new(Readiness::default()));
         (app(handle), commands)
     }

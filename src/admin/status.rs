@@ -5,7 +5,8 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::view;
-use crate::backend::{Why, verdict};
+use crate::backend::{Passive, Verdict, Why};
+use crate::balance::slow_start::WHOLE;
 use crate::model::{RegionId, Role};
 use crate::routing::{Server, Snapshot};
 
@@ -71,14 +72,19 @@ struct Backend<'s> {
     address: &'s str,
     role: &'static str,
     weight: u16,
-    /// `up`, `down`, `unchecked` (not yet), `not-checked` (checks are off).
+    /// `up`, `down`, `unchecked` (not yet), `not-checked` (checks are off), `ejected`, `spared` (it would be ejected, but
+    /// too many are), `half-open`, `drain`, `maintenance`.
     state: &'static str,
     /// Whether it gets requests.
     usable: bool,
-    /// Why it is down.
+    /// Why it is down or ejected.
     cause: Option<String>,
     /// Seconds since its state changed; none without checks.
     since: Option<f64>,
+    /// Seconds until an ejection ends, if it is ejected.
+    ejected_for: Option<f64>,
+    /// How much of its weight it has, 0 to 1, while that grows.
+    slow_start: Option<f64>,
     in_flight: u32,
     connections: u32,
 }
@@ -110,14 +116,20 @@ impl<'s> Status<'s> {
 impl<'s> Pool<'s> {
     fn new(snapshot: &'s Snapshot, pool: &view::PoolView<'s>, now: Instant) -> Self {
         let tiers = view::tiers(snapshot, pool.state);
-        let members = pool.state.tiers.iter().zip(Role::ALL);
+        let verdicts = pool.state.verdicts();
+        let roles =
+            pool.state.tiers.iter().zip(Role::ALL).flat_map(|(tier, role)| tier.servers.iter().map(move |_| role));
         Self {
             asset: pool.asset.to_string(),
             region: pool.region.to_string(),
             balance: pool.state.settings.balance.as_str(),
             tiers: tiers.iter().map(Tier::new).collect(),
-            backends: members
-                .flat_map(|(tier, role)| tier.servers.iter().map(move |s| Backend::new(s, role, now)))
+            backends: pool
+                .state
+                .servers()
+                .zip(roles)
+                .zip(&verdicts)
+                .map(|((server, role), verdict)| Backend::new(server, role, *verdict, now))
                 .collect(),
         }
     }
@@ -136,8 +148,9 @@ impl Tier {
 }
 
 impl<'s> Backend<'s> {
-    fn new(server: &'s Server, role: Role, now: Instant) -> Self {
-        let verdict = verdict(&server.backend, server.check.as_deref());
+    fn new(server: &'s Server, role: Role, verdict: Verdict, now: Instant) -> Self {
+        let ejection = server.backend.standing().ejection.filter(|_| server.backend.passive() != Passive::Trusted);
+        let left = ejection.map(|ejection| ejection.until.saturating_duration_since(now).as_secs_f64());
         let since = server.check.as_ref().map(|check| now.saturating_duration_since(check.status_since().1));
         Self {
             address: &server.backend.label,
@@ -147,9 +160,12 @@ impl<'s> Backend<'s> {
             usable: verdict.usable,
             cause: match verdict.why {
                 Why::Down(cause) => Some(cause.to_string()),
+                Why::Ejected | Why::Spared | Why::HalfOpen => ejection.map(|e| e.detector.as_str().to_owned()),
                 _ => None,
             },
             since: since.map(|since| since.as_secs_f64()),
+            ejected_for: left,
+            slow_start: (server.share < WHOLE).then(|| f64::from(server.share) / f64::from(WHOLE)),
             in_flight: server.backend.in_flight(),
             connections: server.backend.connections(),
         }

@@ -19,6 +19,7 @@ use super::reload::{self, Job, Step};
 use super::worker::{self, Kit, Order};
 use super::{Addresses, Options, RunError, Source, descriptors, notify};
 use crate::admin;
+use crate::backend::Observation;
 use crate::config::{Diagnostics, Loaded};
 use crate::control::{self, Command, Controller, GATHER, Handle, Readiness, ReloadReport, Settled};
 use crate::discovery::{Resolved, Resolver};
@@ -34,6 +35,9 @@ const TICK: Duration = Duration::from_millis(500);
 const FLUSH: Duration = Duration::from_secs(1);
 /// Between the end of `drain_timeout` and the end of the workers.
 const STOP: Duration = Duration::from_millis(500);
+
+/// What workers have to say that the control plane has not heard yet, at most.
+const OBSERVATIONS: usize = 1024;
 
 type Drained = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -76,6 +80,7 @@ struct Daemon {
     commands: mpsc::Receiver<Command>,
     health: mpsc::Receiver<Transition>,
     resolved: mpsc::Receiver<Resolved>,
+    observations: mpsc::Receiver<Observation>,
     /// What the descriptor limit allows.
     max_connections: u32,
     job: Option<Job>,
@@ -123,7 +128,7 @@ impl Daemon {
         let signals = Signals::new().map_err(other("cannot listen to signals"))?;
         let workers = plan.server.workers.unwrap_or_else(available_cores);
         let index = Arc::new(Index::new(Arc::new(plan.of_nothing())));
-        let table = Arc::new(Table::new(routing::build(index, 0, |_| Default::default())));
+        let table = Arc::new(Table::new(routing::build(index, 0, std::time::Instant::now(), |_| Default::default())));
         let readiness = Arc::new(Readiness::default());
 
         let mut orders = Vec::new();
@@ -150,6 +155,7 @@ impl Daemon {
             }
         };
 
+        let (observations_in, observations) = mpsc::channel(OBSERVATIONS);
         let shared = Shared::new(workers, Arc::clone(metrics));
         let threads = receivers
             .into_iter()
@@ -160,6 +166,7 @@ impl Daemon {
                     table: Arc::clone(&table),
                     metrics: Arc::clone(metrics),
                     log: access.worker(),
+                    observations: observations_in.clone(),
                     shared: Arc::clone(&shared),
                     max_connections,
                 };
@@ -191,6 +198,7 @@ impl Daemon {
             commands,
             health,
             resolved,
+            observations,
             max_connections,
             job: None,
             drain: Drain::No,
@@ -218,6 +226,10 @@ impl Daemon {
                 }
                 Some(transition) = self.health.recv() => {
                     self.controller.transition(&transition);
+                    gather.get_or_insert(Instant::now() + GATHER);
+                }
+                Some(observation) = self.observations.recv() => {
+                    self.controller.observe(observation);
                     gather.get_or_insert(Instant::now() + GATHER);
                 }
                 () = until(gather) => {

@@ -8,12 +8,13 @@
 //! lines in pairs, so that no other backend's counts are next to it.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::Identity;
+use super::standing::{Ejection, Passive, Standing};
+use super::{Identity, Observation};
+use crate::model::Outlier;
 
 /// One server. See the module's own words.
 pub struct Backend {
@@ -27,34 +28,65 @@ pub struct Backend {
     /// A worker found no connection left and had none of its own: the others then close theirs instead of keeping
     /// them. Set by a failed [`Backend::try_connection`], cleared by the next connection that closes.
     starved: AtomicBool,
+    /// What the control plane has decided. Written by it alone, and read by whoever judges; never on a request's way.
+    standing: Mutex<Standing>,
 }
 
 /// What every request writes. With the two counts of `Arc` before it, 128 bytes.
 struct Line {
-    /// Requests that hold an [`InFlight`], over all workers.
-    in_flight: AtomicU32,
+    /// Low half: requests that hold an [`InFlight`], over all workers. High half: requests begun, ever; it wraps.
+    /// One word, so that counting both is one write.
+    requests: AtomicU64,
     /// Connections that hold a [`Connection`], idle ones included, over all workers.
     connections: AtomicU32,
-    _rest: [u64; 13],
+    /// Requests that ended in an error of the backend's, ever; it wraps.
+    failures: AtomicU32,
+    /// The same since the last one that ended well; with [`DEEP`] if one of them was such an error.
+    errors: AtomicU32,
+    /// A [`Passive`] as a number. Written by the control plane alone.
+    passive: AtomicU32,
+    /// Whose line this is.
+    backend: Weak<Backend>,
+    _rest: [u64; 10],
 }
+
+/// One more request begun and in flight.
+const ONE_MORE: u64 = 1 << 32 | 1;
+
+/// Among the errors in a row is one that a check which only connects would not see.
+const DEEP: u32 = 1 << 31;
 
 const _: () = assert!(size_of::<Line>() + 2 * size_of::<usize>() == 128 || size_of::<usize>() != 8);
 
 impl Backend {
     /// A server of which nothing is known yet.
-    pub fn new(identity: Identity) -> Self {
-        Self {
+    pub fn new(identity: Identity) -> Arc<Self> {
+        Arc::new_cyclic(|backend| Self {
             label: identity.address.to_string().into(),
             identity,
-            line: Arc::new(Line { in_flight: AtomicU32::new(0), connections: AtomicU32::new(0), _rest: [0; 13] }),
+            line: Arc::new(Line {
+                requests: AtomicU64::new(0),
+                connections: AtomicU32::new(0),
+                failures: AtomicU32::new(0),
+                errors: AtomicU32::new(0),
+                passive: AtomicU32::new(Passive::Trusted.number()),
+                backend: Weak::clone(backend),
+                _rest: [0; 10],
+            }),
             refused: AtomicBool::new(false),
             starved: AtomicBool::new(false),
-        }
+            standing: Mutex::default(),
+        })
     }
 
     /// Requests in flight, over all workers.
     pub fn in_flight(&self) -> u32 {
-        self.line.in_flight.load(Relaxed)
+        in_flight(self.line.requests.load(Relaxed))
+    }
+
+    /// Requests begun and requests that ended in an error, ever. Both wrap: what counts is how far they have come.
+    pub fn tally(&self) -> (u32, u32) {
+        ((self.line.requests.load(Relaxed) >> 32) as u32, self.line.failures.load(Relaxed))
     }
 
     /// Open connections, idle ones included, over all workers. Connections of health checks are not among them.
@@ -62,9 +94,64 @@ impl Backend {
         self.line.connections.load(Relaxed)
     }
 
-    /// Counts one more request, unless `max` are in flight already.
+    /// Counts one more request, unless `max` are in flight already; one, if it is half-open.
     pub fn try_request(&self, max: u32) -> Option<InFlight> {
-        take(&self.line.in_flight, max).then(|| InFlight(self.line.clone()))
+        let max = if self.passive() == Passive::HalfOpen { max.min(1) } else { max };
+        let requests = &self.line.requests;
+        let more = |n: u64| (in_flight(n) < max).then(|| n.wrapping_add(ONE_MORE));
+        requests.fetch_update(Relaxed, Relaxed, more).is_ok().then(|| InFlight(self.line.clone()))
+    }
+
+    /// What its errors have come to.
+    pub fn passive(&self) -> Passive {
+        Passive::from_number(self.line.passive.load(Relaxed))
+    }
+
+    /// What the control plane has decided about it.
+    pub fn standing(&self) -> Standing {
+        *self.lock()
+    }
+
+    /// It gets nothing new. By the control plane alone, as the next three.
+    pub fn eject(&self, ejection: Ejection) {
+        self.lock().ejection = Some(ejection);
+        self.set_passive(Passive::Ejected);
+    }
+
+    /// It gets one request at a time.
+    pub fn half_open(&self) {
+        self.set_passive(Passive::HalfOpen);
+    }
+
+    /// It is one like the others again.
+    pub fn trust(&self) {
+        self.lock().ejection = None;
+        self.set_passive(Passive::Trusted);
+    }
+
+    /// From now on it is loaded little by little.
+    pub fn warm_up(&self, now: std::time::Instant) {
+        self.lock().warm_since = Some(now);
+    }
+
+    /// What was an error so far is forgotten: the next row begins at none.
+    pub fn forget_errors(&self) {
+        self.line.errors.store(0, Relaxed);
+    }
+
+    /// Whether a check that passes would have seen all of the newest row of errors: connections that could not be made,
+    /// and kept ones that were closed.
+    pub fn are_errors_shallow(&self) -> bool {
+        self.line.errors.load(Relaxed) & DEEP == 0
+    }
+
+    fn set_passive(&self, passive: Passive) {
+        self.forget_errors();
+        self.line.passive.store(passive.number(), Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts one more connection, unless `max` are open already; then the backend counts as [starved](Self::starved).
@@ -102,6 +189,7 @@ impl fmt::Debug for Backend {
             .field("in_flight", &self.in_flight())
             .field("connections", &self.connections())
             .field("refused", &self.last_connect_refused())
+            .field("passive", &self.passive())
             .finish()
     }
 }
@@ -110,10 +198,50 @@ impl fmt::Debug for Backend {
 #[must_use = "dropped at once, it counts nothing"]
 pub struct InFlight(Arc<Line>);
 
+impl InFlight {
+    /// The request ended well. Something has to be said about that if its backend was on probation.
+    pub fn succeeded(&self) -> Option<Observation> {
+        // Nearly always there is nothing to reset, and a look at a line that is at hand costs nothing.
+        if self.0.errors.load(Relaxed) != 0 {
+            self.0.errors.store(0, Relaxed);
+        }
+        match self.passive() {
+            Passive::HalfOpen => Some(Observation::Recovered(self.0.backend.upgrade()?)),
+            _ => None,
+        }
+    }
+
+    /// The request ended in an error of the backend's. Something has to be said about that if it is one too many.
+    /// `shallow`: see [`Backend::are_errors_shallow`].
+    pub fn failed(&self, shallow: bool, terms: &Outlier) -> Option<Observation> {
+        self.0.failures.fetch_add(1, Relaxed);
+        let more = |n: u32| (n & !DEEP).saturating_add(1).min(!DEEP) | n & DEEP | if shallow { 0 } else { DEEP };
+        let before = self.0.errors.fetch_update(Relaxed, Relaxed, |n| Some(more(n))).unwrap_or_else(|n| n);
+        let errors = more(before) & !DEEP;
+        let too_many = match self.passive() {
+            Passive::Trusted => errors >= terms.consecutive_errors,
+            Passive::HalfOpen => true,
+            Passive::Ejected => false,
+        };
+        if !too_many {
+            return None;
+        }
+        Some(Observation::Failing(self.0.backend.upgrade()?, *terms))
+    }
+
+    fn passive(&self) -> Passive {
+        Passive::from_number(self.0.passive.load(Relaxed))
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
+        self.0.requests.fetch_sub(1, Relaxed);
     }
+}
+
+fn in_flight(requests: u64) -> u32 {
+    requests as u32
 }
 
 impl fmt::Debug for InFlight {
@@ -151,11 +279,11 @@ fn take(count: &AtomicU32, max: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Address, Protocol};
+    use crate::model::{Address, Detector, Protocol};
 
     fn backend() -> Arc<Backend> {
         let address = Address::Ip("10.1.0.11:8000".parse().unwrap());
-        Arc::new(Backend::new(Identity { region: "north".into(), address, protocol: Protocol::H1 }))
+        Backend::new(Identity { region: "north".into(), address, protocol: Protocol::H1 })
     }
 
     #[test]
@@ -204,6 +332,35 @@ mod tests {
             }
         });
         assert_eq!(backend.in_flight(), 0);
+    }
+
+    #[test]
+    fn errors_in_a_row_are_told_and_one_success_ends_the_row() {
+        let backend = backend();
+        let terms = Outlier { consecutive_errors: 3, ..Outlier::default() };
+        let request = backend.try_request(9).unwrap();
+        let told = |ends: &[bool]| -> Vec<bool> {
+            let end = |good: &bool| if *good { request.succeeded() } else { request.failed(false, &terms) }.is_some();
+            ends.iter().map(end).collect()
+        };
+        // Once there are too many each one tells, for the first word may have been lost.
+        assert_eq!(
+            told(&[false, false, true, false, false, false, false]),
+            [[false; 5].as_slice(), &[true; 2]].concat()
+        );
+        assert_eq!(backend.tally(), (1, 6));
+        assert!(!backend.are_errors_shallow());
+        let now = std::time::Instant::now();
+        backend.eject(Ejection { since: now, until: now, detector: Detector::ConsecutiveErrors, shallow: false });
+        assert_eq!(told(&[false; 4]), [false; 4]);
+        backend.half_open();
+        assert!(backend.try_request(9).is_none(), "half-open is one at a time");
+        assert_eq!(told(&[false, true]), [true, true]);
+        backend.trust();
+        assert!(backend.are_errors_shallow());
+        assert!(request.failed(true, &terms).is_none() && backend.are_errors_shallow());
+        assert_eq!(told(&[true, false, false, false]), [false, false, false, true]);
+        assert_eq!(backend.in_flight(), 1);
     }
 
     #[test]

@@ -7,14 +7,19 @@
 //! Everything here is atomics and guards: workers write without locks, and what a cancelled request held is given
 //! back when its guard is dropped. No clock and no runtime: whoever knows the time passes it in.
 
+mod breaker;
 mod check;
 mod identity;
 mod live;
+pub mod outlier;
 mod registry;
+mod standing;
 mod verdict;
 
+pub use breaker::{Breaker, Tick};
 pub use check::{Cause, Check, Status};
 pub use identity::Identity;
 pub use live::{Backend, Connection, InFlight};
 pub use registry::Registry;
-pub use verdict::{Verdict, Why, verdict};
+pub use standing::{Ejection, Observation, Passive, Standing};
+pub use verdict::{Verdict, Voices, Why, verdicts};

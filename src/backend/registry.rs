@@ -61,7 +61,7 @@ impl Registry {
     fn entry(&mut self, identity: Identity) -> &mut Entry {
         self.entries
             .entry(identity)
-            .or_insert_with_key(|id| Entry { backend: Arc::new(Backend::new(id.clone())), checks: Vec::new() })
+            .or_insert_with_key(|id| Entry { backend: Backend::new(id.clone()), checks: Vec::new() })
     }
 }
 

@@ -1,19 +1,32 @@
 //! May this backend be used? The one place that decides it, and says why not.
 //!
-//! Whoever builds tiers, answers `status` or explains a route asks here, so that they can't disagree. Further voices
-//! (passive ejection, the operator, a breaker) join here and nowhere else.
+//! Whoever builds tiers, answers `status` or explains a route asks here, so that they can't disagree. The voices, in the
+//! order in which they are heard:
+//!
+//! 1. the operator: what is drained or in maintenance gets nothing, whatever else is said;
+//! 2. the checks: what fails them, or has not passed yet, is not used but in panic;
+//! 3. the errors of requests: what was ejected is not used but in panic, as far as its pool allows so many to be out;
+//! 4. the breaker: what was ejected comes back with one request at a time.
+//!
+//! How many may be ejected is a matter of the pool, so a pool's backends are judged together.
 
 use std::fmt;
+use std::time::Instant;
 
-use super::{Backend, Cause, Check, Status};
+use smallvec::SmallVec;
+
+use super::outlier::allowance;
+use super::{Backend, Cause, Check, Passive, Status};
+use crate::model::{Operator, Outlier};
 
 /// The answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Verdict {
     /// It takes its share of traffic.
     pub usable: bool,
-    /// It may be used when its tier panics: what failed a check by time-out or by its answer might still serve some
-    /// requests; what refuses connections will not, and what was never reached has never been up.
+    /// It may be used when its tier panics: what failed a check by time-out or by its answer, or was ejected, might
+    /// still serve some requests; what refuses connections will not, what was never reached has never been up, and what
+    /// the operator took out stays out.
     pub usable_in_panic: bool,
     /// The reason, for `status` and `explain`.
     pub why: Why,
@@ -30,6 +43,16 @@ pub enum Why {
     Unchecked,
     /// Its checks fail.
     Down(Cause),
+    /// Its requests failed.
+    Ejected,
+    /// They did, but too many others are out already.
+    Spared,
+    /// They did; now it gets one at a time.
+    HalfOpen,
+    /// The operator lets it finish.
+    Drain,
+    /// The operator works on it.
+    Maintenance,
 }
 
 impl Why {
@@ -40,6 +63,11 @@ impl Why {
             Self::NotChecked => "not-checked",
             Self::Unchecked => "unchecked",
             Self::Down(_) => "down",
+            Self::Ejected => "ejected",
+            Self::Spared => "spared",
+            Self::HalfOpen => "half-open",
+            Self::Drain => "drain",
+            Self::Maintenance => "maintenance",
         }
     }
 }
@@ -53,49 +81,157 @@ impl fmt::Display for Why {
     }
 }
 
-/// Judges a backend. `check`: its checks, `None` if they are off.
-pub fn verdict(backend: &Backend, check: Option<&Check>) -> Verdict {
-    judge(check.map(Check::status), backend.last_connect_refused())
+/// Everyone who has a say about one backend of a pool.
+#[derive(Debug, Clone, Copy)]
+pub struct Voices<'a> {
+    /// Whose errors are remembered there.
+    pub backend: &'a Backend,
+    /// Its checks; `None`: they are off.
+    pub check: Option<&'a Check>,
+    /// The operator, of this backend in this pool.
+    pub operator: Operator,
 }
 
-fn judge(status: Option<Status>, refused: bool) -> Verdict {
-    let (usable, usable_in_panic, why) = match status {
-        None => (true, !refused, Why::NotChecked),
-        Some(Status::Up) => (true, !refused, Why::Up),
-        Some(Status::Unchecked) => (false, false, Why::Unchecked),
-        Some(Status::Down(cause)) => {
-            let answers = !matches!(cause, Cause::Refused | Cause::Unreachable);
-            (false, answers && !refused, Why::Down(cause))
+/// Judges the backends of one pool, in their order. `outlier`: the pool's terms; `None`, or not enforced: errors of
+/// requests have no say.
+pub fn verdicts<'a>(
+    pool: impl Iterator<Item = Voices<'a>> + Clone,
+    outlier: Option<&Outlier>,
+) -> SmallVec<[Verdict; 8]> {
+    let mut verdicts: SmallVec<[Verdict; 8]> = pool
+        .clone()
+        .map(|voices| {
+            let passive = match outlier {
+                Some(terms) if terms.enforce => voices.backend.passive(),
+                _ => Passive::Trusted,
+            };
+            let status = voices.check.map(Check::status);
+            judge(voices.operator, status, voices.backend.last_connect_refused(), passive)
+        })
+        .collect();
+    let ejected = verdicts.iter().filter(|verdict| verdict.why == Why::Ejected).count();
+    let Some(terms) = outlier.filter(|_| ejected > 0) else { return verdicts };
+    let left = verdicts.iter().filter(|verdict| verdict.usable).count();
+    let allowed = allowance(verdicts.len(), left, terms.max_ejected_percent);
+    if ejected > allowed {
+        // Those that went first stay out.
+        let since = |backend: &Backend| backend.standing().ejection.map(|ejection| ejection.since);
+        let out = pool.zip(&mut verdicts).filter(|(_, verdict)| verdict.why == Why::Ejected);
+        let mut out: Vec<(Option<Instant>, &mut Verdict)> =
+            out.map(|(voices, verdict)| (since(voices.backend), verdict)).collect();
+        out.sort_by_key(|(since, _)| *since);
+        for (_, verdict) in out.into_iter().skip(allowed) {
+            *verdict = Verdict { usable: true, why: Why::Spared, ..*verdict };
         }
-    };
-    Verdict { usable, usable_in_panic, why }
+    }
+    verdicts
+}
+
+fn judge(operator: Operator, status: Option<Status>, refused: bool, passive: Passive) -> Verdict {
+    let never = |why| Verdict { usable: false, usable_in_panic: false, why };
+    let only_in_panic = |may, why| Verdict { usable: false, usable_in_panic: may, why };
+    let always = |why| Verdict { usable: true, usable_in_panic: !refused, why };
+    match (operator, status, passive) {
+        (Operator::Maintenance, ..) => never(Why::Maintenance),
+        (Operator::Drain, ..) => never(Why::Drain),
+        (_, Some(Status::Unchecked), _) => never(Why::Unchecked),
+        (_, Some(Status::Down(cause)), _) => {
+            let answers = !matches!(cause, Cause::Refused | Cause::Unreachable);
+            only_in_panic(answers && !refused, Why::Down(cause))
+        }
+        (.., Passive::Ejected) => only_in_panic(!refused, Why::Ejected),
+        (.., Passive::HalfOpen) => always(Why::HalfOpen),
+        (_, Some(Status::Up), Passive::Trusted) => always(Why::Up),
+        (_, None, Passive::Trusted) => always(Why::NotChecked),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
     use super::*;
+    use crate::backend::{Ejection, Identity};
+    use crate::model::{Address, Detector};
+
+    const UP: Option<Status> = Some(Status::Up);
 
     #[test]
     fn who_may_be_used() {
+        use Operator::{Drain, Maintenance, Ready};
+        use Passive::{Ejected, HalfOpen, Trusted};
+        let down = |cause| Some(Status::Down(cause));
         let table = [
-            (None, false, true, true, "not-checked"),
-            (None, true, true, false, "not-checked"),
-            (Some(Status::Unchecked), false, false, false, "unchecked"),
-            (Some(Status::Up), false, true, true, "up"),
-            (Some(Status::Up), true, true, false, "up"),
-            (Some(Status::Down(Cause::Timeout)), false, false, true, "down: timeout"),
-            (Some(Status::Down(Cause::Timeout)), true, false, false, "down: timeout"),
-            (Some(Status::Down(Cause::Status(503))), false, false, true, "down: status 503"),
-            (Some(Status::Down(Cause::Reset)), false, false, true, "down: reset"),
-            (Some(Status::Down(Cause::Garbage)), false, false, true, "down: garbage"),
-            (Some(Status::Down(Cause::Refused)), false, false, false, "down: refused"),
-            (Some(Status::Down(Cause::Refused)), true, false, false, "down: refused"),
-            (Some(Status::Down(Cause::Unreachable)), false, false, false, "down: unreachable"),
+            (Ready, None, false, Trusted, true, true, "not-checked"),
+            (Ready, None, true, Trusted, true, false, "not-checked"),
+            (Ready, Some(Status::Unchecked), false, Trusted, false, false, "unchecked"),
+            (Ready, UP, false, Trusted, true, true, "up"),
+            (Ready, UP, true, Trusted, true, false, "up"),
+            (Ready, down(Cause::Timeout), false, Trusted, false, true, "down: timeout"),
+            (Ready, down(Cause::Timeout), true, Trusted, false, false, "down: timeout"),
+            (Ready, down(Cause::Status(503)), false, Trusted, false, true, "down: status 503"),
+            (Ready, down(Cause::Reset), false, Trusted, false, true, "down: reset"),
+            (Ready, down(Cause::Garbage), false, Trusted, false, true, "down: garbage"),
+            (Ready, down(Cause::Refused), false, Trusted, false, false, "down: refused"),
+            (Ready, down(Cause::Refused), true, Trusted, false, false, "down: refused"),
+            (Ready, down(Cause::Unreachable), false, Trusted, false, false, "down: unreachable"),
+            (Ready, UP, false, Ejected, false, true, "ejected"),
+            (Ready, UP, true, Ejected, false, false, "ejected"),
+            (Ready, None, false, Ejected, false, true, "ejected"),
+            (Ready, down(Cause::Timeout), false, Ejected, false, true, "down: timeout"),
+            (Ready, UP, false, HalfOpen, true, true, "half-open"),
+            (Ready, down(Cause::Refused), false, HalfOpen, false, false, "down: refused"),
+            (Drain, UP, false, Trusted, false, false, "drain"),
+            (Drain, Some(Status::Unchecked), false, Ejected, false, false, "drain"),
+            (Maintenance, UP, false, Trusted, false, false, "maintenance"),
+            (Maintenance, down(Cause::Timeout), false, HalfOpen, false, false, "maintenance"),
         ];
-        for (status, refused, usable, usable_in_panic, word) in table {
-            let verdict = judge(status, refused);
+        for (operator, status, refused, passive, usable, usable_in_panic, word) in table {
+            let verdict = judge(operator, status, refused, passive);
             let seen = (verdict.usable, verdict.usable_in_panic, verdict.why.to_string());
-            assert_eq!(seen, (usable, usable_in_panic, word.to_owned()), "{status:?}, refused: {refused}");
+            let case = format!("{operator:?}, {status:?}, refused: {refused}, {passive:?}");
+            assert_eq!(seen, (usable, usable_in_panic, word.to_owned()), "{case}");
         }
+    }
+
+    /// Backends of which these were ejected, in this order.
+    fn pool(n: u16, ejected: &[usize]) -> Vec<Arc<Backend>> {
+        let address = |port| Address::Ip(([10, 0, 0, 1], port).into());
+        let identity = |port| Identity { region: "r".into(), address: address(port), protocol: Default::default() };
+        let pool: Vec<_> = (0..n).map(|port| Backend::new(identity(port))).collect();
+        let start = Instant::now();
+        for (after, &place) in (0..).zip(ejected) {
+            let since = start + Duration::from_secs(after);
+            pool[place].eject(Ejection { since, until: since, detector: Detector::ConsecutiveErrors, shallow: false });
+        }
+        pool
+    }
+
+    fn words(pool: &[Arc<Backend>], terms: &Outlier, drained: &[usize]) -> Vec<&'static str> {
+        let voices = pool.iter().enumerate().map(|(place, backend)| Voices {
+            backend,
+            check: None,
+            operator: if drained.contains(&place) { Operator::Drain } else { Operator::Ready },
+        });
+        verdicts(voices, Some(terms)).iter().map(|verdict| verdict.why.as_str()).collect()
+    }
+
+    #[test]
+    fn a_pool_spares_those_that_are_too_many_and_came_last() {
+        let (out, spared, up, drain) = ("ejected", "spared", "not-checked", "drain");
+        let terms = Outlier::default();
+        assert_eq!(words(&pool(3, &[1]), &terms, &[]), [up, out, up]);
+        assert_eq!(words(&pool(3, &[2, 0]), &terms, &[]), [spared, up, out]);
+        assert_eq!(words(&pool(1, &[0]), &terms, &[]), [spared]);
+        assert_eq!(words(&pool(2, &[1, 0]), &terms, &[]), [spared, out]);
+        assert_eq!(words(&pool(2, &[1]), &Outlier { max_ejected_percent: 0, ..terms }, &[]), [up, out]);
+        // The other one does not count as left when the operator has taken it out.
+        assert_eq!(words(&pool(2, &[1]), &Outlier { max_ejected_percent: 0, ..terms }, &[0]), [drain, spared]);
+        assert_eq!(words(&pool(2, &[1, 0]), &Outlier { max_ejected_percent: 100, ..terms }, &[]), [out, out]);
+        assert_eq!(words(&pool(2, &[1, 0]), &Outlier { enforce: false, ..terms }, &[]), [up, up]);
+        let pool = pool(2, &[1, 0]);
+        let voices = pool.iter().map(|backend| Voices { backend, check: None, operator: Operator::Ready });
+        assert!(verdicts(voices, None).iter().all(|verdict| verdict.usable));
     }
 }

@@ -4,6 +4,7 @@
 //! Nothing here can fail: there is a server or there is none.
 //!
 //! - [`tiers`]: shares of load over failover tiers (Envoy's priority levels), and when a tier is in panic.
+//! - [`slow_start`]: how much of its weight a server has that has just come back.
 //! - [`pick`] and a file for each [`Policy`]: one server out of one tier.
 //!
 //! A policy gets the servers of a tier, the places of those that may be used now, and a question it must ask before
@@ -13,6 +14,7 @@ pub mod tiers;
 mod least_request;
 mod random;
 mod round_robin;
+pub mod slow_start;
 
 use crate::model::Policy;
 
@@ -20,8 +22,8 @@ pub use round_robin::Rotation;
 
 /// What a policy needs to know of a server.
 pub trait Candidate {
-    /// Relative capacity, at least 1.
-    fn weight(&self) -> u16;
+    /// Relative capacity at this moment, at least 1.
+    fn weight(&self) -> u32;
     /// Requests in flight at it, over all pools and workers.
     fn in_flight(&self) -> u32;
 }
@@ -34,7 +36,7 @@ pub struct Group<'a, C> {
     /// The places of those that may be used, ascending, each at most once.
     pub usable: &'a [u32],
     /// The largest weight in `usable`, or more: what is lighter is drawn less often. Too large costs time only.
-    pub heaviest: u16,
+    pub heaviest: u32,
 }
 
 impl<C> Clone for Group<'_, C> {
@@ -72,12 +74,12 @@ mod tests {
 
     #[derive(Debug, Clone)]
     pub(super) struct Mock {
-        pub(super) weight: u16,
+        pub(super) weight: u32,
         pub(super) in_flight: u32,
     }
 
     impl Candidate for Mock {
-        fn weight(&self) -> u16 {
+        fn weight(&self) -> u32 {
             self.weight
         }
         fn in_flight(&self) -> u32 {
@@ -88,7 +90,7 @@ mod tests {
     const POLICIES: [Policy; 3] = [Policy::LeastRequest, Policy::RoundRobin, Policy::Random];
 
     fn servers() -> impl Strategy<Value = Vec<(Mock, bool, bool)>> {
-        let weight = prop_oneof![3 => 1..=10u16, 1 => Just(1000u16), 1 => Just(u16::MAX)];
+        let weight = prop_oneof![3 => 1..=10u32, 1 => Just(1000u32), 1 => Just(u32::MAX)];
         let server = (weight, 0..50u32).prop_map(|(weight, in_flight)| Mock { weight, in_flight });
         prop::collection::vec((server, any::<bool>(), any::<bool>()), 0..20)
     }
@@ -132,7 +134,7 @@ mod tests {
 
         /// With nothing in flight, every policy spreads by weight.
         #[test]
-        fn spreads_by_weight(weights in prop::collection::vec(1..=9u16, 2..6), policy in 0..3usize, seed: u64) {
+        fn spreads_by_weight(weights in prop::collection::vec(1..=9u32, 2..6), policy in 0..3usize, seed: u64) {
             let servers: Vec<_> = weights.iter().map(|&weight| Mock { weight, in_flight: 0 }).collect();
             let usable: Vec<u32> = (0..).take(servers.len()).collect();
             let group = Group { servers: &servers, usable: &usable, heaviest: 9 };

@@ -20,7 +20,7 @@ pub(super) fn pick<C: Candidate>(
     for _ in 0..DRAWS {
         let place = *group.usable.get(rng.usize(..group.usable.len()))? as usize;
         let weight = group.servers.get(place)?.weight();
-        if (weight >= group.heaviest || rng.u16(..group.heaviest) < weight) && !tried(place) {
+        if (weight >= group.heaviest || rng.u32(..group.heaviest) < weight) && !tried(place) {
             return Some(place);
         }
     }

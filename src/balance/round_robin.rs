@@ -57,7 +57,7 @@ mod tests {
     use super::super::tests::Mock;
     use super::*;
 
-    fn turns(weights: &[u16], usable: &[u32], n: usize) -> Vec<usize> {
+    fn turns(weights: &[u32], usable: &[u32], n: usize) -> Vec<usize> {
         let servers: Vec<_> = weights.iter().map(|&weight| Mock { weight, in_flight: 0 }).collect();
         let group = Group { servers: &servers, usable, heaviest: 9 };
         let mut rotation = Rotation { counts: vec![0; weights.len()] };

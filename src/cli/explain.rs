@@ -40,7 +40,7 @@ pub(super) fn explain(config: &Path, request: &Request) -> Result<(), Fault> {
     let plan = Arc::new(check::load(config)?.plan);
     let index = Arc::new(Index::new(Arc::clone(&plan)));
     let mut registry = Registry::default();
-    let snapshot = routing::build(index, 0, |pool| members(&plan, pool, &mut registry));
+    let snapshot = routing::build(index, 0, std::time::Instant::now(), |pool| members(&plan, pool, &mut registry));
     // A fixed seed: the same question gets the same answer.
     let explanation = routing::explain(&snapshot, &parts, request.client, &mut fastrand::Rng::with_seed(0));
     print(match request.json {
@@ -98,7 +98,7 @@ fn members(plan: &Plan, pool: PoolId, registry: &mut Registry) -> [Vec<Server>; 
         for address in resolved(&member.address) {
             let protocol = pool.settings.protocol;
             let backend = registry.backend(Identity { region: Arc::clone(&region.name), address, protocol });
-            tier.push(Server { backend, check: None, weight: member.weight });
+            tier.push(Server::new(backend, None, member.weight));
         }
     }
     tiers

@@ -13,14 +13,15 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustc_hash::FxHashMap;
 
 use super::Summary;
+use super::passive::{Change, Ejections, What};
 use super::staging::{Finder, Known, Next, Settled, Settling, Staged, Staging};
 use super::world::{Answers, World};
-use crate::backend::Check;
+use crate::backend::{Backend, Observation};
 use crate::health::{Prober, Transition};
 use crate::model::{Plan, PoolId};
 use crate::routing::{Snapshot, Table};
@@ -45,8 +46,9 @@ pub struct Controller {
     /// The Plan that waits for its first round of checks.
     next: Option<Next>,
     /// While the next Plan is judged anew: what has changed since, by place in memory.
-    since: Option<FxHashMap<usize, Arc<Check>>>,
+    since: Option<FxHashMap<usize, Arc<Backend>>>,
     dirty: BTreeSet<PoolId>,
+    ejections: Ejections,
     retired: Vec<Retired>,
     /// Ticks to go.
     until_sweep: usize,
@@ -72,6 +74,7 @@ impl Controller {
             next: None,
             since: None,
             dirty: BTreeSet::new(),
+            ejections: Ejections::new(Instant::now()),
             retired: Vec::new(),
             until_sweep: 0,
         }
@@ -118,11 +121,17 @@ impl Controller {
 
     /// Puts a Plan in force.
     pub fn publish(&mut self, settled: Settled) -> Summary {
-        let Settled { known, next: Next { world, snapshot, summary } } = settled;
+        let Settled { mut known, next: Next { mut world, snapshot, summary } } = settled;
         // What became known while the pools were being judged.
         let since = self.since.take().unwrap_or_default();
-        let late = since.values().flat_map(|check| world.pools_of_check(check));
-        let late: Vec<_> = late.map(|&id| (id, snapshot.pool(id).refreshed())).collect();
+        let mut late: BTreeSet<_> = since.values().flat_map(|backend| world.pools_of(backend)).copied().collect();
+        let now = Instant::now();
+        for backend in known.added.drain(..) {
+            backend.warm_up(now);
+            late.extend(world.pools_of(&backend));
+            world.warming.extend(world.pools_of(&backend).to_vec());
+        }
+        let late: Vec<_> = late.into_iter().map(|id| (id, snapshot.pool(id).refreshed(now))).collect();
         let mut snapshot = snapshot.with_changes(late);
         snapshot.generation = self.table.load().generation + 1;
         let old = std::mem::replace(&mut self.world, world);
@@ -145,20 +154,97 @@ impl Controller {
 
     /// A backend went up or down.
     pub fn transition(&mut self, transition: &Transition) {
-        let pools = self.world.pools_of_check(&transition.check);
+        let now = Instant::now();
+        let backend = &transition.check.backend;
+        let pools = self.world.pools_of(backend);
         if transition.flips() {
             // A staged Plan's first round counts, too; a pool that is in force already is counted there.
             let staged = self.next.as_ref().map(|next| &next.world).filter(|_| pools.is_empty());
             let world = staged.unwrap_or(&self.world);
-            for &id in world.pools_of_check(&transition.check) {
+            for &id in world.pools_of(backend) {
                 let (asset, region) = world.index.pool_labels(id);
-                let backend = &transition.check.backend.label;
-                self.metrics.transition(&asset, &region, backend, transition.to_up(), Cause::Active);
+                self.metrics.transition(&asset, &region, &backend.label, transition.to_up(), Cause::Active);
             }
         }
-        self.dirty.extend(pools);
+        if transition.comes_back() {
+            backend.warm_up(now);
+            let pools = pools.to_vec();
+            self.world.warming.extend(pools);
+        }
+        self.touch(backend);
+        if transition.clears
+            && let Some(change) = self.ejections.cleared(backend, now)
+        {
+            self.apply(&change);
+        }
+    }
+
+    /// A worker has something to say about a backend.
+    pub fn observe(&mut self, observation: Observation) {
+        if let Some(change) = self.ejections.observe(observation, Instant::now()) {
+            self.apply(&change);
+        }
+    }
+
+    fn apply(&mut self, Change { backend, what }: &Change) {
+        let now = Instant::now();
+        let (name, region) = (&*backend.label, &*backend.identity.region);
+        match what {
+            What::Ejected(ejection) => {
+                let lasts = ejection.until.saturating_duration_since(now).as_secs_f64().round();
+                tracing::warn!(
+                    backend = name,
+                    region,
+                    cause = ejection.detector.as_str(),
+                    seconds = lasts,
+                    "backend is ejected"
+                );
+            }
+            What::Counted(detector) => {
+                tracing::warn!(
+                    backend = name,
+                    region,
+                    cause = detector.as_str(),
+                    "backend would be ejected (enforce = false)"
+                );
+            }
+            What::HalfOpened => tracing::info!(backend = name, region, "backend is half-open: one request at a time"),
+            What::Closed => {
+                tracing::info!(backend = name, region, "backend is no longer ejected");
+                backend.warm_up(now);
+            }
+        }
+        let snapshot = self.table.load();
+        for &id in self.world.pools_of(backend) {
+            let Some(terms) = &snapshot.pool(id).settings.outlier else { continue };
+            let (asset, region) = self.world.index.pool_labels(id);
+            let (metrics, label) = (&self.metrics, &backend.label);
+            match what {
+                What::Ejected(ejection) => {
+                    metrics.ejection(&asset, &region, label, ejection.detector, terms.enforce);
+                    if terms.enforce {
+                        metrics.transition(&asset, &region, label, false, Cause::Passive);
+                    }
+                }
+                What::Counted(detector) if !terms.enforce => {
+                    metrics.ejection(&asset, &region, label, *detector, false);
+                }
+                What::Closed if terms.enforce => metrics.transition(&asset, &region, label, true, Cause::Passive),
+                What::Counted(_) | What::Closed | What::HalfOpened => {}
+            }
+        }
+        if matches!(what, What::Closed) {
+            let pools = self.world.pools_of(backend).to_vec();
+            self.world.warming.extend(pools);
+        }
+        self.touch(backend);
+    }
+
+    /// The pools of a backend have to be judged anew.
+    fn touch(&mut self, backend: &Arc<Backend>) {
+        self.dirty.extend(self.world.pools_of(backend));
         if let Some(since) = &mut self.since {
-            since.insert(Arc::as_ptr(&transition.check) as usize, Arc::clone(&transition.check));
+            since.insert(Arc::as_ptr(backend) as usize, Arc::clone(backend));
         }
     }
 
@@ -177,8 +263,11 @@ impl Controller {
         let snapshot = self.table.load();
         let index = Arc::clone(&self.world.index);
         let mut finder = Finder::new(known, &index);
-        let anew = |id| (id, self.world.replace(snapshot.pool(id), finder.servers(id)));
-        let changes: Vec<_> = pools.into_iter().map(anew).collect();
+        let now = Instant::now();
+        let found: Vec<_> = pools.into_iter().map(|id| (id, finder.servers(id))).collect();
+        known.added.drain(..).for_each(|backend| backend.warm_up(now));
+        let changes: Vec<_> =
+            found.into_iter().map(|(id, servers)| (id, self.world.replace(snapshot.pool(id), servers, now))).collect();
         self.swap(snapshot.with_changes(changes));
         self.watch();
         self.end_series();
@@ -191,13 +280,22 @@ impl Controller {
         }
         let snapshot = self.table.load();
         let dirty = std::mem::take(&mut self.dirty);
-        let changes: Vec<_> = dirty.into_iter().map(|id| (id, snapshot.pool(id).refreshed())).collect();
+        let now = Instant::now();
+        let changes: Vec<_> = dirty.into_iter().map(|id| (id, snapshot.pool(id).refreshed(now))).collect();
         self.swap(snapshot.with_changes(changes));
     }
 
     /// To be called every now and then: forgets backends that are not used any more, and gives out what can be freed.
     #[must_use = "free it where that keeps nobody waiting"]
     pub fn tick(&mut self) -> Vec<Retired> {
+        let (now, snapshot) = (Instant::now(), self.table.load());
+        for change in self.ejections.tick(&snapshot, self.world.comparable(), now) {
+            self.apply(&change);
+        }
+        self.dirty.extend(&self.world.warming);
+        self.flush();
+        let snapshot = self.table.load();
+        self.world.warming.retain(|&id| snapshot.pool(id).is_warming_up());
         self.until_sweep = self.until_sweep.saturating_sub(1);
         if self.until_sweep == 0
             && let Some(known) = &mut self.known

@@ -5,6 +5,7 @@
 
 mod controller;
 mod diff;
+mod passive;
 mod staging;
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,8 @@ use crate::routing::{Index, Origin, Server, Snapshot, rebuild};
 pub(super) struct Known {
     pub(super) registry: Registry,
     pub(super) answers: Answers,
+    /// Backends that were not there before, of pools with a slow start.
+    pub(super) added: Vec<Arc<Backend>>,
 }
 
 /// A backend, and its check by the settings of the pool that asked.
@@ -54,16 +56,16 @@ impl<'a> Finder<'a> {
             let mut add = |(backend, check): Found| {
                 // Two names may lead to one address; it is one backend all the same.
                 if !tier.iter().any(|server: &Server| Arc::ptr_eq(&server.backend, &backend)) {
-                    tier.push(Server { backend, check, weight: member.weight });
+                    tier.push(Server::new(backend, check, member.weight));
                 }
             };
             if let Address::Name(host, port) = &*member.address {
                 let answers = self.known.answers.get(host).map_or(&[][..], Vec::as_slice);
-                let addresses = answers.iter().map(|ip| Address::Ip((*ip, *port).into()));
-                addresses.for_each(|address| add(find(&mut self.known.registry, self.index, pool, address)));
+                let addresses: Vec<_> = answers.iter().map(|ip| Address::Ip((*ip, *port).into())).collect();
+                addresses.into_iter().for_each(|address| add(find(self.known, self.index, pool, address)));
             } else {
                 let place = (Arc::as_ptr(&member.address) as usize, Arc::as_ptr(&pool.settings) as usize, pool.region);
-                let find = || find(&mut self.known.registry, self.index, pool, (*member.address).clone());
+                let find = || find(self.known, self.index, pool, (*member.address).clone());
                 add(self.found.entry(place).or_insert_with(find).clone());
             }
         }
@@ -71,9 +73,14 @@ impl<'a> Finder<'a> {
     }
 }
 
-fn find(registry: &mut Registry, index: &Index, pool: &Pool, address: Address) -> Found {
+fn find(known: &mut Known, index: &Index, pool: &Pool, address: Address) -> Found {
+    let registry = &mut known.registry;
+    let before = registry.len();
     let region = index.plan.regions.get(pool.region.index()).map_or_else(|| "".into(), |region| region.name.clone());
     let backend = registry.backend(Identity { region, address, protocol: pool.settings.protocol });
+    if registry.len() > before && !pool.settings.slow_start.window.is_zero() {
+        known.added.push(Arc::clone(&backend));
+    }
     let check = pool.settings.health.as_ref().map(|health| registry.check(&backend, health, Instant::now()));
     (backend, check)
 }
@@ -108,13 +115,17 @@ impl Staging {
         let Diff { summary, same } = Diff::new(&current.index, &index);
         let mut finder = Finder::new(&mut known, &index);
         let mut pools = index.plan.pools.iter().zip(same);
-        let snapshot = rebuild(&current, Arc::clone(&index), |id| match pools.next() {
+        let snapshot = rebuild(&current, Arc::clone(&index), Instant::now(), |id| match pools.next() {
             // A name may have other addresses now.
             Some((pool, Some(was))) if !World::has_names(pool) => Origin::Kept(was),
             _ => Origin::New(finder.servers(id)),
         });
         let mut world = World::new(Arc::clone(&index));
         world.learn(&snapshot);
+        if current.index.plan.pools.is_empty() {
+            // When the process starts, everything is equally cold.
+            known.added.clear();
+        }
         Staged { known, next: Next { world, snapshot, summary } }
     }
 }
@@ -141,11 +152,11 @@ impl Settling {
         if !named.is_empty() {
             let index = Arc::clone(&world.index);
             let mut finder = Finder::new(&mut known, &index);
-            let anew = |id| (id, world.replace(snapshot.pool(id), finder.servers(id)));
+            let anew = |id| (id, world.replace(snapshot.pool(id), finder.servers(id), Instant::now()));
             let changes: Vec<_> = named.into_iter().map(anew).collect();
             snapshot = snapshot.with_changes(changes);
         }
-        snapshot.judge_anew();
+        snapshot.judge_anew(Instant::now());
         Settled { known, next: Next { world, snapshot, summary } }
     }
 }

@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use super::passive::Ejections;
 use super::*;
 use crate::backend::{Cause, Check, Status};
 use crate::config;
 use crate::health::{Prober, Transition};
-use crate::model::{Plan, PoolId};
+use crate::model::{Detector, Outlier, Plan, PoolId};
 use crate::routing::{Index, Server, build};
 
 const BASE: &str = r#"
@@ -40,7 +41,7 @@ fn controller(first: &Arc<Plan>) -> (Controller, Arc<Table>) {
     let (facts, _) = mpsc::channel(1);
     let prober = Prober::spawn(facts, Arc::clone(&metrics));
     let index = Arc::new(Index::new(Arc::new(first.of_nothing())));
-    let table = Arc::new(Table::new(build(index, 0, |_| Default::default())));
+    let table = Arc::new(Table::new(build(index, 0, Instant::now(), |_| Default::default())));
     let mut controller = Controller::new(Arc::clone(&table), metrics, prober);
     put_in_force(&mut controller, first);
     (controller, table)
@@ -68,7 +69,7 @@ fn check(table: &Table, pool: u32) -> Arc<Check> {
 fn set(controller: &mut Controller, check: &Arc<Check>, to: Status) {
     let from = check.status();
     check.set(to, Instant::now());
-    controller.transition(&Transition { check: Arc::clone(check), from, to });
+    controller.transition(&Transition { check: Arc::clone(check), from, to, clears: false });
 }
 
 fn healths(table: &Table) -> Vec<u8> {
@@ -210,3 +211,70 @@ async fn an_old_snapshot_is_freed_by_whoever_ticks() {
     drop(retired);
     assert_eq!(old.strong_count(), 0);
 }
+
+/// Requests of which so many end in an error.
+fn requests(server: &Server, n: usize, errors: usize) {
+    let terms = Outlier { consecutive_errors: u32::MAX, ..Outlier::default() };
+    for i in 0..n {
+        let request = server.backend.try_request(u32::MAX).expect("room");
+        if i < errors { drop(request.failed(false, &terms)) } else { drop(request.succeeded()) }
+    }
+}
+
+fn names(table: &Table) -> Vec<String> {
+    table.load().pool(PoolId(0)).verdicts().iter().map(|verdict| verdict.why.to_string()).collect()
+}
+
+#[tokio::test]
+async fn who_fails_more_than_its_neighbours_is_ejected() {
+    let members: Vec<_> = (1..=6).map(|i| format!("\"10.0.0.{i}:1\"")).collect();
+    let text =
+        pool("A.r", &members.join(", ")) + "[defaults]\nhealth = false\noutlier = { consecutive_errors = 1000000 }\n";
+    let (_, table) = controller(&plan(&text));
+    let snapshot = table.load();
+    let servers = servers(&table, 0);
+    let start = Instant::now();
+    let mut ejections = Ejections::new(start);
+    let mut tick = |seconds: u64| {
+        let now = start + std::time::Duration::from_secs(seconds);
+        ejections.tick(&snapshot, [PoolId(0)].into_iter(), now).len()
+    };
+    servers.iter().for_each(|server| requests(server, 200, 2));
+    assert_eq!(tick(10), 0, "they are all alike");
+    servers.iter().take(5).for_each(|server| requests(server, 200, 0));
+    requests(&servers[5], 200, 60);
+    assert_eq!(tick(19), 0, "not yet");
+    assert_eq!(tick(20), 1);
+    assert_eq!(names(&table).iter().filter(|why| *why == "ejected").count(), 1);
+    assert_eq!(names(&table)[5], "ejected");
+    // What was gathered counts once, and one that is out is not counted again.
+    assert_eq!(tick(30), 0);
+    assert_eq!(tick(50), 1, "half-open");
+    assert_eq!(names(&table)[5], "half-open");
+    let probe = servers[5].backend.try_request(9).expect("one");
+    assert!(servers[5].backend.try_request(9).is_none());
+    let told = probe.succeeded().expect("it was half-open");
+    assert!(ejections.observe(told, start + std::time::Duration::from_secs(51)).is_some());
+    assert_eq!(names(&table)[5], "not-checked");
+}
+
+#[tokio::test]
+async fn a_lost_word_is_said_again_and_an_old_one_does_no_harm() {
+    let (mut controller, table) = controller(&plan(&(pool("A.r", "\"10.0.0.1:1\", \"10.0.0.2:1\"") + NO_CHECKS)));
+    let terms = Outlier { consecutive_errors: 3, ..Outlier::default() };
+    let backend = Arc::clone(&servers(&table, 0)[0].backend);
+    let fail = || backend.try_request(9).expect("room").failed(false, &terms);
+    assert!(fail().is_none() && fail().is_none());
+    drop(fail().expect("three in a row"));
+    let (again, and_again) = (fail().expect("said again"), fail().expect("said again"));
+    controller.observe(again);
+    controller.flush();
+    assert_eq!((names(&table)[0].as_str(), healths(&table)[0]), ("ejected", 70));
+    controller.observe(and_again);
+    assert_eq!(backend.standing().ejection.map(|ejection| ejection.detector), Some(Detector::ConsecutiveErrors));
+    // A reload leaves it out.
+    put_in_force(&mut controller, &plan(&(pool("A.r", "\"10.0.0.1:1\", \"10.0.0.3:1\"") + NO_CHECKS)));
+    assert_eq!((names(&table)[0].as_str(), healths(&table)[0]), ("ejected", 70));
+}
+
+const NO_CHECKS: &str = "[defaults]\nhealth = false\n";

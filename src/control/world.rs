@@ -3,10 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 
-use crate::backend::Check;
+use crate::backend::{Backend, Check, outlier};
 use crate::model::{Address, Plan, Pool, PoolId};
 use crate::routing::{Index, PoolState, Server, Snapshot};
 
@@ -16,8 +17,14 @@ pub(super) type Answers = HashMap<Arc<str>, Vec<IpAddr>>;
 /// One Plan, and which of its pools each fact concerns.
 pub(super) struct World {
     pub(super) index: Arc<Index>,
-    /// By the check's place in memory, which the entry keeps from being reused; pools in ascending order.
-    by_check: FxHashMap<usize, (Arc<Check>, Vec<PoolId>)>,
+    /// By the backend's place in memory, which the entry keeps from being reused; pools in ascending order.
+    by_backend: FxHashMap<usize, (Arc<Backend>, Vec<PoolId>)>,
+    /// By the check's place in memory, with how many servers it speaks of.
+    checks: FxHashMap<usize, (Arc<Check>, usize)>,
+    /// The pools with so many servers that comparing them means something.
+    comparable: BTreeSet<PoolId>,
+    /// The pools in which a server may be warming up.
+    pub(super) warming: BTreeSet<PoolId>,
     by_name: HashMap<Arc<str>, Vec<PoolId>>,
 }
 
@@ -34,40 +41,69 @@ impl World {
                 }
             }
         }
-        Self { index, by_check: FxHashMap::default(), by_name }
+        Self {
+            index,
+            by_backend: FxHashMap::default(),
+            checks: FxHashMap::default(),
+            comparable: BTreeSet::new(),
+            warming: BTreeSet::new(),
+            by_name,
+        }
     }
 
-    /// Learns whom each check concerns. Sorting is the quick way: a look-up per server would wait for memory each time.
+    /// Learns whom each fact concerns. Sorting is the quick way: a look-up per server would wait for memory each time.
     pub(super) fn learn(&mut self, snapshot: &Snapshot) {
-        let mut concerned: Vec<_> = snapshot
-            .pools()
-            .flat_map(|pool| pool.servers().map(move |server| (server, pool.id)))
-            .filter_map(|(server, id)| Some((server.check.as_ref()?, id)))
-            .collect();
-        concerned.sort_unstable_by_key(|(check, id)| (place(check), *id));
-        concerned.dedup_by_key(|(check, id)| (place(check), *id));
-        for of_one in concerned.chunk_by(|(one, _), (other, _)| Arc::ptr_eq(one, other)) {
-            if let Some((check, _)) = of_one.first() {
-                let pools = of_one.iter().map(|(_, id)| *id).collect();
-                self.by_check.insert(place(check), (Arc::clone(check), pools));
+        let pools_that = |are: fn(&PoolState) -> bool| snapshot.pools().filter(move |pool| are(pool));
+        self.comparable = pools_that(is_comparable).map(|pool| pool.id).collect();
+        self.warming = pools_that(PoolState::is_warming_up).map(|pool| pool.id).collect();
+        let servers = snapshot.pools().flat_map(|pool| pool.servers().map(move |server| (server, pool.id)));
+        let mut concerned: Vec<_> = servers.collect();
+        concerned.sort_unstable_by_key(|(server, id)| (place(&server.backend), *id));
+        for of_one in concerned.chunk_by(|(one, _), (other, _)| Arc::ptr_eq(&one.backend, &other.backend)) {
+            let Some((first, _)) = of_one.first() else { continue };
+            let mut pools: Vec<_> = of_one.iter().map(|(_, id)| *id).collect();
+            pools.dedup();
+            self.by_backend.insert(place(&first.backend), (Arc::clone(&first.backend), pools));
+            // Nearly always they are all the same.
+            for of_check in of_one.chunk_by(|(one, _), (other, _)| check_place(one) == check_place(other)) {
+                if let Some(check) = of_check.first().and_then(|(server, _)| server.check.as_ref()) {
+                    self.checks.entry(place(check)).or_insert_with(|| (Arc::clone(check), 0)).1 += of_check.len();
+                }
             }
         }
     }
 
-    /// The pools that a check's result concerns.
-    pub(super) fn pools_of_check(&self, check: &Arc<Check>) -> &[PoolId] {
-        self.by_check.get(&place(check)).map_or(&[], |(_, pools)| pools)
+    /// The pools that a backend is in.
+    pub(super) fn pools_of(&self, backend: &Arc<Backend>) -> &[PoolId] {
+        self.by_backend.get(&place(backend)).map_or(&[], |(_, pools)| pools)
+    }
+
+    /// The pools with so many servers that comparing them means something.
+    pub(super) fn comparable(&self) -> impl Iterator<Item = PoolId> + '_ {
+        self.comparable.iter().copied()
     }
 
     /// A pool gets other servers; what it then is.
-    pub(super) fn replace(&mut self, pool: &PoolState, servers: [Vec<Server>; 2]) -> PoolState {
+    pub(super) fn replace(&mut self, pool: &PoolState, servers: [Vec<Server>; 2], now: Instant) -> PoolState {
         self.release(pool);
-        let pool = pool.with_servers(servers);
-        for check in pool.servers().filter_map(|server| server.check.as_ref()) {
-            let (_, pools) = self.by_check.entry(place(check)).or_insert_with(|| (Arc::clone(check), Vec::new()));
+        let pool = pool.with_servers(servers, now);
+        for server in pool.servers() {
+            let new = || (Arc::clone(&server.backend), Vec::new());
+            let (_, pools) = self.by_backend.entry(place(&server.backend)).or_insert_with(new);
             if let Err(at) = pools.binary_search(&pool.id) {
                 pools.insert(at, pool.id);
             }
+            if let Some(check) = &server.check {
+                self.checks.entry(place(check)).or_insert_with(|| (Arc::clone(check), 0)).1 += 1;
+            }
+        }
+        if pool.is_warming_up() {
+            self.warming.insert(pool.id);
+        }
+        if is_comparable(&pool) {
+            self.comparable.insert(pool.id);
+        } else {
+            self.comparable.remove(&pool.id);
         }
         pool
     }
@@ -79,12 +115,12 @@ impl World {
 
     /// Every check, once.
     pub(super) fn checks(&self) -> impl Iterator<Item = &Arc<Check>> {
-        self.by_check.values().map(|(check, _)| check)
+        self.checks.values().map(|(check, _)| check)
     }
 
     /// Whether a check concerns any of its pools.
     pub(super) fn knows(&self, check: &Arc<Check>) -> bool {
-        self.by_check.contains_key(&place(check))
+        self.checks.contains_key(&place(check))
     }
 
     /// Whether there is no name to be resolved.
@@ -102,14 +138,20 @@ impl World {
         self.by_name.values().flatten().copied().collect()
     }
 
-    /// This pool's servers are about to be others: their checks do not concern it any more.
+    /// This pool's servers are about to be others: what is said of those that it has does not concern it any more.
     fn release(&mut self, pool: &PoolState) {
         for server in pool.servers() {
-            let Some(check) = &server.check else { continue };
-            if let Some((_, pools)) = self.by_check.get_mut(&place(check)) {
+            if let Some((_, pools)) = self.by_backend.get_mut(&place(&server.backend)) {
                 pools.retain(|id| *id != pool.id);
                 if pools.is_empty() {
-                    self.by_check.remove(&place(check));
+                    self.by_backend.remove(&place(&server.backend));
+                }
+            }
+            let Some(check) = &server.check else { continue };
+            if let Some((_, uses)) = self.checks.get_mut(&place(check)) {
+                *uses = uses.saturating_sub(1);
+                if *uses == 0 {
+                    self.checks.remove(&place(check));
                 }
             }
         }
@@ -138,6 +180,15 @@ pub(super) fn pools(index: &Index) -> impl Iterator<Item = (PoolId, &Pool)> {
     (0..).map(PoolId).zip(&index.plan.pools)
 }
 
-fn place(check: &Arc<Check>) -> usize {
-    Arc::as_ptr(check) as usize
+/// Whether its servers are enough to compare them.
+fn is_comparable(pool: &PoolState) -> bool {
+    pool.settings.outlier.is_some() && pool.servers().count() >= outlier::MIN_BACKENDS
+}
+
+fn place<T>(of: &Arc<T>) -> usize {
+    Arc::as_ptr(of) as usize
+}
+
+fn check_place(server: &Server) -> Option<usize> {
+    server.check.as_ref().map(place)
 }

@@ -38,12 +38,19 @@ pub struct Transition {
     pub from: Status,
     /// The state after. `Down` after `Down`: only the cause is another one, which matters in panic.
     pub to: Status,
+    /// A check has passed that could have seen why the backend was ejected: that is over.
+    pub clears: bool,
 }
 
 impl Transition {
     /// Whether the backend came up.
     pub fn to_up(&self) -> bool {
         self.to == Status::Up
+    }
+
+    /// Whether it was down before: it is loaded little by little, where that is asked for.
+    pub fn comes_back(&self) -> bool {
+        self.to_up() && matches!(self.from, Status::Down(_))
     }
 
     /// Why it is down, if it is.
@@ -173,6 +180,10 @@ struct Slot {
     link: Option<Link>,
     /// The state that was last announced, while a newer one waits for room in the channel.
     announced: Option<Status>,
+    /// The last check failed.
+    failed: bool,
+    /// To be announced: what the backend was ejected for is over.
+    clears: bool,
     /// In the newest order; false only while one is being taken up.
     wanted: bool,
 }
@@ -181,6 +192,8 @@ struct Done {
     turn: Turn,
     started: Instant,
     result: Result<(), Failure>,
+    /// Whether nobody listened there when it was last tried before this.
+    was_refused: bool,
     link: Option<Link>,
 }
 
@@ -264,6 +277,8 @@ impl Task {
             interval,
             link: None,
             announced: None,
+            failed: false,
+            clears: false,
             wanted: true,
         });
         self.by_check.insert(address(check), slot);
@@ -281,9 +296,10 @@ impl Task {
                 self.metrics.limit_hit("health_checks_late");
             }
             let (check, request, link) = (slot.check.clone(), slot.request.clone(), slot.link.take());
+            let was_refused = check.backend.last_connect_refused();
             self.running.push(Box::pin(async move {
                 let (result, link) = exchange::ask(&check, request.as_deref(), link).await;
-                Done { turn, started: now, result, link }
+                Done { turn, started: now, result, was_refused, link }
             }));
         }
     }
@@ -305,6 +321,11 @@ impl Task {
         if let Some(result) = result {
             slot.check.count(result.is_ok());
             slot.machine.note(result, settings.rise, settings.fall);
+            if result.is_ok() {
+                let ejection = slot.check.backend.standing().ejection;
+                slot.clears |= ejection.is_some_and(|ejection| ejection.shallow || slot.failed || done.was_refused);
+            }
+            slot.failed = result.is_err();
         }
         let after = slot.machine.status();
         let hurry = slot.machine.in_transition() || result.is_none();
@@ -317,7 +338,7 @@ impl Task {
         self.schedule.push(due, done.turn);
         self.schedule.reckon(Some(slot.interval), Some(interval));
         slot.interval = interval;
-        if before != after {
+        if before != after || slot.clears {
             slot.check.set(after, now);
             log(&slot.check, before, after);
             if slot.announced.is_none() {
@@ -355,7 +376,8 @@ fn next_nudge(nudges: &mut VecDeque<Turn>, slots: &mut Slab<Slot>) -> Option<Tra
         if let Some(slot) = at(slots, turn)
             && let Some(from) = slot.announced.take()
         {
-            return Some(Transition { check: slot.check.clone(), from, to: slot.machine.status() });
+            let clears = std::mem::take(&mut slot.clears);
+            return Some(Transition { check: slot.check.clone(), from, to: slot.machine.status(), clears });
         }
     }
 }

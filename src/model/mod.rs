@@ -7,6 +7,8 @@
 mod address;
 mod key;
 mod names;
+mod operator;
+mod outlier;
 mod plan;
 mod pool;
 mod reason;
@@ -16,6 +18,8 @@ mod settings;
 pub use address::{Address, Bind};
 pub use key::{AssetId, Key, PoolId, RegionId};
 pub use names::Names;
+pub use operator::Operator;
+pub use outlier::{Detector, Outlier, SlowStart};
 pub use plan::{Admin, Asset, Limits, Listener, Log, LogFormat, LogLevel, LogSink, Plan, Region, Secret, Server};
 pub use pool::{Member, Pool, PoolAsset, Role};
 pub use reason::{Outcome, Reason};

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
+use super::{Outlier, SlowStart};
+
 /// Everything about a pool but its members. `[defaults]`, with the pool's own table merged over it key by key.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct PoolSettings {
@@ -26,6 +28,10 @@ pub struct PoolSettings {
     pub timeouts: Timeouts,
     /// When and how load moves on to the next tier.
     pub failover: Failover,
+    /// `None`: errors of requests take no backend out.
+    pub outlier: Option<Outlier>,
+    /// How long a backend that was added or has come back takes to its full weight.
+    pub slow_start: SlowStart,
 }
 
 /// How one backend is picked within a tier.

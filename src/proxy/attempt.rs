@@ -89,7 +89,8 @@ impl Try<'_> {
         let Some(in_flight) = self.backend.try_request(limits.max_requests) else {
             return Err(Failure::Full);
         };
-        let mut serving = Serving { server: Rc::clone(self.server), outcome: None, _in_flight: in_flight };
+        let mut serving =
+            Serving { server: Rc::clone(self.server), outcome: None, complete: false, shallow: false, in_flight };
         let conn = Rc::clone(&ticket.conn);
         let interim = |mut head: ResponseHead| {
             if head.status == StatusCode::CONTINUE {
@@ -143,6 +144,7 @@ impl Try<'_> {
                     tracing::warn!(backend, request_id, wrote, %error, "a try failed");
                 }
                 serving.outcome = outcome(error.kind);
+                serving.shallow = is_shallow(&error);
                 Err(failure)
             }
         }
@@ -204,18 +206,37 @@ where
     }
 }
 
+/// Whether a check that only connects would have seen the same: nobody can be reached, or what was found closed was a
+/// kept connection, which servers close when they like.
+fn is_shallow(error: &upstream::Error) -> bool {
+    match error.kind {
+        ErrorKind::Refused | ErrorKind::Connect | ErrorKind::ConnectTimeout => true,
+        ErrorKind::Reset => error.connect.is_none(),
+        _ => false,
+    }
+}
+
 /// A backend at work for a request. Dropping it ends the try and counts how it went.
 pub(crate) struct Serving {
     server: Rc<ServerSlot>,
     /// `None`: it is not known yet, or it was the client who ended it.
     outcome: Option<Outcome>,
-    _in_flight: backend::InFlight,
+    /// The response has come whole.
+    complete: bool,
+    /// See [`is_shallow`].
+    shallow: bool,
+    in_flight: backend::InFlight,
 }
 
 impl Serving {
     /// The body broke off after a good head.
     pub(crate) fn truncated(&mut self) {
         self.outcome = Some(Outcome::Truncated);
+    }
+
+    /// The body has come whole.
+    pub(crate) fn complete(&mut self) {
+        self.complete = true;
     }
 
     pub(crate) fn label(&self) -> &str {
@@ -225,8 +246,16 @@ impl Serving {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        if let Some(outcome) = self.outcome {
-            self.server.cells.attempt(outcome);
+        let Some(outcome) = self.outcome else { return };
+        self.server.cells.attempt(outcome);
+        // Only an answer that has come whole speaks for a backend; one that the client did not wait for says nothing.
+        let observation = match outcome {
+            Outcome::Ok if self.complete => self.in_flight.succeeded(),
+            Outcome::Ok => None,
+            _ => self.server.outlier.as_ref().and_then(|terms| self.in_flight.failed(self.shallow, terms)),
+        };
+        if let Some(observation) = observation {
+            self.server.reports.send(observation);
         }
     }
 }

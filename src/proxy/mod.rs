@@ -22,8 +22,10 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::HeaderValue;
 use http_body::Body;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::backend::Observation;
 use crate::message::body::{Attempt, BodyFault, ReplayBudget, RequestBody};
 use crate::message::conn::Conn;
 use crate::message::fields::{Fields, Known, Names};
@@ -83,12 +85,13 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// A worker's proxy. It reads the Snapshot through `table` and counts with `metrics`.
-    pub fn new(table: Reader, metrics: WorkerMetrics, log: AccessLog) -> Self {
+    /// A worker's proxy. It reads the Snapshot through `table`, counts with `metrics`, and says what the control plane
+    /// should know through `observations`.
+    pub fn new(table: Reader, metrics: WorkerMetrics, log: AccessLog, observations: mpsc::Sender<Observation>) -> Self {
         Self {
             table: RefCell::new(table),
             client: upstream::Client::default(),
-            slots: RefCell::new(Slots::new(metrics)),
+            slots: RefCell::new(Slots::new(metrics, observations)),
             log: Rc::new(log),
             replay: ReplayBudget::new(REPLAY_BYTES),
             random: RefCell::new(fastrand::Rng::new()),

@@ -85,7 +85,7 @@ impl<'a> Order<'a> {
                 let slot = slots.borrow_mut().pool(index, pool.id);
                 if let Some(place) = self.pick(pool, tier, role, &slot)
                     && let Some(server) = tier.servers.get(place)
-                    && let Some(server_slot) = slots.borrow().server(&slot, role, tier, place)
+                    && let Some(server_slot) = slots.borrow().server(&slot, &pool.settings, role, tier, place)
                 {
                     self.tried.push(Arc::as_ptr(&server.backend));
                     return Some(Next { pool, slot, server_slot, server, role, is_first_tier: at == 0 });

@@ -63,6 +63,7 @@ impl<U: Body<Data = Bytes> + Unpin> ResponseBody<U> {
     fn end(&mut self, whole: bool) {
         if let Inner::Backend(mut relay) = std::mem::replace(&mut self.inner, Inner::Over) {
             if whole {
+                relay.serving.complete();
                 self.ticket.complete = true;
             } else {
                 relay.serving.truncated();

@@ -9,16 +9,19 @@ use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 use rustc_hash::FxHashMap;
+use tokio::sync::mpsc;
 
 use super::budget::Budget;
+use crate::backend::Observation;
 use crate::balance::Rotation;
-use crate::model::{Key, PoolId, Role};
+use crate::model::{Key, Outlier, PoolId, PoolSettings, Role};
 use crate::routing::{Index, Server, Tier};
-use crate::telemetry::{BackendCells, KeyCells, PoolCells, UNKNOWN, WorkerMetrics};
+use crate::telemetry::{BackendCells, KeyCells, Metrics, PoolCells, UNKNOWN, WorkerMetrics};
 
 /// One worker's slots for one Plan.
 pub(crate) struct Slots {
     metrics: WorkerMetrics,
+    reports: Rc<Reports>,
     /// Whose numbers these are. Its place in memory is not another's while this is held.
     index: Weak<Index>,
     /// Names of routes, by number. Those of the Index have counts that all workers would write.
@@ -46,8 +49,8 @@ pub(crate) struct PoolSlot {
     tiers: [RefCell<TierSlot>; 2],
 }
 
-/// The cells of a tier's servers, by their place. Begun anew when the tier gets other servers: those of a server that
-/// went may have ended, and if it comes back it needs new ones.
+/// The cells of a tier's servers, by their place. Those of a server that went may have ended, and if it comes back it
+/// needs new ones.
 struct TierSlot {
     servers: Weak<[Server]>,
     slots: Vec<Option<Rc<ServerSlot>>>,
@@ -58,12 +61,41 @@ struct TierSlot {
 pub(crate) struct ServerSlot {
     pub(crate) label: Arc<str>,
     pub(crate) cells: Rc<BackendCells>,
+    /// As the pool says.
+    pub(crate) outlier: Option<Outlier>,
+    pub(crate) reports: Rc<Reports>,
+}
+
+/// The way of observations to the control plane.
+pub(crate) struct Reports {
+    sender: mpsc::Sender<Observation>,
+    metrics: Arc<Metrics>,
+}
+
+impl Reports {
+    /// Never waits: what is lost while the control plane is behind is said again with the next error.
+    pub(crate) fn send(&self, observation: Observation) {
+        if self.sender.try_send(observation).is_err() {
+            self.metrics.limit_hit("observations");
+        }
+    }
 }
 
 impl TierSlot {
     /// Of both tiers, before anything is known of their servers.
     fn none() -> [RefCell<Self>; 2] {
         Role::ALL.map(|_| RefCell::new(Self { servers: Weak::<[Server; 0]>::new(), slots: Vec::new() }))
+    }
+
+    /// The tier has other servers now, or the same with other weights.
+    fn follow(&mut self, servers: &Arc<[Server]>) {
+        self.slots.resize(servers.len(), None);
+        for (slot, server) in self.slots.iter_mut().zip(servers.iter()) {
+            if slot.as_ref().is_some_and(|slot| !Arc::ptr_eq(&slot.label, &server.backend.label)) {
+                *slot = None;
+            }
+        }
+        self.servers = Arc::downgrade(servers);
     }
 }
 
@@ -73,8 +105,9 @@ const UNKNOWN_ASSET: u32 = u32::MAX;
 const NO_REGION: u16 = u16::MAX;
 
 impl Slots {
-    pub(crate) fn new(metrics: WorkerMetrics) -> Self {
+    pub(crate) fn new(metrics: WorkerMetrics, observations: mpsc::Sender<Observation>) -> Self {
         Self {
+            reports: Rc::new(Reports { sender: observations, metrics: Arc::clone(metrics.metrics()) }),
             metrics,
             index: Weak::new(),
             routes: Vec::new(),
@@ -140,15 +173,28 @@ impl Slots {
     }
 
     /// The slot of the server at this place of a pool's tier.
-    pub(crate) fn server(&self, pool: &PoolSlot, role: Role, tier: &Tier, place: usize) -> Option<Rc<ServerSlot>> {
+    pub(crate) fn server(
+        &self,
+        pool: &PoolSlot,
+        settings: &PoolSettings,
+        role: Role,
+        tier: &Tier,
+        place: usize,
+    ) -> Option<Rc<ServerSlot>> {
         let server = tier.servers.get(place)?;
         let mut slot = pool.tiers.get(role as usize)?.borrow_mut();
         if !std::ptr::eq(slot.servers.as_ptr(), Arc::as_ptr(&tier.servers)) {
-            *slot = TierSlot { servers: Arc::downgrade(&tier.servers), slots: vec![None; tier.servers.len()] };
+            slot.follow(&tier.servers);
         }
         let label = &server.backend.label;
-        let cells = || self.metrics.backend(&pool.asset, &pool.region, label);
-        let new = || Rc::new(ServerSlot { label: Arc::clone(label), cells: cells() });
+        let new = || {
+            Rc::new(ServerSlot {
+                label: Arc::clone(label),
+                cells: self.metrics.backend(&pool.asset, &pool.region, label),
+                outlier: settings.outlier,
+                reports: Rc::clone(&self.reports),
+            })
+        };
         slot.slots.get_mut(place).map(|slot| Rc::clone(slot.get_or_insert_with(new)))
     }
 
@@ -163,18 +209,19 @@ mod tests {
     use crate::backend::{Backend, Identity};
     use crate::model::{Address, PoolSettings, Protocol};
     use crate::routing::PoolState;
-    use crate::telemetry::{Metrics, Subject};
+    use crate::telemetry::Subject;
 
     fn server(port: u16) -> Server {
         let address = Address::Ip(([127, 0, 0, 1], port).into());
         let identity = Identity { region: "r".into(), address, protocol: Protocol::H1 };
-        Server { backend: Arc::new(Backend::new(identity)), check: None, weight: 1 }
+        Server::new(Backend::new(identity), None, 1)
     }
 
     #[test]
     fn a_server_that_comes_back_has_cells_that_are_seen() {
         let metrics = Metrics::new(10);
-        let slots = Slots::new(metrics.worker());
+        let slots = Slots::new(metrics.worker(), mpsc::channel(1).0);
+        let now = std::time::Instant::now();
         let slot = PoolSlot {
             region: "r".into(),
             asset: "a".into(),
@@ -185,9 +232,9 @@ mod tests {
         };
         let (one, two) = (server(1), server(2));
         let both =
-            PoolState::new(PoolId(0), Arc::new(PoolSettings::default()), [vec![one.clone(), two.clone()], vec![]]);
+            PoolState::new(PoolId(0), Arc::new(PoolSettings::default()), [vec![one.clone(), two.clone()], vec![]], now);
         let count = |pool: &PoolState, place: usize| {
-            let server = slots.server(&slot, Role::Primary, &pool.tiers[0], place).unwrap();
+            let server = slots.server(&slot, &pool.settings, Role::Primary, &pool.tiers[0], place).unwrap();
             server.cells.attempt(crate::model::Outcome::Ok);
         };
         let shown = |n: u32| {
@@ -200,18 +247,18 @@ mod tests {
         count(&both, 1);
         assert_eq!(Arc::strong_count(&two.backend), references);
         // A verdict that changes leaves everything where it is.
-        count(&both.refreshed(), 1);
+        count(&both.refreshed(now), 1);
         assert!(shown(3), "{}", metrics.encode());
 
-        let alone = both.with_servers([vec![one.clone()], vec![]]);
+        let alone = both.with_servers([vec![one.clone()], vec![]], now);
         count(&alone, 0);
         metrics.retain(|subject| !matches!(subject, Subject::Backend { backend: "127.0.0.1:2", .. }));
         assert!(!metrics.encode().contains("127.0.0.1:2"));
-        count(&alone.with_servers([vec![one], vec![two]]), 0);
-        let back = PoolState::new(PoolId(0), Arc::new(PoolSettings::default()), [vec![server(2)], vec![]]);
+        count(&alone.with_servers([vec![one], vec![two]], now), 0);
+        let back = PoolState::new(PoolId(0), Arc::new(PoolSettings::default()), [vec![server(2)], vec![]], now);
         count(&back, 0);
         assert!(shown(1), "{}", metrics.encode());
-        assert!(slots.server(&slot, Role::Primary, &back.tiers[0], 1).is_none());
+        assert!(slots.server(&slot, &back.settings, Role::Primary, &back.tiers[0], 1).is_none());
     }
 
     const FILE: &str = "listeners = [{ bind = '127.0.0.1:0' }]\nroutes = [{ path = '/{asset}' }]\nregions.r = {}\n\
@@ -219,7 +266,7 @@ mod tests {
 
     #[test]
     fn no_index_is_kept_alive() {
-        let mut slots = Slots::new(Metrics::new(10).worker());
+        let mut slots = Slots::new(Metrics::new(10).worker(), mpsc::channel(1).0);
         let index = || Arc::new(Index::new(Arc::new(crate::config::load_str(FILE).unwrap().plan)));
         let first = index();
         slots.follow(&first);

@@ -12,13 +12,13 @@ use serde::Serialize;
 use super::loads::Loads;
 use super::resolve::{Ending, Listener, Part};
 use super::{Chain, PoolState, Snapshot, Target, Tier};
-use crate::backend::verdict;
+use crate::backend::Verdict;
 use crate::balance::{self, Group, Rotation};
 use crate::message::RequestHead;
 use crate::message::fields::Known;
 use crate::message::framing::origin_form;
 use crate::message::key::View;
-use crate::model::{Action, HostPattern, Key, Reason, Route, Source, SourceKind};
+use crate::model::{Action, HostPattern, Key, Reason, Role, Route, Source, SourceKind};
 
 mod text;
 
@@ -227,6 +227,9 @@ impl Explanation {
             self.pools.push(PoolFound { asset: asset.to_string(), region: region.to_string() });
         }
         for ((pool, role, tier), &load) in snapshot.tiers(&target.chain).zip(loads.shares()) {
+            let verdicts = pool.verdicts();
+            let (primaries, replicas) = verdicts.split_at(pool.tiers[0].servers.len().min(verdicts.len()));
+            let own = if role == Role::Primary { primaries } else { replicas };
             if tier.servers.is_empty() {
                 continue;
             }
@@ -240,7 +243,7 @@ impl Explanation {
                 health: tier.health,
                 panic,
                 policy: pool.settings.balance.as_str(),
-                servers: servers_seen(tier, panic),
+                servers: servers_seen(tier, panic, own),
             });
         }
         self.pick = pick(snapshot, &target.chain, &loads, random);
@@ -348,12 +351,12 @@ fn pattern_text(pattern: &HostPattern) -> String {
     }
 }
 
-fn servers_seen(tier: &Tier, panic: bool) -> Vec<ServerSeen> {
+fn servers_seen(tier: &Tier, panic: bool, verdicts: &[Verdict]) -> Vec<ServerSeen> {
     let usable = places(tier, panic);
-    let seen = (0..).zip(tier.servers.iter()).map(|(place, server)| ServerSeen {
+    let seen = (0..).zip(tier.servers.iter()).zip(verdicts).map(|((place, server), verdict)| ServerSeen {
         backend: server.backend.label.to_string(),
         weight: server.weight,
-        state: verdict(&server.backend, server.check.as_deref()).why.to_string(),
+        state: verdict.why.to_string(),
         usable: usable.contains(&place),
         in_flight: server.backend.in_flight(),
     });

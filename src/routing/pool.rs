@@ -5,10 +5,14 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Check, Verdict, verdict};
+use smallvec::SmallVec;
+
+use crate::backend::{Backend, Check, Verdict, Voices, verdicts};
+use crate::balance::slow_start::{self, WHOLE};
 use crate::balance::{Candidate, tiers};
-use crate::model::{PoolId, PoolSettings};
+use crate::model::{Operator, PoolId, PoolSettings};
 
 /// One server of a pool.
 #[derive(Debug, Clone)]
@@ -19,11 +23,22 @@ pub struct Server {
     pub check: Option<Arc<Check>>,
     /// Relative capacity, at least 1.
     pub weight: u16,
+    /// What the operator says of it in this pool.
+    pub operator: Operator,
+    /// How much of its weight it has, of [`WHOLE`]; set by whoever judges it.
+    pub share: u16,
+}
+
+impl Server {
+    /// One of which neither the operator nor anyone else says anything.
+    pub fn new(backend: Arc<Backend>, check: Option<Arc<Check>>, weight: u16) -> Self {
+        Self { backend, check, weight, operator: Operator::Ready, share: WHOLE }
+    }
 }
 
 impl Candidate for Server {
-    fn weight(&self) -> u16 {
-        self.weight
+    fn weight(&self) -> u32 {
+        u32::from(self.weight) * u32::from(self.share)
     }
 
     fn in_flight(&self) -> u32 {
@@ -52,8 +67,8 @@ pub struct PoolState {
 pub struct Tier {
     /// How much of a request's load it can take, in percent: see [`tiers::health`]. 0 if it has no servers.
     pub health: u8,
-    /// The largest weight.
-    pub heaviest: u16,
+    /// The largest weight, as of [`Candidate::weight`].
+    pub heaviest: u32,
     /// All of them, in the order of the file.
     pub servers: Arc<[Server]>,
     /// The places of those that may be used.
@@ -83,65 +98,115 @@ static ALL: [u32; SHARED] = {
     all
 };
 
+/// One for each server of a pool, primaries first.
+type Verdicts = SmallVec<[Verdict; 8]>;
+
 impl PoolState {
-    /// A pool with these primaries and replicas, judged now.
-    pub fn new(id: PoolId, settings: Arc<PoolSettings>, servers: [Vec<Server>; 2]) -> Self {
-        let overprovisioning = settings.failover.overprovisioning;
+    /// A pool with these primaries and replicas, judged `now`.
+    pub fn new(id: PoolId, settings: Arc<PoolSettings>, mut servers: [Vec<Server>; 2], now: Instant) -> Self {
+        let window = settings.slow_start.window;
+        if !window.is_zero() {
+            servers.iter_mut().flatten().for_each(|server| server.share = share(server, window, now));
+        }
         // An empty slice is the same for all: most pools have no replica.
         let shared = |servers: Vec<Server>| if servers.is_empty() { Arc::default() } else { servers.into() };
-        Self { id, tiers: servers.map(|servers| Tier::new(shared(servers), overprovisioning)), settings }
+        Self::judged(id, settings, servers.map(shared))
     }
 
     /// Its servers, primaries first.
-    pub fn servers(&self) -> impl Iterator<Item = &Server> {
+    pub fn servers(&self) -> impl Iterator<Item = &Server> + Clone {
         self.tiers.iter().flat_map(|tier| tier.servers.iter())
     }
 
+    /// What is said of each of its servers at this moment, primaries first. It may be newer than what the tiers say.
+    pub fn verdicts(&self) -> Verdicts {
+        judge(self.servers(), &self.settings)
+    }
+
     /// The same servers, judged anew.
-    pub fn refreshed(&self) -> Self {
-        let overprovisioning = self.settings.failover.overprovisioning;
-        let tiers = self.tiers.each_ref().map(|tier| Tier::new(Arc::clone(&tier.servers), overprovisioning));
-        Self { id: self.id, settings: Arc::clone(&self.settings), tiers }
+    pub fn refreshed(&self, now: Instant) -> Self {
+        let window = self.settings.slow_start.window;
+        let servers = self.tiers.each_ref().map(|tier| {
+            if tier.servers.iter().all(|server| server.share == share(server, window, now)) {
+                return Arc::clone(&tier.servers);
+            }
+            tier.servers.iter().map(|server| Server { share: share(server, window, now), ..server.clone() }).collect()
+        });
+        Self::judged(self.id, Arc::clone(&self.settings), servers)
     }
 
     /// Whether its servers would be judged as they were.
-    pub fn is_current(&self) -> bool {
-        self.tiers.iter().all(Tier::is_current)
+    pub fn is_current(&self, now: Instant) -> bool {
+        let window = self.settings.slow_start.window;
+        let mut verdicts = &*self.verdicts();
+        self.tiers.iter().all(|tier| {
+            let (own, rest) = verdicts.split_at(tier.servers.len().min(verdicts.len()));
+            verdicts = rest;
+            tier.is_judged(own)
+        }) && self.servers().all(|server| server.share == share(server, window, now))
+    }
+
+    /// Whether a server has less than its whole weight, which changes with time.
+    pub fn is_warming_up(&self) -> bool {
+        self.servers().any(|server| server.share < WHOLE)
     }
 
     /// The same pool with other primaries and replicas.
-    pub fn with_servers(&self, servers: [Vec<Server>; 2]) -> Self {
-        Self::new(self.id, Arc::clone(&self.settings), servers)
+    pub fn with_servers(&self, servers: [Vec<Server>; 2], now: Instant) -> Self {
+        Self::new(self.id, Arc::clone(&self.settings), servers, now)
+    }
+
+    fn judged(id: PoolId, settings: Arc<PoolSettings>, servers: [Arc<[Server]>; 2]) -> Self {
+        let verdicts = judge(servers.iter().flat_map(|servers| servers.iter()), &settings);
+        let mut rest = &*verdicts;
+        let tiers = servers.map(|servers| {
+            let (own, others) = rest.split_at(servers.len().min(rest.len()));
+            rest = others;
+            Tier::new(servers, own, settings.failover.overprovisioning)
+        });
+        Self { tiers, settings, id }
     }
 }
 
+fn judge<'a>(servers: impl Iterator<Item = &'a Server> + Clone, settings: &PoolSettings) -> Verdicts {
+    let voices = servers.map(|server| Voices {
+        backend: &server.backend,
+        check: server.check.as_deref(),
+        operator: server.operator,
+    });
+    verdicts(voices, settings.outlier.as_ref())
+}
+
+fn share(server: &Server, window: Duration, now: Instant) -> u16 {
+    if window.is_zero() { WHOLE } else { slow_start::share(server.backend.standing().warm_since, window, now) }
+}
+
 impl Tier {
-    fn is_current(&self) -> bool {
+    fn is_judged(&self, verdicts: &[Verdict]) -> bool {
         let (mut usable, mut in_panic) = (self.usable.iter(), self.usable_in_panic.iter());
-        let same = (0..).zip(&*self.servers).all(|(place, server)| {
-            let verdict = verdict(&server.backend, server.check.as_deref());
+        let same = (0..).zip(verdicts).all(|(place, verdict)| {
             (!verdict.usable || usable.next() == Some(&place))
                 && (!verdict.usable_in_panic || in_panic.next() == Some(&place))
         });
         same && usable.next().is_none() && in_panic.next().is_none()
     }
 
-    fn new(servers: Arc<[Server]>, overprovisioning: f64) -> Self {
-        let verdicts: Vec<_> = servers.iter().map(|server| verdict(&server.backend, server.check.as_deref())).collect();
+    fn new(servers: Arc<[Server]>, verdicts: &[Verdict], overprovisioning: f64) -> Self {
         let places = |wanted: fn(&Verdict) -> bool| match ALL.get(..verdicts.len()) {
             Some(all) if verdicts.iter().all(wanted) => Cow::Borrowed(all),
-            _ => (0..).zip(&verdicts).filter(|(_, verdict)| wanted(verdict)).map(|(place, _)| place).collect(),
+            _ => (0..).zip(verdicts).filter(|(_, verdict)| wanted(verdict)).map(|(place, _)| place).collect(),
         };
-        let weight = |server: &Server| u64::from(server.weight);
-        let usable_weight = servers.iter().zip(&verdicts).filter(|(_, v)| v.usable).map(|(s, _)| weight(s)).sum();
-        let total_weight = servers.iter().map(weight).sum();
+        let usable = || servers.iter().zip(verdicts).filter(|(_, verdict)| verdict.usable).map(|(server, _)| server);
+        let total_weight = servers.iter().map(|server| u64::from(server.weight)).sum();
+        // What warms up can't take its whole load yet, so that a tier that comes back is loaded little by little, too.
+        let warm_weight = usable().map(|server| u64::from(server.weight())).sum();
         Self {
             usable: places(|verdict| verdict.usable),
             usable_in_panic: places(|verdict| verdict.usable_in_panic),
-            usable_weight,
+            usable_weight: usable().map(|server| u64::from(server.weight)).sum(),
             total_weight,
-            heaviest: servers.iter().map(|server| server.weight).max().unwrap_or(1),
-            health: tiers::health(usable_weight, total_weight, overprovisioning),
+            heaviest: servers.iter().map(Candidate::weight).max().unwrap_or(1),
+            health: tiers::health(warm_weight, total_weight * u64::from(WHOLE), overprovisioning),
             servers,
         }
     }

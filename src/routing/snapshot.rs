@@ -7,6 +7,7 @@
 //! microseconds on a thread that has time, and each request waits for memory once less.)
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::build::Origin;
 use super::{Index, PoolState};
@@ -37,7 +38,12 @@ impl Snapshot {
     }
 
     /// The first Snapshot of another Plan. A page of pools that are all as they were under the same number is shared.
-    pub(super) fn of_another_plan(&self, index: Arc<Index>, mut origin: impl FnMut(PoolId) -> Origin) -> Self {
+    pub(super) fn of_another_plan(
+        &self,
+        index: Arc<Index>,
+        now: Instant,
+        mut origin: impl FnMut(PoolId) -> Origin,
+    ) -> Self {
         let mut pools = (0..).map(PoolId).zip(&index.plan.pools).peekable();
         let mut pages = Vec::with_capacity(index.plan.pools.len().div_ceil(PAGE));
         while pools.peek().is_some() {
@@ -48,18 +54,18 @@ impl Snapshot {
             });
             let state = |(id, pool, origin): (PoolId, &Pool, Origin)| match origin {
                 Origin::Kept(was) => PoolState { id, ..self.pool(was).clone() },
-                Origin::New(servers) => PoolState::new(id, Arc::clone(&pool.settings), servers),
+                Origin::New(servers) => PoolState::new(id, Arc::clone(&pool.settings), servers, now),
             };
             pages.push(before.map_or_else(|| page.into_iter().map(state).collect(), Arc::clone));
         }
         Self { generation: self.generation + 1, index, pages: pages.into() }
     }
 
-    /// Judges every pool again. Pages of which no pool is judged otherwise stay shared.
-    pub fn judge_anew(&mut self) {
+    /// Judges every pool again, `now`. Pages of which no pool is judged otherwise stay shared.
+    pub fn judge_anew(&mut self, now: Instant) {
         for page in &mut self.pages {
             for place in 0..page.len() {
-                let stale = page.get(place).filter(|pool| !pool.is_current()).map(PoolState::refreshed);
+                let stale = page.get(place).filter(|pool| !pool.is_current(now)).map(|pool| pool.refreshed(now));
                 if let Some(pool) = stale
                     && let Some(place) = Arc::make_mut(page).get_mut(place)
                 {
@@ -108,7 +114,7 @@ mod tests {
     fn a_change_copies_its_pages_and_no_others() {
         let snapshot = testing::many_pools(3 * PAGE + 5);
         let ids = [PoolId(0), PoolId(1023), PoolId(3 * 1024 + 4)];
-        let changed = snapshot.with_changes(ids.map(|id| (id, snapshot.pool(id).refreshed())));
+        let changed = snapshot.with_changes(ids.map(|id| (id, snapshot.pool(id).refreshed(Instant::now()))));
         let shared: Vec<_> = snapshot.pages.iter().zip(&changed.pages).map(|(a, b)| Arc::ptr_eq(a, b)).collect();
         assert_eq!(shared, [false, true, true, false]);
         assert!(Arc::ptr_eq(&snapshot.index, &changed.index));
@@ -122,7 +128,7 @@ mod tests {
         let snapshot = testing::many_pools(4 * PAGE + 5);
         let next = |pools: usize, origin: &dyn Fn(PoolId) -> Origin| {
             let index = Arc::clone(&testing::many_pools(pools).index);
-            let next = snapshot.of_another_plan(index, origin);
+            let next = snapshot.of_another_plan(index, Instant::now(), origin);
             assert_eq!((next.pools().count(), next.generation), (pools, snapshot.generation + 1));
             assert!(next.pools().enumerate().all(|(i, pool)| pool.id.index() == i));
             snapshot.pages.iter().zip(&next.pages).map(|(a, b)| Arc::ptr_eq(a, b)).collect::<Vec<_>>()
@@ -141,12 +147,12 @@ mod tests {
         let index = Arc::clone(&testing::many_pools(2 * PAGE).index);
         let servers = testing::servers("r", 1, &[Some(Status::Unchecked), Some(Status::Up)]);
         let of = |id: PoolId| [vec![servers[usize::from(id.0 != 1500)].clone()], vec![]];
-        let snapshot = super::super::build(index, 1, of);
+        let snapshot = super::super::build(index, 1, Instant::now(), of);
         let mut next = snapshot.with_changes([]);
-        next.judge_anew();
+        next.judge_anew(Instant::now());
         assert!(snapshot.pages.iter().zip(&next.pages).all(|(a, b)| Arc::ptr_eq(a, b)));
-        servers[0].check.as_ref().unwrap().set(Status::Up, std::time::Instant::now());
-        next.judge_anew();
+        servers[0].check.as_ref().unwrap().set(Status::Up, Instant::now());
+        next.judge_anew(Instant::now());
         let shared: Vec<_> = snapshot.pages.iter().zip(&next.pages).map(|(a, b)| Arc::ptr_eq(a, b)).collect();
         assert_eq!(shared, [true, false]);
         let health = |snapshot: &Snapshot| snapshot.pool(PoolId(1500)).tiers[0].health;
@@ -157,7 +163,8 @@ mod tests {
     fn the_old_one_stays_as_it_was() {
         let snapshot = testing::many_pools(10);
         let servers = || [testing::servers("r", 1, &[None]), vec![]];
-        let changed = snapshot.with_changes([(PoolId(3), snapshot.pool(PoolId(3)).with_servers(servers()))]);
+        let changed =
+            snapshot.with_changes([(PoolId(3), snapshot.pool(PoolId(3)).with_servers(servers(), Instant::now()))]);
         let sizes = |snapshot: &Snapshot| snapshot.pools().map(|pool| pool.tiers[0].servers.len()).collect::<Vec<_>>();
         assert_eq!(sizes(&snapshot), [0; 10]);
         assert_eq!(sizes(&changed), [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);

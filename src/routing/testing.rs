@@ -96,7 +96,7 @@ pub(super) fn many_pools(n: usize) -> Snapshot {
     let mut plan = plan(&["r"], &names.iter().map(String::as_str).collect::<Vec<_>>());
     let settings = Arc::default();
     plan.pools = (0..n).map(|i| pool(Some(i as u32), 0, &settings)).collect();
-    build(Arc::new(Index::new(Arc::new(plan))), 1, |_| [vec![], vec![]])
+    build(Arc::new(Index::new(Arc::new(plan))), 1, Instant::now(), |_| [vec![], vec![]])
 }
 
 /// Servers with these states (`None`: not checked), all of weight 1.
@@ -112,7 +112,7 @@ pub(super) fn servers(region: &str, first_port: u16, states: &[Option<Status>]) 
             check.set(state, now);
             Arc::new(check)
         });
-        Server { backend, check, weight: 1 }
+        Server::new(backend, check, 1)
     };
     (first_port..).zip(states).map(server).collect()
 }

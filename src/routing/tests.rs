@@ -343,7 +343,7 @@ fn tiers_are_judged_at_build_and_anew() {
     let gone = Some(Status::Down(Cause::Refused));
     let index = Arc::new(index(three_regions()));
     let states = [up, down, gone, None, Some(Status::Unchecked)];
-    let snapshot = build(index, 1, |_| [servers("us", 1, &states), vec![]]);
+    let snapshot = build(index, 1, std::time::Instant::now(), |_| [servers("us", 1, &states), vec![]]);
     let tier = &snapshot.pool(PoolId(0)).tiers[0];
     assert_eq!((&*tier.usable, &*tier.usable_in_panic), (&[0, 3][..], &[0, 1, 3][..]));
     assert_eq!((tier.usable_weight, tier.total_weight, tier.health), (2, 5, 56));
@@ -351,7 +351,7 @@ fn tiers_are_judged_at_build_and_anew() {
 
     tier.servers[1].check.as_ref().unwrap().set(Status::Up, std::time::Instant::now());
     assert_eq!(tier.usable.len(), 2, "a Snapshot does not change");
-    let anew = snapshot.pool(PoolId(0)).refreshed();
+    let anew = snapshot.pool(PoolId(0)).refreshed(std::time::Instant::now());
     assert_eq!((&*anew.tiers[0].usable, anew.tiers[0].health), (&[0, 1, 3][..], 84));
     assert!(Arc::ptr_eq(&anew.tiers[0].servers, &tier.servers));
 }
@@ -362,7 +362,7 @@ fn loads_follow_the_chain() {
     let (up, down) = (Some(Status::Up), Some(Status::Down(Cause::Timeout)));
     let index = Arc::new(index(three_regions()));
     let half = [up, down];
-    let snapshot = build(index, 1, |id| match id.0 {
+    let snapshot = build(index, 1, std::time::Instant::now(), |id| match id.0 {
         0 => [servers("us", 1, &half), servers("us", 3, &half)],
         1 => [servers("eu", 5, &[up]), vec![]],
         _ => [servers("eu", 7, &[down, down]), vec![]],
@@ -389,7 +389,9 @@ fn routing_allocates_nothing() {
     by_query.asset = vec![cookie, strict(SourceKind::Query("symbol".into()))];
     by_query.region = vec![lenient(SourceKind::Host("h".into())), strict(SourceKind::ClientAddress)];
     plan.routes = vec![by_path, by_query];
-    let snapshot = build(Arc::new(index(plan)), 1, |id| [servers("us", id.0 as u16, &[None, None]), vec![]]);
+    let snapshot = build(Arc::new(index(plan)), 1, std::time::Instant::now(), |id| {
+        [servers("us", id.0 as u16, &[None, None]), vec![]]
+    });
     let table = Table::new(snapshot);
     let mut reader = table.reader();
     let client = "::ffff:10.2.0.1".parse().unwrap();

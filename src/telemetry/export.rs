@@ -166,6 +166,8 @@ specs! {
         "Time to make a connection to a backend.";
     BACKEND_TRANSITIONS: Counter "backend_transitions_total" ["asset", "region", "backend", "to", "cause"]
         "Changes of a backend's state.";
+    OUTLIER_EJECTIONS: Counter "outlier_ejections_total" ["asset", "region", "backend", "detector", "enforced"]
+        "Times that the errors of requests asked for a backend's ejection.";
     CLIENT_CONNECTIONS: Gauge "client_connections" ["listener"]
         "Open connections of clients.";
     CLIENT_CONNECTIONS_TOTAL: Counter "client_connections_total" ["listener"]
@@ -286,7 +288,12 @@ impl Export {
                 push_some(&mut transitions, &[asset, region, backend, to, Cause::as_str(*cause)], *n);
             }
         }
-        out.extend([attempts, transitions].map(Family::into_proto));
+        let mut ejections = OUTLIER_EJECTIONS.family();
+        for (([asset, region, backend], detector, enforced), n) in lock(&self.state.ejections).iter() {
+            let enforced = if *enforced { "true" } else { "false" };
+            push_some(&mut ejections, &[asset, region, backend, detector.as_str(), enforced], *n);
+        }
+        out.extend([attempts, transitions, ejections].map(Family::into_proto));
     }
 
     fn process(&self, out: &mut Vec<proto::MetricFamily>) {

@@ -18,6 +18,7 @@ use prometheus::process_collector::ProcessCollector;
 use super::cells::{BackendBlock, Count, KeyBlock, PoolBlock, Series, Tally};
 use super::export::Export;
 use super::worker::WorkerMetrics;
+use crate::model::Detector;
 
 /// The label of everything that came after `metrics.max_pools`.
 pub const OTHER: &str = "_other";
@@ -43,6 +44,8 @@ pub(super) struct State {
     pub(super) backends: Table<BackendBlock, 3>,
     /// To up and to down, by cause. Only the control plane counts these, so a lock does.
     pub(super) transitions: Mutex<HashMap<(Labels<3>, Cause), [u64; 2]>>,
+    /// By detector and whether they were enforced. Counted by the control plane, too.
+    pub(super) ejections: Mutex<HashMap<(Labels<3>, Detector, bool), u64>>,
     pub(super) listeners: Mutex<Vec<Arc<ListenerCells>>>,
     pub(super) limits: Tally<&'static str>,
     /// Regions that `retain` was told are gone: what failed over to them is not shown.
@@ -106,6 +109,8 @@ pub enum Subject<'a> {
 pub enum Cause {
     /// An active health check.
     Active,
+    /// Errors of requests.
+    Passive,
 }
 
 impl Cause {
@@ -113,6 +118,7 @@ impl Cause {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
+            Self::Passive => "passive",
         }
     }
 }
@@ -194,6 +200,19 @@ impl Metrics {
         lock(&self.state.transitions).entry((labels, cause)).or_default()[usize::from(!to_up)] += 1;
     }
 
+    /// Errors of requests asked for a backend's ejection. Called once for each pool that it is in.
+    pub fn ejection(
+        &self,
+        asset: &Arc<str>,
+        region: &Arc<str>,
+        backend: &Arc<str>,
+        detector: Detector,
+        enforced: bool,
+    ) {
+        let labels = self.triple(asset, region, backend);
+        *lock(&self.state.ejections).entry((labels, detector, enforced)).or_default() += 1;
+    }
+
     /// A limit turned a client away or cut it short; `limit` is its key in the configuration.
     pub fn limit_hit(&self, limit: &'static str) {
         self.state.limits.cell(|known| *known == limit, || limit).add_shared(1);
@@ -264,6 +283,7 @@ impl Metrics {
         state.pools.retain(pool_lives);
         state.backends.retain(backend_lives);
         lock(&state.transitions).retain(|(labels, _), _| backend_lives(labels));
+        lock(&state.ejections).retain(|(labels, ..), _| backend_lives(labels));
 
         // A region that some key failed over to has cells inside that key's: they can't be taken out, but hidden.
         let failed_over_to = state.keys.all().into_iter().flat_map(|series| series.blocks());

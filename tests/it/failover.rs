@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::support::{After, Behaviour, Client, Origin, Proxy};
 
-/// One asset in two regions: two primaries and a replica in `a`, one primary in `b`. Checks are off, so that what is
-/// seen is what tries do.
+/// One asset in two regions: two primaries and a replica in `a`, one primary in `b`. Checks and ejection are off, so that
+/// what is seen is what tries do.
 fn config(a: [&Origin; 3], b: &Origin, more: &str) -> String {
     let [one, two, replica] = a.map(Origin::addr);
     format!(
@@ -24,6 +24,7 @@ fallback = ["a"]
 [defaults]
 balance = "round-robin"
 health = false
+outlier = false
 {more}
 [pools.BTC.a]
 primaries = ["{one}", "{two}"]
@@ -69,7 +70,7 @@ fn one_tier(origins: &[&Origin], more: &str) -> String {
     let primaries: Vec<_> = origins.iter().map(|origin| format!("\"{}\"", origin.addr())).collect();
     format!(
         "[[listeners]]\nbind = \"127.0.0.1:0\"\n[[routes]]\npath = \"/v1/{{asset}}\"\n[regions.a]\n[server]\nworkers = 1\n\
-         [defaults]\nbalance = \"round-robin\"\nhealth = false\n{more}\n[pools.BTC.a]\nprimaries = [{}]\n",
+         [defaults]\nbalance = \"round-robin\"\nhealth = false\noutlier = false\n{more}\n[pools.BTC.a]\nprimaries = [{}]\n",
         primaries.join(", ")
     )
 }

@@ -14,6 +14,7 @@ mod config_errors;
 mod demo;
 mod docs;
 mod drain;
+mod ejection;
 mod explain;
 mod failover;
 mod forwarding;

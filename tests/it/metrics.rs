@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use shardgate::model::{Outcome, Reason, Role};
+use shardgate::model::{Detector, Outcome, Reason, Role};
 use shardgate::telemetry::{Cause, Metrics, RetryResult, families};
 
 use crate::support::{Origin, Proxy};
@@ -45,6 +45,7 @@ fn promtool_accepts_every_metric() {
         worker.pool(&asset, &region).connect(Duration::from_millis(1));
         worker.backend(&asset, &region, &backend).attempt(Outcome::Ok);
         metrics.transition(&asset, &region, &backend, true, Cause::Active);
+        metrics.ejection(&asset, &region, &backend, Detector::SuccessRate, true);
     }
     let page = metrics.encode();
     for spec in families() {

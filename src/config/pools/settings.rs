@@ -5,7 +5,7 @@
 
 use http::HeaderValue;
 
-use super::retry;
+use super::{outlier, retry};
 use crate::config::context::Context;
 use crate::config::decode::{Fields, boolean, expected_help, float, integer, not_supported, table, text};
 use crate::config::diagnostic::Fault;
@@ -14,8 +14,8 @@ use crate::config::source::Span;
 use crate::config::tree::{Kind, Value};
 use crate::config::units::duration;
 use crate::model::{
-    Failover, HealthCheck, HostHeader, HttpCheck, Limit, Policy, PoolSettings, Protocol, Retry, RetryOverride,
-    StatusRange, TimeoutsOverride, Via,
+    Failover, HealthCheck, HostHeader, HttpCheck, Limit, Outlier, Policy, PoolSettings, Protocol, Retry, RetryOverride,
+    SlowStart, StatusRange, TimeoutsOverride, Via,
 };
 
 /// Of `[defaults]`; a pool has these and its members.
@@ -55,6 +55,8 @@ pub(in crate::config) struct Overrides {
     timeouts: TimeoutsOverride,
     overprovisioning: Option<f64>,
     panic_percent: Option<u8>,
+    outlier: Option<Switch<outlier::Override>>,
+    slow_start: Option<SlowStart>,
 }
 
 /// `false` turns a thing off, a table turns it on.
@@ -91,22 +93,21 @@ impl PartialEq for Spans {
     }
 }
 
-/// What holds where the file says nothing: checks by TCP connect, and retries.
+/// What holds where the file says nothing: checks by TCP connect, retries, and ejection.
 pub(in crate::config) fn built_in() -> PoolSettings {
-    PoolSettings { health: Some(HealthCheck::default()), retry: Some(Retry::default()), ..PoolSettings::default() }
+    PoolSettings {
+        health: Some(HealthCheck::default()),
+        retry: Some(Retry::default()),
+        outlier: Some(Outlier::default()),
+        ..PoolSettings::default()
+    }
 }
 
 impl Overrides {
     /// Reads the keys of a table that [`KEYS`] names.
     pub(in crate::config) fn decode(cx: &Context<'_>, f: Fields<'_, '_, '_>) -> Self {
         f.refuse("hash_on", "maglev, and with it `hash_on`,");
-        f.refuse("slow_start", "slow start");
         f.refuse("tls", "TLS to backends");
-        if let Some(value) = f.get("outlier")
-            && !matches!(value.kind, Kind::Boolean(false))
-        {
-            not_supported(cx, f.span("outlier").unwrap_or(value.span), "outlier detection");
-        }
         let limits = limits(cx, f);
         let (overprovisioning, panic_percent) = failover(cx, f);
         Self {
@@ -121,6 +122,8 @@ impl Overrides {
             timeouts: f.read("timeouts", timeouts).unwrap_or_default(),
             overprovisioning,
             panic_percent,
+            outlier: f.read("outlier", |cx, value| switch(cx, value, "{ consecutive_errors = 5 }", outlier::decode)),
+            slow_start: f.read("slow_start", outlier::slow_start),
         }
     }
 
@@ -155,6 +158,12 @@ impl Overrides {
                 overprovisioning: self.overprovisioning.unwrap_or(base.failover.overprovisioning),
                 panic_percent: self.panic_percent.unwrap_or(base.failover.panic_percent),
             },
+            outlier: match self.outlier {
+                None => base.outlier,
+                Some(Switch::Off) => None,
+                Some(Switch::On(outlier)) => Some(outlier.over(cx, base.outlier.unwrap_or_default())),
+            },
+            slow_start: self.slow_start.unwrap_or(base.slow_start),
         }
     }
 }

@@ -260,6 +260,8 @@ mod tests {
         same::<pool::PoolLimits>(pools::settings::LIMITS_KEYS);
         same::<pool::Timeouts>(pools::settings::TIMEOUTS_KEYS);
         same::<pool::Failover>(pools::settings::FAILOVER_KEYS);
+        same::<pool::Outlier>(pools::outlier::KEYS);
+        same::<pool::SlowStart>(pools::outlier::SLOW_START_KEYS);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Duration, DurationOrOff, Off, Size, Switch};
+use super::{Duration, DurationOrOff, Size, Switch};
 
 /// What a pool's members share.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -19,8 +19,8 @@ pub(super) struct Settings {
     via: Option<bool>,
     /// Active checks; false: none. Default: a TCP connect.
     health: Option<Switch<Health>>,
-    /// Passive ejection. Only false is supported yet.
-    outlier: Option<Off>,
+    /// When the errors of requests take a backend out; false: never.
+    outlier: Option<Switch<Outlier>>,
     /// When a try is repeated that a backend may have seen; false: never.
     retry: Option<Switch<Retry>>,
     /// What one backend may be given.
@@ -29,6 +29,8 @@ pub(super) struct Settings {
     timeouts: Option<Timeouts>,
     /// When load moves on to the next tier.
     failover: Option<Failover>,
+    /// How a backend that was added or has come back is loaded.
+    slow_start: Option<SlowStart>,
 }
 
 /// The backends for one asset in one region. What is not said here is as in [defaults].
@@ -49,8 +51,8 @@ pub(super) struct Pool {
     via: Option<bool>,
     /// Active checks; false: none.
     health: Option<Switch<Health>>,
-    /// Passive ejection. Only false is supported yet.
-    outlier: Option<Off>,
+    /// When the errors of requests take a backend out; false: never.
+    outlier: Option<Switch<Outlier>>,
     /// When a try is repeated that a backend may have seen; false: never.
     retry: Option<Switch<Retry>>,
     /// What one backend may be given.
@@ -59,6 +61,8 @@ pub(super) struct Pool {
     timeouts: Option<Timeouts>,
     /// When load moves on to the next tier.
     failover: Option<Failover>,
+    /// How a backend that was added or has come back is loaded.
+    slow_start: Option<SlowStart>,
 }
 
 /// host:port, [IPv6]:port or unix:PATH, alone or with a weight.
@@ -177,4 +181,28 @@ pub(super) struct Failover {
     /// Below this usable share, and with no room elsewhere, unusable backends are used again; 0: never. Default: 50.
     #[schemars(range(max = 100))]
     panic_percent: Option<u8>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Outlier {
+    /// Errors in a row that eject a backend. Default: 5.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    consecutive_errors: Option<u32>,
+    /// How long the first ejection lasts. Default: "30s".
+    base_ejection: Option<Duration>,
+    /// No ejection lasts longer. Default: "300s".
+    max_ejection: Option<Duration>,
+    /// How many of a pool's backends may be ejected at once. Default: 50.
+    #[schemars(range(max = 100))]
+    max_ejected_percent: Option<u8>,
+    /// false: ejections are counted only. Default: true.
+    enforce: Option<bool>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SlowStart {
+    /// From a tenth of its weight to all of it; "0s": at once. Default: "0s".
+    window: Option<Duration>,
 }

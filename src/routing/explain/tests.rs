@@ -22,7 +22,7 @@ fn snapshot() -> Snapshot {
     let home = Route { action: Action::Redirect("/p/A".into()), ..route("home", &[], &[], Some("/")) };
     plan.routes = vec![forward, home];
     let (up, down) = (Some(Status::Up), Some(Status::Down(Cause::Status(500))));
-    build(Arc::new(Index::new(Arc::new(plan))), 1, |id| match id.0 {
+    build(Arc::new(Index::new(Arc::new(plan))), 1, std::time::Instant::now(), |id| match id.0 {
         0 => [servers("near", 1, &[up, down]), vec![]],
         1 => [servers("far", 3, &[up]), servers("far", 4, &[Some(Status::Unchecked)])],
         _ => [vec![], servers("far", 5, &[Some(Status::Down(Cause::Refused))])],
