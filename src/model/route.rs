@@ -25,6 +25,8 @@ pub struct Route {
     pub timeout: Duration,
     /// Over the pool's.
     pub retry: RetryOverride,
+    /// Whether a request with an `Idempotency-Key` may be repeated like one of an idempotent method.
+    pub idempotency_key: bool,
     /// Over the pool's.
     pub timeouts: TimeoutsOverride,
     /// Over `[limits]`.

@@ -35,6 +35,11 @@ impl<U> Sent<U> {
         is_gateway_error(self.response.head.status)
     }
 
+    /// Whether the backend says when to come back (RFC 9110, 10.2.3).
+    pub(crate) fn asks_to_wait(&self) -> bool {
+        self.response.head.fields.named("retry-after").next().is_some()
+    }
+
     /// Who answered.
     pub(crate) fn server(&self) -> &Rc<ServerSlot> {
         &self.response.body.serving.server

@@ -21,6 +21,8 @@ pub(crate) struct Outgoing<'a> {
     head: &'a RequestHead,
     target: Cow<'a, [u8]>,
     edits: &'a HeaderEdits,
+    /// The route lets an `Idempotency-Key` speak.
+    idempotency_key: bool,
 }
 
 /// What does not go on as it came. `Expect` is said anew where it still means something; the length is said by whoever
@@ -36,11 +38,23 @@ impl<'a> Outgoing<'a> {
             None => target,
             Some(rewrite) => Cow::Owned(rewritten(str::from_utf8(&target).ok()?, rewrite)?),
         };
-        Some(Self { head, target, edits: &route.request_headers })
+        Some(Self { head, target, edits: &route.request_headers, idempotency_key: route.idempotency_key })
     }
 
     pub(crate) fn method(&self) -> &Method {
         &self.head.method
+    }
+
+    /// Whether sending it twice has no further effect: by its method (RFC 9110, 9.2.2), or because it carries a key by
+    /// which backends tell that they have seen it (draft-ietf-httpapi-idempotency-key-header), and the key reaches them.
+    pub(crate) fn is_idempotent(&self) -> bool {
+        const KEY: &str = "idempotency-key";
+        let fields = &self.head.fields;
+        is_idempotent(self.method())
+            || (self.idempotency_key
+                && fields.named(KEY).any(|value| !value.is_empty())
+                && !edits_name(self.edits, KEY.as_bytes())
+                && !hop::listed(fields).iter().any(|listed| listed.eq_ignore_ascii_case(KEY.as_bytes())))
     }
 
     /// Whether the client said how long the body is, be it of no bytes.
@@ -98,6 +112,10 @@ impl<'a> Outgoing<'a> {
     }
 }
 
+fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+}
+
 fn edits_name(edits: &HeaderEdits, name: &[u8]) -> bool {
     let is_set = edits.set.iter().any(|(set, _)| set.as_str().as_bytes() == name);
     is_set || edits.remove.iter().any(|removed| removed.as_str().as_bytes() == name)
@@ -147,6 +165,16 @@ fn replace_prefix(target: &str, rewrite: &Rewrite) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_idempotent_methods_are_repeated() {
+        for method in ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"] {
+            assert!(is_idempotent(&method.parse().unwrap()));
+        }
+        for method in ["POST", "PATCH", "CONNECT", "QUERY", "get"] {
+            assert!(!is_idempotent(&method.parse().unwrap()));
+        }
+    }
 
     #[test]
     fn prefixes_are_whole_segments() {

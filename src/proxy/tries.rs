@@ -3,14 +3,16 @@
 //! Two kinds of failure, two rules (interface.md, 6). A try of which no byte was written is free: it goes on to
 //! backends not tried yet, tier by tier, at most [`FREE`] times, and after [`FREE_PER_TIER`] such failures in one tier
 //! to the next, because a tier in which nobody listens should not be worked through. A try that a backend may have seen
-//! is repeated only for a method without further effect (RFC 9110, 9.2.2), only while its body can be sent again, within
-//! `retry.max` and the budget, and after a pause.
+//! is repeated only if that has no further effect ([`Outgoing::is_idempotent`]), only while its body can be sent again,
+//! within `retry.max` and the budget, and after a pause.
+//!
+//! A backend that answers with `Retry-After` speaks for itself, so another one is asked; when a second one says the same,
+//! it is the pool that is overloaded, and no further try adds to that.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Method;
 use http_body::Body;
 use tokio::time::{Instant, sleep};
 
@@ -29,6 +31,8 @@ use crate::telemetry::RetryResult;
 const FREE: u32 = 8;
 /// Free tries in one tier before the next is asked; what is left of the tier comes after all others.
 pub(super) const FREE_PER_TIER: u32 = 2;
+/// So many backends that ask for time end the tries.
+const WAITS: u32 = 2;
 /// Bytes of a body that are kept so that a free try can be followed by another, where no retry is configured.
 const KEEP_FOR_FREE: u64 = 64 * 1024;
 
@@ -49,7 +53,7 @@ where
     let mut order = Order::new(snapshot, &target.chain, random);
     let Some(home) = order.home() else { return Err(Reason::NoHealthyBackend) };
     let retry = route.retry.over(home.settings.retry);
-    let repeatable = retry.filter(|_| is_idempotent(outgoing.method()));
+    let repeatable = retry.filter(|_| outgoing.is_idempotent());
     body.keep(retry.map_or(KEEP_FOR_FREE, |retry| retry.body_limit));
     let slot = proxy.slots.borrow_mut().pool(&snapshot.index, home.id);
     let _active = slot.budget.enter();
@@ -58,6 +62,7 @@ where
     let mut last = None;
     let mut free = 0;
     let mut retries = 0;
+    let mut asked_to_wait = 0;
     let mut retrying: Option<Counted> = None;
     let mut failed_over_to = None;
     // The clock is read once for a request that goes well.
@@ -117,8 +122,9 @@ where
         let wanted = match result {
             Ok(sent) if good => return Ok(sent),
             Ok(sent) => {
+                asked_to_wait += u32::from(sent.asks_to_wait());
                 held = Some(sent);
-                repeatable.filter(|retry| retry.on.gateway_error)
+                repeatable.filter(|retry| retry.on.gateway_error && asked_to_wait < WAITS)
             }
             Err(Failure::Client(reason)) => return Err(reason),
             Err(Failure::Full | Failure::Unseen(_)) => repeatable.filter(|retry| retry.on.connect_failure),
@@ -147,11 +153,6 @@ where
     Ok(answer)
 }
 
-/// Methods that may be sent twice (RFC 9110, 9.2.2).
-fn is_idempotent(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
-}
-
 /// Before a retry: at random between 25 ms and a bound that doubles from 50 to 250 ms, so that the requests that failed
 /// together do not come back together.
 fn pause(retries: u32, random: &mut fastrand::Rng) -> Duration {
@@ -172,15 +173,5 @@ mod tests {
             assert!(pauses.iter().any(|pause| *pause != pauses[0]));
         }
         assert!((0..50).all(|_| pause(0, &mut random).as_millis() <= 50));
-    }
-
-    #[test]
-    fn only_idempotent_methods_are_repeated() {
-        for method in ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"] {
-            assert!(is_idempotent(&method.parse().unwrap()));
-        }
-        for method in ["POST", "PATCH", "CONNECT", "QUERY", "get"] {
-            assert!(!is_idempotent(&method.parse().unwrap()));
-        }
     }
 }

@@ -418,3 +418,42 @@ fn the_connect_timeout_is_its_own() {
     }
     assert!(proxy.metric("shardgate_upstream_attempts_total", &[("outcome", "connect_failed")]) >= 1.0);
 }
+
+#[test]
+fn an_idempotency_key_lets_a_post_be_repeated_where_the_route_says_so() {
+    let (one, two, replica, far) = origins();
+    let config = config([&one, &two, &replica], &far, "");
+    let keyed = config.replace("path = \"/v1/{asset}\"", "path = \"/v1/{asset}\"\nidempotency_key = true");
+    let (plain, keyed) = (Proxy::start(&config), Proxy::start(&keyed));
+    for broken in [&one, &two] {
+        broken.on("/v1/BTC", Behaviour::Raw(Vec::new(), After::Close));
+    }
+    let post = |proxy: &Proxy, key: &[(&str, &str)]| proxy.client().request("POST", "/v1/BTC", key, b"once").status;
+    let key = [("Idempotency-Key", "\"8e03978e\"")];
+    assert_eq!(post(&keyed, &key), 200);
+    let last = replica.take_requests().pop().expect("it went on to the replica");
+    assert_eq!((last.header("idempotency-key"), &*last.body), (Some(key[0].1), &b"once"[..]));
+    for broken in [&one, &two] {
+        broken.take_requests();
+    }
+    assert_eq!(post(&plain, &key), 502);
+    assert_eq!(post(&keyed, &[]), 502);
+    assert_eq!(post(&keyed, &[("Idempotency-Key", "")]), 502);
+    // A key that does not reach the backend tells it nothing.
+    assert_eq!(post(&keyed, &[key[0], ("Connection", "idempotency-key")]), 502);
+    assert_eq!(total(&[&one, &two, &replica, &far]), 4, "a POST was sent twice");
+}
+
+#[test]
+fn two_backends_that_ask_for_time_are_enough() {
+    let (one, two, replica, far) = origins();
+    let proxy = Proxy::start(&config([&one, &two, &replica], &far, ""));
+    let busy = |wait: &str| Behaviour::Answer(503, vec![("retry-after", wait.into())], b"busy".to_vec());
+    one.on("/v1/BTC", busy("7"));
+    assert_eq!((proxy.get("/v1/BTC").status, proxy.get("/v1/BTC").status), (200, 200), "one speaks for itself");
+    two.on("/v1/BTC", busy("9"));
+    let got = proxy.get("/v1/BTC");
+    assert_eq!((got.status, got.text().as_str()), (503, "busy"));
+    assert!(["7", "9"].contains(&got.header("retry-after").unwrap_or_default()));
+    assert_eq!((replica.count(), far.count()), (0, 0));
+}

@@ -75,7 +75,7 @@ pub(super) fn decode(
 
 fn route(cx: &Context<'_>, item: &Value<'_>, known: &sources::Known<'_>) -> Option<Read> {
     let f = Fields::new(cx, table(cx, item)?, KEYS, "[[routes]]");
-    refuse_what_comes_later(cx, f);
+    refuse_what_comes_later(f);
     let name = f.read("name", |cx, value| text(cx, value).map(str::to_owned));
     let hosts = f.read("hosts", hosts).unwrap_or_default();
     let methods = f.read("methods", methods).unwrap_or_default();
@@ -118,6 +118,7 @@ fn route(cx: &Context<'_>, item: &Value<'_>, known: &sources::Known<'_>) -> Opti
         region,
         timeout: f.read("timeout", duration).unwrap_or(Duration::from_secs(15)),
         retry: f.read("retry", retry_override).unwrap_or_default(),
+        idempotency_key: f.read("idempotency_key", boolean).unwrap_or(false),
         timeouts: f.read("timeouts", settings::timeouts).unwrap_or_default(),
         max_body_bytes: f.read("max_body_bytes", |cx, value| size(cx, value, super::limits::BODY_BYTES)),
         action: action?,
@@ -127,7 +128,7 @@ fn route(cx: &Context<'_>, item: &Value<'_>, known: &sources::Known<'_>) -> Opti
     Some(Read { route, named, whole, at: f.span("name").unwrap_or(item.span), path_at })
 }
 
-fn refuse_what_comes_later(cx: &Context<'_>, f: Fields<'_, '_, '_>) {
+fn refuse_what_comes_later(f: Fields<'_, '_, '_>) {
     f.read("upgrade", |cx, value| {
         let words = list(cx, value, |cx, item| text(cx, item).map(|_| item.span))?;
         if let Some(span) = words.first() {
@@ -135,11 +136,6 @@ fn refuse_what_comes_later(cx: &Context<'_>, f: Fields<'_, '_, '_>) {
         }
         Some(())
     });
-    if let Some(value) = f.get("idempotency_key")
-        && boolean(cx, value) == Some(true)
-    {
-        not_supported(cx, value.span, "`idempotency_key`");
-    }
 }
 
 fn hosts(cx: &Context<'_>, value: &Value<'_>) -> Option<Vec<HostPattern>> {

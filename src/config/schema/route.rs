@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::pool::{Retry, Timeouts};
-use super::{Duration, Off, Size, Switch};
+use super::{Duration, Size, Switch};
 
 /// Which requests, how their key is read, and what happens to them.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -35,8 +35,8 @@ pub(super) struct Route {
     /// What a client may switch to. Only [] is supported yet.
     #[schemars(length(max = 0))]
     upgrade: Option<Vec<String>>,
-    /// Only false is supported yet.
-    idempotency_key: Option<Off>,
+    /// Whether a request with an Idempotency-Key may be repeated like one of an idempotent method. Default: false.
+    idempotency_key: Option<bool>,
     /// How the target is changed before it is forwarded.
     rewrite: Option<Rewrite>,
     /// Fields to remove and to set.
