@@ -14,7 +14,7 @@ const RESULT: &[&str] = &["asset", "region", "backend", "result"];
 const TIER: &[&str] = &["asset", "region", "to_region", "role"];
 
 /// Every metric that is read from the Snapshot.
-pub(super) const SPECS: [Spec; 7] = [
+pub(super) const SPECS: [Spec; 8] = [
     gauge("backend_up", BACKEND, "Whether a backend may be used."),
     gauge("backend_requests_in_flight", BACKEND, "Requests at a backend now, over all pools that it is in."),
     gauge(
@@ -22,6 +22,7 @@ pub(super) const SPECS: [Spec; 7] = [
         BACKEND,
         "Open connections to a backend, idle ones included, over all pools that it is in.",
     ),
+    gauge("backend_request_limit", BACKEND, "How many requests at once are good for a backend, where limits adapt."),
     gauge("backend_weight", BACKEND, "Weight of a backend in its pool."),
     Spec { name: "health_checks_total", help: "Active health checks.", kind: Kind::Counter, labels: RESULT },
     gauge("tier_load_ratio", TIER, "Share of the requests for an asset in a region that goes to a tier."),
@@ -57,7 +58,7 @@ impl Collector for State {
     fn collect(&self) -> Vec<MetricFamily> {
         let snapshot = self.handle.snapshot();
         let mut families = SPECS.map(|spec| spec.family());
-        let [up, in_flight, connections, weight, checks, load, panic] = &mut families;
+        let [up, in_flight, connections, limit, weight, checks, load, panic] = &mut families;
         // Pools that have no series of their own have no place in `_other` either: a sum of states says nothing.
         for pool in view::pools(&snapshot).filter(|pool| self.handle.metrics().admit(&pool.asset, &pool.region)) {
             let verdicts = pool.state.verdicts();
@@ -69,6 +70,9 @@ impl Collector for State {
                     up.push(&labels, f64::from(u8::from(is_up)));
                     in_flight.push(&labels, f64::from(server.backend.in_flight()));
                     connections.push(&labels, f64::from(server.backend.connections()));
+                    if let Some(found) = server.backend.limit() {
+                        limit.push(&labels, f64::from(found));
+                    }
                     weight.push(&labels, f64::from(server.weight));
                     let Some(check) = &server.check else { continue };
                     for (result, count) in [("success", check.passes()), ("failure", check.failures())] {

@@ -86,6 +86,8 @@ struct Backend<'s> {
     /// How much of its weight it has, 0 to 1, while that grows.
     slow_start: Option<f64>,
     in_flight: u32,
+    /// How many requests at once are good for it, where `limits.adaptive` finds that out.
+    limit: Option<u32>,
     connections: u32,
 }
 
@@ -167,6 +169,7 @@ impl<'s> Backend<'s> {
             ejected_for: left,
             slow_start: (server.share < WHOLE).then(|| f64::from(server.share) / f64::from(WHOLE)),
             in_flight: server.backend.in_flight(),
+            limit: server.backend.limit(),
             connections: server.backend.connections(),
         }
     }

@@ -11,6 +11,7 @@ use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use super::standing::{Ejection, Passive, Standing};
 use super::{Identity, Observation};
@@ -45,13 +46,21 @@ struct Line {
     errors: AtomicU32,
     /// A [`Passive`] as a number. Written by the control plane alone.
     passive: AtomicU32,
+    /// Answers since they were last taken, in the high 24 bits, and how long they took together, in microseconds. Written
+    /// only where limits adapt.
+    answers: AtomicU64,
+    /// At most so many in flight: what was found to be good for it. Written by the control plane alone.
+    limit: AtomicU32,
     /// Whose line this is.
     backend: Weak<Backend>,
-    _rest: [u64; 10],
+    _rest: [u64; 8],
 }
 
 /// One more request begun and in flight.
 const ONE_MORE: u64 = 1 << 32 | 1;
+
+/// Bits for the microseconds of the answers: twelve days.
+const MICROS: u32 = 40;
 
 /// Among the errors in a row is one that a check which only connects would not see.
 const DEEP: u32 = 1 << 31;
@@ -70,8 +79,10 @@ impl Backend {
                 failures: AtomicU32::new(0),
                 errors: AtomicU32::new(0),
                 passive: AtomicU32::new(Passive::Trusted.number()),
+                answers: AtomicU64::new(0),
+                limit: AtomicU32::new(u32::MAX),
                 backend: Weak::clone(backend),
-                _rest: [0; 10],
+                _rest: [0; 8],
             }),
             refused: AtomicBool::new(false),
             starved: AtomicBool::new(false),
@@ -94,12 +105,30 @@ impl Backend {
         self.line.connections.load(Relaxed)
     }
 
-    /// Counts one more request, unless `max` are in flight already; one, if it is half-open.
+    /// Counts one more request, unless `max` are in flight already, or as many as are good for it; one, if it is
+    /// half-open.
     pub fn try_request(&self, max: u32) -> Option<InFlight> {
+        let max = max.min(self.line.limit.load(Relaxed));
         let max = if self.passive() == Passive::HalfOpen { max.min(1) } else { max };
         let requests = &self.line.requests;
         let more = |n: u64| (in_flight(n) < max).then(|| n.wrapping_add(ONE_MORE));
         requests.fetch_update(Relaxed, Relaxed, more).is_ok().then(|| InFlight(self.line.clone()))
+    }
+
+    /// How many requests at once are good for it, as far as that is found out.
+    pub fn limit(&self) -> Option<u32> {
+        Some(self.line.limit.load(Relaxed)).filter(|limit| *limit < u32::MAX)
+    }
+
+    /// So many at once are good for it; `None`: that is not found out any more. By the control plane alone.
+    pub fn set_limit(&self, limit: Option<u32>) {
+        self.line.limit.store(limit.unwrap_or(u32::MAX), Relaxed);
+    }
+
+    /// The answers since this was last asked, and how long they took together.
+    pub fn take_answers(&self) -> (u32, Duration) {
+        let word = self.line.answers.swap(0, Relaxed);
+        ((word >> MICROS) as u32, Duration::from_micros(word & ((1 << MICROS) - 1)))
     }
 
     /// What its errors have come to.
@@ -199,6 +228,13 @@ impl fmt::Debug for Backend {
 pub struct InFlight(Arc<Line>);
 
 impl InFlight {
+    /// An answer took so long, or there was none after so long.
+    pub fn answered(&self, took: Duration) {
+        // A single one can't be more than an hour, and sixteen million of them do not come between two looks.
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(3_600_000_000);
+        self.0.answers.fetch_add(1 << MICROS | micros, Relaxed);
+    }
+
     /// The request ended well. Something has to be said about that if its backend was on probation.
     pub fn succeeded(&self) -> Option<Observation> {
         // Nearly always there is nothing to reset, and a look at a line that is at hand costs nothing.
@@ -361,6 +397,21 @@ mod tests {
         assert!(request.failed(true, &terms).is_none() && backend.are_errors_shallow());
         assert_eq!(told(&[true, false, false, false]), [false, false, false, true]);
         assert_eq!(backend.in_flight(), 1);
+    }
+
+    #[test]
+    fn answers_are_taken_once_and_a_found_limit_holds() {
+        let backend = backend();
+        let request = backend.try_request(9).unwrap();
+        request.answered(Duration::from_millis(3));
+        request.answered(Duration::from_secs(86_400));
+        assert_eq!(backend.take_answers(), (2, Duration::from_millis(3_600_003)));
+        assert_eq!(backend.take_answers(), (0, Duration::ZERO));
+        assert_eq!(backend.limit(), None);
+        backend.set_limit(Some(1));
+        assert!(backend.try_request(9).is_none());
+        backend.set_limit(None);
+        assert!(backend.try_request(9).is_some());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! Everything here is atomics and guards: workers write without locks, and what a cancelled request held is given
 //! back when its guard is dropped. No clock and no runtime: whoever knows the time passes it in.
 
+mod adaptive;
 mod breaker;
 mod check;
 mod identity;
@@ -16,6 +17,7 @@ mod registry;
 mod standing;
 mod verdict;
 
+pub use adaptive::Gradient;
 pub use breaker::{Breaker, Tick};
 pub use check::{Cause, Check, Status};
 pub use identity::Identity;

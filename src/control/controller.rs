@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustc_hash::FxHashMap;
 
 use super::Summary;
+use super::adaptive::Limiters;
 use super::passive::{Change, Ejections, What};
 use super::staging::{Finder, Known, Next, Settled, Settling, Staged, Staging};
 use super::world::{Answers, World};
@@ -49,6 +50,7 @@ pub struct Controller {
     since: Option<FxHashMap<usize, Arc<Backend>>>,
     dirty: BTreeSet<PoolId>,
     ejections: Ejections,
+    limiters: Limiters,
     retired: Vec<Retired>,
     /// Ticks to go.
     until_sweep: usize,
@@ -75,6 +77,7 @@ impl Controller {
             since: None,
             dirty: BTreeSet::new(),
             ejections: Ejections::new(Instant::now()),
+            limiters: Limiters::default(),
             retired: Vec::new(),
             until_sweep: 0,
         }
@@ -292,6 +295,7 @@ impl Controller {
         for change in self.ejections.tick(&snapshot, self.world.comparable(), now) {
             self.apply(&change);
         }
+        self.limiters.tick(&snapshot, self.world.adaptive());
         self.dirty.extend(&self.world.warming);
         self.flush();
         let snapshot = self.table.load();

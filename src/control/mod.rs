@@ -3,6 +3,7 @@
 //! [`Controller`] turns a Plan and the facts about the world (checks, addresses of names) into Snapshots and is their
 //! only writer. [`Handle`] is how others speak to it: a bounded channel, and what may be read by anyone at any time.
 
+mod adaptive;
 mod controller;
 mod diff;
 mod passive;

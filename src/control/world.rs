@@ -23,6 +23,8 @@ pub(super) struct World {
     checks: FxHashMap<usize, (Arc<Check>, usize)>,
     /// The pools with so many servers that comparing them means something.
     comparable: BTreeSet<PoolId>,
+    /// The pools whose limits adapt.
+    adaptive: BTreeSet<PoolId>,
     /// The pools in which a server may be warming up.
     pub(super) warming: BTreeSet<PoolId>,
     by_name: HashMap<Arc<str>, Vec<PoolId>>,
@@ -46,6 +48,7 @@ impl World {
             by_backend: FxHashMap::default(),
             checks: FxHashMap::default(),
             comparable: BTreeSet::new(),
+            adaptive: BTreeSet::new(),
             warming: BTreeSet::new(),
             by_name,
         }
@@ -55,6 +58,7 @@ impl World {
     pub(super) fn learn(&mut self, snapshot: &Snapshot) {
         let pools_that = |are: fn(&PoolState) -> bool| snapshot.pools().filter(move |pool| are(pool));
         self.comparable = pools_that(is_comparable).map(|pool| pool.id).collect();
+        self.adaptive = pools_that(|pool| pool.settings.limits.adaptive).map(|pool| pool.id).collect();
         self.warming = pools_that(PoolState::is_warming_up).map(|pool| pool.id).collect();
         let servers = snapshot.pools().flat_map(|pool| pool.servers().map(move |server| (server, pool.id)));
         let mut concerned: Vec<_> = servers.collect();
@@ -81,6 +85,11 @@ impl World {
     /// The pools with so many servers that comparing them means something.
     pub(super) fn comparable(&self) -> impl Iterator<Item = PoolId> + '_ {
         self.comparable.iter().copied()
+    }
+
+    /// The pools whose limits adapt.
+    pub(super) fn adaptive(&self) -> impl Iterator<Item = PoolId> + '_ {
+        self.adaptive.iter().copied()
     }
 
     /// A pool gets other servers; what it then is.

@@ -245,11 +245,13 @@ pub struct Limit {
     pub max_connections: u32,
     /// Requests in flight.
     pub max_requests: u32,
+    /// Whether fewer are let in when more would only wait in the backend.
+    pub adaptive: bool,
 }
 
 impl Default for Limit {
     fn default() -> Self {
-        Self { max_connections: 1024, max_requests: 1024 }
+        Self { max_connections: 1024, max_requests: 1024, adaptive: false }
     }
 }
 

@@ -125,7 +125,11 @@ impl Try<'_> {
         let request = upstream::Outgoing { head, is_head, says_length: outgoing.says_length(), body: body.attempt() };
         match proxy.client.exchange(self.backend, &terms, request).await {
             Ok(upstream::Reply { response, connect, at }) => {
-                self.note(ticket, at.saturating_duration_since(self.began), connect);
+                let took = at.saturating_duration_since(self.began);
+                self.note(ticket, took, connect);
+                if limits.adaptive {
+                    serving.in_flight.answered(took);
+                }
                 if connect.is_some() {
                     self.backend.note_connect(false);
                 }
@@ -150,6 +154,9 @@ impl Try<'_> {
                 }
                 serving.outcome = outcome(error.kind);
                 serving.shallow = is_shallow(&error);
+                if limits.adaptive && error.kind == ErrorKind::Timeout {
+                    serving.in_flight.answered(self.began.elapsed());
+                }
                 Err(failure)
             }
         }

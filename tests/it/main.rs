@@ -20,6 +20,7 @@ mod failover;
 mod forwarding;
 mod health;
 mod keys;
+mod limits;
 mod listeners;
 mod admin;
 mod logs;

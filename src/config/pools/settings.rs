@@ -37,7 +37,7 @@ pub(in crate::config) const KEYS: &[&str] = &[
 pub(in crate::config) const HEALTH_KEYS: &[&str] =
     &["path", "host", "expect", "interval", "fast_interval", "timeout", "rise", "fall"];
 pub(in crate::config) const LIMITS_KEYS: &[&str] =
-    &["max_connections", "max_requests", "max_queue", "queue_timeout", "queue_order"];
+    &["max_connections", "max_requests", "adaptive", "max_queue", "queue_timeout", "queue_order"];
 pub(in crate::config) const TIMEOUTS_KEYS: &[&str] = &["connect", "response", "idle", "keepalive"];
 pub(in crate::config) const FAILOVER_KEYS: &[&str] = &["overprovisioning", "panic_percent"];
 
@@ -52,6 +52,7 @@ pub(in crate::config) struct Overrides {
     retry: Option<Switch<RetryOverride>>,
     max_connections: Option<u32>,
     max_requests: Option<u32>,
+    adaptive: Option<bool>,
     timeouts: TimeoutsOverride,
     overprovisioning: Option<f64>,
     panic_percent: Option<u8>,
@@ -119,6 +120,7 @@ impl Overrides {
             retry: f.read("retry", |cx, value| switch(cx, value, "{ max = 1 }", retry::decode)),
             max_connections: limits.0,
             max_requests: limits.1,
+            adaptive: limits.2,
             timeouts: f.read("timeouts", timeouts).unwrap_or_default(),
             overprovisioning,
             panic_percent,
@@ -152,6 +154,7 @@ impl Overrides {
             limits: Limit {
                 max_connections: self.max_connections.unwrap_or(base.limits.max_connections),
                 max_requests: self.max_requests.unwrap_or(base.limits.max_requests),
+                adaptive: self.adaptive.unwrap_or(base.limits.adaptive),
             },
             timeouts: self.timeouts.over(base.timeouts),
             failover: Failover {
@@ -318,14 +321,14 @@ fn status_range(cx: &Context<'_>, value: &Value<'_>) -> Option<StatusRange> {
     }
 }
 
-fn limits(cx: &Context<'_>, f: Fields<'_, '_, '_>) -> (Option<u32>, Option<u32>) {
-    let Some(limits) = f.read("limits", |cx, value| table(cx, value)) else { return (None, None) };
+fn limits(cx: &Context<'_>, f: Fields<'_, '_, '_>) -> (Option<u32>, Option<u32>, Option<bool>) {
+    let Some(limits) = f.read("limits", |cx, value| table(cx, value)) else { return (None, None, None) };
     let f = Fields::new(cx, limits, LIMITS_KEYS, "a pool's `limits` table");
     for key in ["max_queue", "queue_timeout", "queue_order"] {
         f.refuse(key, "queueing of requests");
     }
     let count = |key: &str| f.read(key, integer(1..=u64::from(u32::MAX)));
-    (count("max_connections"), count("max_requests"))
+    (count("max_connections"), count("max_requests"), f.read("adaptive", boolean))
 }
 
 /// Of a pool, and of a route.

@@ -157,6 +157,8 @@ pub(super) struct PoolLimits {
     /// Requests in flight at one backend. Default: 1024.
     #[schemars(range(min = 1))]
     max_requests: Option<u32>,
+    /// Whether fewer are let in when more would only wait in the backend. Default: false.
+    adaptive: Option<bool>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
