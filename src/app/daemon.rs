@@ -19,6 +19,7 @@ use super::reload::{self, Job, Step};
 use super::worker::{self, Kit, Order};
 use super::{Addresses, Options, RunError, Source, descriptors, notify};
 use crate::admin;
+use crate::backend::queue::Queues;
 use crate::config::{Diagnostics, Loaded};
 use crate::control::{self, Command, Controller, GATHER, Handle, Readiness, ReloadReport, Settled};
 use crate::discovery::{Resolved, Resolver};
@@ -151,6 +152,7 @@ impl Daemon {
         };
 
         let shared = Shared::new(workers, Arc::clone(metrics));
+        let queues = Arc::<Queues>::default();
         let threads = receivers
             .into_iter()
             .enumerate()
@@ -159,6 +161,7 @@ impl Daemon {
                     number,
                     table: Arc::clone(&table),
                     metrics: Arc::clone(metrics),
+                    queues: Arc::clone(&queues),
                     log: access.worker(),
                     shared: Arc::clone(&shared),
                     max_connections,

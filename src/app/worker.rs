@@ -13,6 +13,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
+use crate::backend::queue::Queues;
 use crate::listen::{Incoming, Server, Service, Shared, Sockets};
 use crate::message::body::Attempt;
 use crate::message::{Conn, Request, Response};
@@ -42,6 +43,7 @@ pub(super) struct Kit {
     pub(super) number: usize,
     pub(super) table: Arc<Table>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) queues: Arc<Queues>,
     pub(super) log: AccessLog,
     pub(super) shared: Arc<Shared>,
     pub(super) max_connections: u32,
@@ -65,7 +67,7 @@ pub(super) fn spawn(kit: Kit, orders: mpsc::Receiver<Order>) -> io::Result<JoinH
 }
 
 async fn run(kit: Kit, mut orders: mpsc::Receiver<Order>) {
-    let proxy = Proxy::new(kit.table.reader(), kit.metrics.worker(), kit.log);
+    let proxy = Proxy::new(kit.table.reader(), kit.metrics.worker(), kit.queues, kit.log);
     let service = Rc::new(Front { proxy, max_connections: kit.max_connections });
     let server = Rc::new(Server::new(Rc::clone(&service), kit.shared, kit.number));
     let mut tick = tokio::time::interval(TICK);

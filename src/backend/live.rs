@@ -6,14 +6,18 @@
 //! The counts stand together with the reference count of their allocation: a request that takes a guard writes that
 //! one cache line and no other memory that workers share. The allocation fills 128 bytes, because processors fetch
 //! lines in pairs, so that no other backend's counts are next to it.
+//!
+//! One bit of the count says that somebody waits for a place here (see [`queue`](super::queue)). Whoever begins or ends
+//! a request looks at it in the word that it writes in any case.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::Identity;
+use super::queue::{Waiting, pass_on};
 
 /// One server. See the module's own words.
 pub struct Backend {
@@ -30,13 +34,18 @@ pub struct Backend {
 }
 
 /// What every request writes. With the two counts of `Arc` before it, 128 bytes.
-struct Line {
-    /// Requests that hold an [`InFlight`], over all workers.
+pub(super) struct Line {
+    /// Requests that hold an [`InFlight`], over all workers; and [`BARRED`] while somebody waits for a place.
     in_flight: AtomicU32,
     /// Connections that hold a [`Connection`], idle ones included, over all workers.
     connections: AtomicU32,
-    _rest: [u64; 13],
+    /// Who waits for a place.
+    pub(super) waiting: Waiting,
+    _rest: [u64; 8],
 }
+
+/// Set in the count while somebody waits: it is then above every limit, so that who comes now finds the backend full.
+const BARRED: u32 = 1 << 31;
 
 const _: () = assert!(size_of::<Line>() + 2 * size_of::<usize>() == 128 || size_of::<usize>() != 8);
 
@@ -46,7 +55,12 @@ impl Backend {
         Self {
             label: identity.address.to_string().into(),
             identity,
-            line: Arc::new(Line { in_flight: AtomicU32::new(0), connections: AtomicU32::new(0), _rest: [0; 13] }),
+            line: Arc::new(Line {
+                in_flight: AtomicU32::new(0),
+                connections: AtomicU32::new(0),
+                waiting: Waiting::default(),
+                _rest: [0; 8],
+            }),
             refused: AtomicBool::new(false),
             starved: AtomicBool::new(false),
         }
@@ -54,7 +68,7 @@ impl Backend {
 
     /// Requests in flight, over all workers.
     pub fn in_flight(&self) -> u32 {
-        self.line.in_flight.load(Relaxed)
+        self.line.in_flight()
     }
 
     /// Open connections, idle ones included, over all workers. Connections of health checks are not among them.
@@ -62,9 +76,23 @@ impl Backend {
         self.line.connections.load(Relaxed)
     }
 
-    /// Counts one more request, unless `max` are in flight already.
+    /// Counts one more request, unless `max` are in flight already or somebody waits for a place.
     pub fn try_request(&self, max: u32) -> Option<InFlight> {
-        take(&self.line.in_flight, max).then(|| InFlight(self.line.clone()))
+        take(&self.line.in_flight, max.min(!BARRED)).then(|| InFlight(self.line.clone()))
+    }
+
+    /// The same, past those who wait: for who can't wait.
+    pub fn try_request_past(&self, max: u32) -> Option<InFlight> {
+        self.line.take_past(max).then(|| InFlight(self.line.clone()))
+    }
+
+    /// Whether this place is one of this backend's.
+    pub fn gave(&self, place: &InFlight) -> bool {
+        Arc::ptr_eq(&self.line, &place.0)
+    }
+
+    pub(super) fn line(&self) -> &Arc<Line> {
+        &self.line
     }
 
     /// Counts one more connection, unless `max` are open already; then the backend counts as [starved](Self::starved).
@@ -78,7 +106,7 @@ impl Backend {
 
     /// Whether somebody waits for a connection that there is no room for: close an idle one rather than keep it.
     pub fn starved(&self) -> bool {
-        self.starved.load(Relaxed)
+        self.starved.load(Relaxed) || self.line.waiting.is_hungry()
     }
 
     /// How an attempt to connect ended: refused (nobody listens there), or not. Traffic and checks both say it.
@@ -91,6 +119,33 @@ impl Backend {
     /// Whether the newest attempt to connect was refused.
     pub fn last_connect_refused(&self) -> bool {
         self.refused.load(Relaxed)
+    }
+}
+
+impl Line {
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed) & !BARRED
+    }
+
+    /// Whether another connection may be opened.
+    pub(super) fn has_connection(&self, max: u32) -> bool {
+        // Pairs with the end of a connection, which looks for those who wait after it has counted down.
+        self.connections.load(SeqCst) < max
+    }
+
+    /// Counts one more request for somebody who waits, or can't, unless `max` are in flight already.
+    pub(super) fn take_past(&self, max: u32) -> bool {
+        let max = max.min(!BARRED);
+        self.in_flight.fetch_update(Relaxed, Relaxed, |n| (n & !BARRED < max).then(|| n + 1)).is_ok()
+    }
+
+    /// From now on, or no longer, somebody waits. Called under the lock of [`Waiting`] alone.
+    pub(super) fn set_barred(&self, barred: bool) {
+        if barred {
+            self.in_flight.fetch_or(BARRED, Relaxed);
+        } else {
+            self.in_flight.fetch_and(!BARRED, Relaxed);
+        }
     }
 }
 
@@ -108,11 +163,13 @@ impl fmt::Debug for Backend {
 
 /// One request in flight at a backend, until dropped.
 #[must_use = "dropped at once, it counts nothing"]
-pub struct InFlight(Arc<Line>);
+pub struct InFlight(pub(super) Arc<Line>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
+        if self.0.in_flight.fetch_sub(1, Relaxed) & BARRED != 0 {
+            pass_on(&self.0);
+        }
     }
 }
 
@@ -136,9 +193,10 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.0.line.connections.fetch_sub(1, Relaxed);
+        self.0.line.connections.fetch_sub(1, SeqCst);
         if self.0.starved() {
             self.0.starved.store(false, Relaxed);
+            pass_on(&self.0.line);
         }
     }
 }

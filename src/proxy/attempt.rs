@@ -48,7 +48,7 @@ fn is_gateway_error(status: StatusCode) -> bool {
 /// Why a try gave no response.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Failure {
-    /// The backend has all that it may be given; nothing was tried.
+    /// The backend has all the connections that it may be given; nothing was tried.
     Full,
     /// No connection was made, or it was closed, before anything was written: the backend knows nothing.
     Unseen(Reason),
@@ -74,8 +74,10 @@ pub(crate) struct Try<'a> {
 }
 
 impl Try<'_> {
+    /// `place`: this request's, among those in flight at the backend.
     pub(crate) async fn send<B>(
         &self,
+        place: backend::InFlight,
         proxy: &Proxy<B>,
         outgoing: &Outgoing<'_>,
         body: &RequestBody<B>,
@@ -86,10 +88,7 @@ impl Try<'_> {
         B::Error: Into<BoxError>,
     {
         let limits = &self.settings.limits;
-        let Some(in_flight) = self.backend.try_request(limits.max_requests) else {
-            return Err(Failure::Full);
-        };
-        let mut serving = Serving { server: Rc::clone(self.server), outcome: None, _in_flight: in_flight };
+        let mut serving = Serving { server: Rc::clone(self.server), outcome: None, _in_flight: place };
         let conn = Rc::clone(&ticket.conn);
         let interim = |mut head: ResponseHead| {
             if head.status == StatusCode::CONTINUE {

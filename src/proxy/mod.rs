@@ -12,11 +12,13 @@ mod response;
 mod slots;
 mod ticket;
 mod tries;
+mod wait;
 
 pub use response::ResponseBody;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -24,6 +26,7 @@ use http::HeaderValue;
 use http_body::Body;
 use tokio::time::Instant;
 
+use crate::backend::queue::Queues;
 use crate::message::body::{Attempt, BodyFault, ReplayBudget, RequestBody};
 use crate::message::conn::Conn;
 use crate::message::fields::{Fields, Known, Names};
@@ -50,6 +53,8 @@ pub struct Proxy<B> {
     table: RefCell<Reader>,
     client: upstream::Client<Attempt<B>>,
     slots: RefCell<Slots>,
+    /// Where requests wait; the only ones of these that other workers know.
+    queues: Arc<Queues>,
     log: Rc<AccessLog>,
     replay: ReplayBudget,
     random: RefCell<fastrand::Rng>,
@@ -83,12 +88,13 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// A worker's proxy. It reads the Snapshot through `table` and counts with `metrics`.
-    pub fn new(table: Reader, metrics: WorkerMetrics, log: AccessLog) -> Self {
+    /// A worker's proxy. It reads the Snapshot through `table` and counts with `metrics`; `queues` are those of all.
+    pub fn new(table: Reader, metrics: WorkerMetrics, queues: Arc<Queues>, log: AccessLog) -> Self {
         Self {
             table: RefCell::new(table),
             client: upstream::Client::default(),
             slots: RefCell::new(Slots::new(metrics)),
+            queues,
             log: Rc::new(log),
             replay: ReplayBudget::new(REPLAY_BYTES),
             random: RefCell::new(fastrand::Rng::new()),

@@ -4,13 +4,14 @@
 //! once, and never per request. Nothing here keeps an Index or a backend alive: freeing a large Plan is the control
 //! plane's work, and a backend that has left its name must be able to go.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 use rustc_hash::FxHashMap;
 
 use super::budget::Budget;
+use crate::backend::queue::{Queue, Queues};
 use crate::balance::Rotation;
 use crate::model::{Key, PoolId, Role};
 use crate::routing::{Index, Server, Tier};
@@ -40,6 +41,8 @@ pub(crate) struct PoolSlot {
     asset: Arc<str>,
     pub(crate) cells: Rc<PoolCells>,
     pub(crate) budget: Rc<Budget>,
+    /// Found when a request has to wait.
+    queue: OnceCell<Arc<Queue>>,
     /// By role, for policies that remember.
     pub(crate) rotations: [RefCell<Rotation>; 2],
     /// By role.
@@ -58,6 +61,13 @@ struct TierSlot {
 pub(crate) struct ServerSlot {
     pub(crate) label: Arc<str>,
     pub(crate) cells: Rc<BackendCells>,
+}
+
+impl PoolSlot {
+    /// Where the pool's requests wait.
+    pub(crate) fn queue(&self, queues: &Queues) -> &Arc<Queue> {
+        self.queue.get_or_init(|| queues.queue(&self.asset, &self.region))
+    }
 }
 
 impl TierSlot {
@@ -124,7 +134,7 @@ impl Slots {
     /// The slot of a pool.
     pub(crate) fn pool(&mut self, index: &Index, id: PoolId) -> Rc<PoolSlot> {
         let metrics = &self.metrics;
-        let slot = self.pools.entry(id).or_insert_with(|| {
+        let new = || {
             let (asset, region) = index.pool_labels(id);
             let cells = metrics.pool(&asset, &region);
             Rc::new(PoolSlot {
@@ -132,11 +142,12 @@ impl Slots {
                 asset,
                 region,
                 budget: Rc::default(),
+                queue: OnceCell::new(),
                 rotations: Default::default(),
                 tiers: TierSlot::none(),
             })
-        });
-        Rc::clone(slot)
+        };
+        Rc::clone(self.pools.entry(id).or_insert_with(new))
     }
 
     /// The slot of the server at this place of a pool's tier.
@@ -180,6 +191,7 @@ mod tests {
             asset: "a".into(),
             cells: slots.metrics.pool(&"a".into(), &"r".into()),
             budget: Rc::default(),
+            queue: OnceCell::new(),
             rotations: Default::default(),
             tiers: TierSlot::none(),
         };
