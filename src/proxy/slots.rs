@@ -147,6 +147,10 @@ impl Slots {
                 tiers: TierSlot::none(),
             })
         };
+        // A request may still go by the numbers of an older Plan, when it has waited or is tried again.
+        if !std::ptr::eq(self.index.as_ptr(), index) {
+            return new();
+        }
         Rc::clone(self.pools.entry(id).or_insert_with(new))
     }
 
@@ -228,6 +232,22 @@ mod tests {
 
     const FILE: &str = "listeners = [{ bind = '127.0.0.1:0' }]\nroutes = [{ path = '/{asset}' }]\nregions.r = {}\n\
                         pools.x.r.primaries = ['127.0.0.1:1']\n";
+
+    #[test]
+    fn a_request_of_an_older_plan_leaves_the_slots_of_the_newer_alone() {
+        let index = |file: &str| Arc::new(Index::new(Arc::new(crate::config::load_str(file).unwrap().plan)));
+        let older = index(&FILE.replace("pools.x", "pools.w.r.primaries = ['127.0.0.1:1']\npools.x"));
+        let newer = index(FILE);
+        let label = |slots: &mut Slots, index: &Index, id| slots.pool(index, PoolId(id)).asset.to_string();
+        let mut slots = Slots::new(Metrics::new(10).worker());
+        slots.follow(&older);
+        let names = |slots: &mut Slots| [0, 1].map(|id| label(slots, &older, id));
+        assert_eq!(names(&mut slots), ["w", "x"]);
+        slots.follow(&newer);
+        assert_eq!(names(&mut slots), ["w", "x"]);
+        assert_eq!(label(&mut slots, &newer, 0), "x");
+        assert_eq!(names(&mut slots), ["w", "x"]);
+    }
 
     #[test]
     fn no_index_is_kept_alive() {
