@@ -20,6 +20,7 @@ use super::worker::{self, Kit, Order};
 use super::{Addresses, Options, RunError, Source, descriptors, notify};
 use crate::admin;
 use crate::backend::Observation;
+use crate::backend::queue::Queues;
 use crate::config::{Diagnostics, Loaded};
 use crate::control::{self, Command, Controller, GATHER, Handle, Readiness, ReloadReport, Settled};
 use crate::discovery::{Resolved, Resolver};
@@ -157,6 +158,7 @@ impl Daemon {
 
         let (observations_in, observations) = mpsc::channel(OBSERVATIONS);
         let shared = Shared::new(workers, Arc::clone(metrics));
+        let queues = Arc::<Queues>::default();
         let threads = receivers
             .into_iter()
             .enumerate()
@@ -165,6 +167,7 @@ impl Daemon {
                     number,
                     table: Arc::clone(&table),
                     metrics: Arc::clone(metrics),
+                    queues: Arc::clone(&queues),
                     log: access.worker(),
                     observations: observations_in.clone(),
                     shared: Arc::clone(&shared),

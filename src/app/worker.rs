@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use crate::backend::Observation;
+use crate::backend::queue::Queues;
 use crate::listen::{Incoming, Server, Service, Shared, Sockets};
 use crate::message::body::Attempt;
 use crate::message::{Conn, Request, Response};
@@ -43,6 +44,7 @@ pub(super) struct Kit {
     pub(super) number: usize,
     pub(super) table: Arc<Table>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) queues: Arc<Queues>,
     pub(super) log: AccessLog,
     pub(super) observations: mpsc::Sender<Observation>,
     pub(super) shared: Arc<Shared>,
@@ -67,7 +69,7 @@ pub(super) fn spawn(kit: Kit, orders: mpsc::Receiver<Order>) -> io::Result<JoinH
 }
 
 async fn run(kit: Kit, mut orders: mpsc::Receiver<Order>) {
-    let proxy = Proxy::new(kit.table.reader(), kit.metrics.worker(), kit.log, kit.observations);
+    let proxy = Proxy::new(kit.table.reader(), kit.metrics.worker(), kit.queues, kit.log, kit.observations);
     let service = Rc::new(Front { proxy, max_connections: kit.max_connections });
     let server = Rc::new(Server::new(Rc::clone(&service), kit.shared, kit.number));
     let mut tick = tokio::time::interval(TICK);

@@ -6,13 +6,17 @@
 //! The counts stand together with the reference count of their allocation: a request that takes a guard writes that
 //! one cache line and no other memory that workers share. The allocation fills 128 bytes, because processors fetch
 //! lines in pairs, so that no other backend's counts are next to it.
+//!
+//! One bit of the count says that somebody waits for a place here (see [`queue`](super::queue)). Whoever begins or ends
+//! a request looks at it in the word that it writes in any case.
 
 use std::fmt;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use super::queue::{Waiting, pass_on};
 use super::standing::{Ejection, Passive, Standing};
 use super::{Identity, Observation};
 use crate::model::Outlier;
@@ -34,9 +38,9 @@ pub struct Backend {
 }
 
 /// What every request writes. With the two counts of `Arc` before it, 128 bytes.
-struct Line {
-    /// Low half: requests that hold an [`InFlight`], over all workers. High half: requests begun, ever; it wraps.
-    /// One word, so that counting both is one write.
+pub(super) struct Line {
+    /// Low half: requests that hold an [`InFlight`], over all workers, and [`BARRED`] while somebody waits for a place.
+    /// High half: requests begun, ever; it wraps. One word, so that counting both is one write.
     requests: AtomicU64,
     /// Connections that hold a [`Connection`], idle ones included, over all workers.
     connections: AtomicU32,
@@ -53,11 +57,16 @@ struct Line {
     limit: AtomicU32,
     /// Whose line this is.
     backend: Weak<Backend>,
-    _rest: [u64; 8],
+    /// Who waits for a place.
+    pub(super) waiting: Waiting,
+    _rest: [u64; 3],
 }
 
 /// One more request begun and in flight.
 const ONE_MORE: u64 = 1 << 32 | 1;
+
+/// Set in the count while somebody waits: it is then above every limit, so that who comes now finds the backend full.
+const BARRED: u32 = 1 << 31;
 
 /// Bits for the microseconds of the answers: twelve days.
 const MICROS: u32 = 40;
@@ -82,7 +91,8 @@ impl Backend {
                 answers: AtomicU64::new(0),
                 limit: AtomicU32::new(u32::MAX),
                 backend: Weak::clone(backend),
-                _rest: [0; 8],
+                waiting: Waiting::default(),
+                _rest: [0; 3],
             }),
             refused: AtomicBool::new(false),
             starved: AtomicBool::new(false),
@@ -92,7 +102,7 @@ impl Backend {
 
     /// Requests in flight, over all workers.
     pub fn in_flight(&self) -> u32 {
-        in_flight(self.line.requests.load(Relaxed))
+        self.line.in_flight()
     }
 
     /// Requests begun and requests that ended in an error, ever. Both wrap: what counts is how far they have come.
@@ -105,14 +115,10 @@ impl Backend {
         self.line.connections.load(Relaxed)
     }
 
-    /// Counts one more request, unless `max` are in flight already, or as many as are good for it; one, if it is
-    /// half-open.
+    /// Counts one more request, unless `max` are in flight already, or as many as are good for it (one, if it is
+    /// half-open), or somebody waits for a place.
     pub fn try_request(&self, max: u32) -> Option<InFlight> {
-        let max = max.min(self.line.limit.load(Relaxed));
-        let max = if self.passive() == Passive::HalfOpen { max.min(1) } else { max };
-        let requests = &self.line.requests;
-        let more = |n: u64| (in_flight(n) < max).then(|| n.wrapping_add(ONE_MORE));
-        requests.fetch_update(Relaxed, Relaxed, more).is_ok().then(|| InFlight(self.line.clone()))
+        self.line.take(max, |n| n).then(|| InFlight(self.line.clone()))
     }
 
     /// How many requests at once are good for it, as far as that is found out.
@@ -133,7 +139,7 @@ impl Backend {
 
     /// What its errors have come to.
     pub fn passive(&self) -> Passive {
-        Passive::from_number(self.line.passive.load(Relaxed))
+        self.line.passive()
     }
 
     /// What the control plane has decided about it.
@@ -183,6 +189,20 @@ impl Backend {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The same, past those who wait: for who can't wait.
+    pub fn try_request_past(&self, max: u32) -> Option<InFlight> {
+        self.line.take_past(max).then(|| InFlight(self.line.clone()))
+    }
+
+    /// Whether this place is one of this backend's.
+    pub fn gave(&self, place: &InFlight) -> bool {
+        Arc::ptr_eq(&self.line, &place.0)
+    }
+
+    pub(super) fn line(&self) -> &Arc<Line> {
+        &self.line
+    }
+
     /// Counts one more connection, unless `max` are open already; then the backend counts as [starved](Self::starved).
     pub fn try_connection(self: &Arc<Self>, max: u32) -> Option<Connection> {
         if take(&self.line.connections, max) {
@@ -194,7 +214,7 @@ impl Backend {
 
     /// Whether somebody waits for a connection that there is no room for: close an idle one rather than keep it.
     pub fn starved(&self) -> bool {
-        self.starved.load(Relaxed)
+        self.starved.load(Relaxed) || self.line.waiting.is_hungry()
     }
 
     /// How an attempt to connect ended: refused (nobody listens there), or not. Traffic and checks both say it.
@@ -207,6 +227,54 @@ impl Backend {
     /// Whether the newest attempt to connect was refused.
     pub fn last_connect_refused(&self) -> bool {
         self.refused.load(Relaxed)
+    }
+}
+
+impl Line {
+    pub(super) fn in_flight(&self) -> u32 {
+        self.requests.load(Relaxed) as u32 & !BARRED
+    }
+
+    /// Whether another request may begin, for somebody who waits.
+    pub(super) fn has_room(&self, max: u32) -> bool {
+        self.in_flight() < self.at_most(max)
+    }
+
+    /// Whether another connection may be opened.
+    pub(super) fn has_connection(&self, max: u32) -> bool {
+        // Pairs with the end of a connection, which looks for those who wait after it has counted down.
+        self.connections.load(SeqCst) < max
+    }
+
+    /// Counts one more request for somebody who waits, or can't, unless `max` are in flight already.
+    pub(super) fn take_past(&self, max: u32) -> bool {
+        self.take(max, |n| n & !BARRED)
+    }
+
+    /// Counts one more request. `seen`: what of the low half counts.
+    fn take(&self, max: u32, seen: impl Fn(u32) -> u32) -> bool {
+        let max = self.at_most(max);
+        let more = |n: u64| (seen(n as u32) < max).then(|| n.wrapping_add(ONE_MORE));
+        self.requests.fetch_update(Relaxed, Relaxed, more).is_ok()
+    }
+
+    /// What a pool's limit comes to, with what is good for the backend.
+    fn at_most(&self, max: u32) -> u32 {
+        let max = max.min(self.limit.load(Relaxed)).min(!BARRED);
+        if self.passive() == Passive::HalfOpen { max.min(1) } else { max }
+    }
+
+    fn passive(&self) -> Passive {
+        Passive::from_number(self.passive.load(Relaxed))
+    }
+
+    /// From now on, or no longer, somebody waits. Called under the lock of [`Waiting`] alone.
+    pub(super) fn set_barred(&self, barred: bool) {
+        if barred {
+            self.requests.fetch_or(u64::from(BARRED), Relaxed);
+        } else {
+            self.requests.fetch_and(!u64::from(BARRED), Relaxed);
+        }
     }
 }
 
@@ -225,7 +293,7 @@ impl fmt::Debug for Backend {
 
 /// One request in flight at a backend, until dropped.
 #[must_use = "dropped at once, it counts nothing"]
-pub struct InFlight(Arc<Line>);
+pub struct InFlight(pub(super) Arc<Line>);
 
 impl InFlight {
     /// An answer took so long, or there was none after so long.
@@ -266,18 +334,16 @@ impl InFlight {
     }
 
     fn passive(&self) -> Passive {
-        Passive::from_number(self.0.passive.load(Relaxed))
+        self.0.passive()
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Relaxed);
+        if self.0.requests.fetch_sub(1, Relaxed) as u32 & BARRED != 0 {
+            pass_on(&self.0);
+        }
     }
-}
-
-fn in_flight(requests: u64) -> u32 {
-    requests as u32
 }
 
 impl fmt::Debug for InFlight {
@@ -300,9 +366,10 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.0.line.connections.fetch_sub(1, Relaxed);
+        self.0.line.connections.fetch_sub(1, SeqCst);
         if self.0.starved() {
             self.0.starved.store(false, Relaxed);
+            pass_on(&self.0.line);
         }
     }
 }

@@ -4,8 +4,9 @@
 //! open, its requests are in flight, its checks have passed. So that state lives here, by [`Identity`], and the
 //! [`Registry`] hands the same [`Backend`] and the same [`Check`] to every Plan that names them.
 //!
-//! Everything here is atomics and guards: workers write without locks, and what a cancelled request held is given
-//! back when its guard is dropped. No clock and no runtime: whoever knows the time passes it in.
+//! Everything here is atomics and guards: workers write without locks (but where requests have to wait, in [`queue`]),
+//! and what a cancelled request held is given back when its guard is dropped. No clock and no runtime: whoever knows the
+//! time passes it in.
 
 mod adaptive;
 mod breaker;
@@ -13,6 +14,7 @@ mod check;
 mod identity;
 mod live;
 pub mod outlier;
+pub mod queue;
 mod registry;
 mod standing;
 mod verdict;

@@ -238,7 +238,7 @@ impl RetryOverride {
     }
 }
 
-/// What one backend may be given, over all workers together.
+/// What one backend may be given, over all workers together, and how requests wait when all have that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limit {
     /// Open connections, idle ones included.
@@ -247,12 +247,35 @@ pub struct Limit {
     pub max_requests: u32,
     /// Whether fewer are let in when more would only wait in the backend.
     pub adaptive: bool,
+    /// Requests of the pool that wait, over all workers; 0: none does.
+    pub max_queue: u32,
+    /// How long one request waits at most, all in all.
+    pub queue_timeout: Duration,
+    /// Who is next.
+    pub queue_order: QueueOrder,
 }
 
 impl Default for Limit {
     fn default() -> Self {
-        Self { max_connections: 1024, max_requests: 1024, adaptive: false }
+        Self {
+            max_connections: 1024,
+            max_requests: 1024,
+            adaptive: false,
+            max_queue: 1024,
+            queue_timeout: Duration::from_secs(1),
+            queue_order: QueueOrder::default(),
+        }
     }
+}
+
+/// Which of the requests that wait is served next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum QueueOrder {
+    /// The one that came first.
+    #[default]
+    Fifo,
+    /// The one that came last: its client is the likeliest to be there still.
+    Lifo,
 }
 
 /// How long an exchange with a backend may take.

@@ -53,7 +53,7 @@ fn is_gateway_error(status: StatusCode) -> bool {
 /// Why a try gave no response.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Failure {
-    /// The backend has all that it may be given; nothing was tried.
+    /// The backend has all the connections that it may be given; nothing was tried.
     Full,
     /// No connection was made, or it was closed, before anything was written: the backend knows nothing.
     Unseen(Reason),
@@ -79,8 +79,10 @@ pub(crate) struct Try<'a> {
 }
 
 impl Try<'_> {
+    /// `place`: this request's, among those in flight at the backend.
     pub(crate) async fn send<B>(
         &self,
+        place: backend::InFlight,
         proxy: &Proxy<B>,
         outgoing: &Outgoing<'_>,
         body: &RequestBody<B>,
@@ -91,11 +93,13 @@ impl Try<'_> {
         B::Error: Into<BoxError>,
     {
         let limits = &self.settings.limits;
-        let Some(in_flight) = self.backend.try_request(limits.max_requests) else {
-            return Err(Failure::Full);
+        let mut serving = Serving {
+            server: Rc::clone(self.server),
+            outcome: None,
+            complete: false,
+            shallow: false,
+            in_flight: place,
         };
-        let mut serving =
-            Serving { server: Rc::clone(self.server), outcome: None, complete: false, shallow: false, in_flight };
         let conn = Rc::clone(&ticket.conn);
         let interim = |mut head: ResponseHead| {
             if head.status == StatusCode::CONTINUE {

@@ -12,11 +12,13 @@ mod response;
 mod slots;
 mod ticket;
 mod tries;
+mod wait;
 
 pub use response::ResponseBody;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -26,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::backend::Observation;
+use crate::backend::queue::Queues;
 use crate::message::body::{Attempt, BodyFault, ReplayBudget, RequestBody};
 use crate::message::conn::Conn;
 use crate::message::fields::{Fields, Known, Names};
@@ -52,6 +55,8 @@ pub struct Proxy<B> {
     table: RefCell<Reader>,
     client: upstream::Client<Attempt<B>>,
     slots: RefCell<Slots>,
+    /// Where requests wait; the only ones of these that other workers know.
+    queues: Arc<Queues>,
     log: Rc<AccessLog>,
     replay: ReplayBudget,
     random: RefCell<fastrand::Rng>,
@@ -86,12 +91,19 @@ where
     B::Error: Into<BoxError>,
 {
     /// A worker's proxy. It reads the Snapshot through `table`, counts with `metrics`, and says what the control plane
-    /// should know through `observations`.
-    pub fn new(table: Reader, metrics: WorkerMetrics, log: AccessLog, observations: mpsc::Sender<Observation>) -> Self {
+    /// should know through `observations`; `queues` are those of all.
+    pub fn new(
+        table: Reader,
+        metrics: WorkerMetrics,
+        queues: Arc<Queues>,
+        log: AccessLog,
+        observations: mpsc::Sender<Observation>,
+    ) -> Self {
         Self {
             table: RefCell::new(table),
             client: upstream::Client::default(),
             slots: RefCell::new(Slots::new(metrics, observations)),
+            queues,
             log: Rc::new(log),
             replay: ReplayBudget::new(REPLAY_BYTES),
             random: RefCell::new(fastrand::Rng::new()),

@@ -1,7 +1,8 @@
 //! In which order the backends of a request are tried.
 //!
 //! The first tier is drawn by load; then come the tiers after it, then those before it. Within a tier the pool's policy
-//! picks, never the same backend twice. A tier that was left because connections failed there is come back to when all
+//! picks, never the same backend twice. A backend that was full is not spent: when all have been asked, the request may
+//! wait for it. A tier that was left because connections failed there is come back to when all
 //! others have been asked: two dead servers of five must not hide the other three.
 
 use std::cell::RefCell;
@@ -12,7 +13,8 @@ use smallvec::SmallVec;
 
 use super::slots::{PoolSlot, ServerSlot, Slots};
 use super::tries::FREE_PER_TIER;
-use crate::backend::Backend;
+use crate::backend::queue::Target;
+use crate::backend::{Backend, InFlight};
 use crate::balance::{self, Group, tiers};
 use crate::model::Role;
 use crate::routing::{Chain, Index, Loads, PoolState, Server, Snapshot, Tier};
@@ -30,9 +32,15 @@ pub(crate) struct Order<'a> {
     unseen: u32,
     /// `None`: the first tier is whole, so it takes everything and no tier is in panic.
     loads: Option<Loads>,
-    tried: SmallVec<[*const Backend; 4]>,
+    /// Those it was sent to first, then those that were full.
+    tried: Tried,
+    /// How many it was sent to.
+    spent: usize,
     pub(crate) random: fastrand::Rng,
 }
+
+/// Backends, by their place in memory.
+pub(crate) type Tried = SmallVec<[*const Backend; 4]>;
 
 /// Where the next try goes.
 pub(crate) struct Next<'a> {
@@ -45,15 +53,17 @@ pub(crate) struct Next<'a> {
 }
 
 impl<'a> Order<'a> {
-    pub(crate) fn new(snapshot: &'a Snapshot, chain: &Chain, random: fastrand::Rng) -> Self {
+    /// `tried`: where the request has been sent already.
+    pub(crate) fn new(snapshot: &'a Snapshot, chain: &Chain, random: fastrand::Rng, tried: Tried) -> Self {
         let mut pools = [None; Chain::MAX];
         let mut count = 0;
         for (place, id) in pools.iter_mut().zip(chain.iter()) {
             *place = Some(snapshot.pool(id));
             count += Role::ALL.len();
         }
-        let (passed, tried) = (0, SmallVec::new());
-        let mut order = Self { pools, count, first: 0, passed, again: false, unseen: 0, loads: None, tried, random };
+        let (passed, spent) = (0, tried.len());
+        let loads = None;
+        let mut order = Self { pools, count, first: 0, passed, again: false, unseen: 0, loads, tried, spent, random };
         // Nearly always the first tier is whole, and nothing else has to be looked at.
         if order.tier(0).is_none_or(|(_, tier, _)| tier.health < 100) {
             let loads = Loads::new(snapshot, chain);
@@ -63,13 +73,19 @@ impl<'a> Order<'a> {
         order
     }
 
-    /// The pool whose settings rule the request as a whole.
-    pub(crate) fn home(&self) -> Option<&'a PoolState> {
-        self.pools[0]
+    /// Where the request has been sent, for the next order.
+    pub(crate) fn into_spent(mut self) -> (Tried, fastrand::Rng) {
+        self.tried.truncate(self.spent);
+        (self.tried, self.random)
     }
 
-    /// The next backend that was not tried yet.
-    pub(crate) fn next(&mut self, slots: &RefCell<Slots>, index: &Index) -> Option<Next<'a>> {
+    /// The backend of this place, if it is still there; else the next that was not tried yet.
+    pub(crate) fn next(&mut self, slots: &RefCell<Slots>, index: &Index, place: Option<&InFlight>) -> Option<Next<'a>> {
+        if let Some(place) = place
+            && let Some(next) = self.of(place, slots, index)
+        {
+            return Some(next);
+        }
         loop {
             if self.passed == self.count {
                 if self.again {
@@ -84,11 +100,9 @@ impl<'a> Order<'a> {
             {
                 let slot = slots.borrow_mut().pool(index, pool.id);
                 if let Some(place) = self.pick(pool, tier, role, &slot)
-                    && let Some(server) = tier.servers.get(place)
-                    && let Some(server_slot) = slots.borrow().server(&slot, &pool.settings, role, tier, place)
+                    && let Some(next) = self.to(at, place, slot, slots)
                 {
-                    self.tried.push(Arc::as_ptr(&server.backend));
-                    return Some(Next { pool, slot, server_slot, server, role, is_first_tier: at == 0 });
+                    return Some(next);
                 }
             }
             self.passed += 1;
@@ -104,9 +118,55 @@ impl<'a> Order<'a> {
         })
     }
 
+    /// Whether any that were asked were full.
+    pub(crate) fn has_full(&self) -> bool {
+        self.tried.len() > self.spent
+    }
+
+    /// The request was sent to the last one; it was not full.
+    pub(crate) fn note_spent(&mut self) {
+        if let Some(last) = self.tried.len().checked_sub(1) {
+            self.tried.swap(self.spent, last);
+            self.spent += 1;
+        }
+    }
+
+    /// Every backend that the request could wait for; `lacking`: those that had no connection for it.
+    pub(crate) fn targets(&self, lacking: &[*const Backend]) -> Vec<Target> {
+        let mut targets = Vec::new();
+        for (pool, tier, _) in (0..self.count).filter_map(|at| self.tier(at)) {
+            let servers = self.usable(pool, tier).iter().filter_map(|&place| tier.servers.get(place as usize));
+            for backend in servers.map(|server| &server.backend) {
+                let place = Arc::as_ptr(backend);
+                if !self.tried.iter().take(self.spent).any(|spent| *spent == place) {
+                    targets.push(Target::new(backend, &pool.settings.limits, lacking.contains(&place)));
+                }
+            }
+        }
+        targets
+    }
+
     /// The last try failed before a byte was written.
     pub(crate) fn note_unseen(&mut self) {
         self.unseen += 1;
+    }
+
+    fn of(&mut self, place: &InFlight, slots: &RefCell<Slots>, index: &Index) -> Option<Next<'a>> {
+        (0..self.count).find_map(|at| {
+            let (pool, tier, _) = self.tier(at)?;
+            let place = tier.servers.iter().position(|server| server.backend.gave(place))?;
+            let slot = slots.borrow_mut().pool(index, pool.id);
+            self.to(at, place, slot, slots)
+        })
+    }
+
+    /// A try at the server at this place of a tier.
+    fn to(&mut self, at: usize, place: usize, slot: Rc<PoolSlot>, slots: &RefCell<Slots>) -> Option<Next<'a>> {
+        let (pool, tier, role) = self.tier(at)?;
+        let server = tier.servers.get(place)?;
+        let server_slot = slots.borrow().server(&slot, &pool.settings, role, tier, place)?;
+        self.tried.push(Arc::as_ptr(&server.backend));
+        Some(Next { pool, slot, server_slot, server, role, is_first_tier: at == 0 })
     }
 
     /// The tier that comes after so many others.

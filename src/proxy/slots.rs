@@ -4,7 +4,7 @@
 //! once, and never per request. Nothing here keeps an Index or a backend alive: freeing a large Plan is the control
 //! plane's work, and a backend that has left its name must be able to go.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::budget::Budget;
 use crate::backend::Observation;
+use crate::backend::queue::{Queue, Queues};
 use crate::balance::Rotation;
 use crate::model::{Key, Outlier, PoolId, PoolSettings, Role};
 use crate::routing::{Index, Server, Tier};
@@ -43,6 +44,8 @@ pub(crate) struct PoolSlot {
     asset: Arc<str>,
     pub(crate) cells: Rc<PoolCells>,
     pub(crate) budget: Rc<Budget>,
+    /// Found when a request has to wait.
+    queue: OnceCell<Arc<Queue>>,
     /// By role, for policies that remember.
     pub(crate) rotations: [RefCell<Rotation>; 2],
     /// By role.
@@ -78,6 +81,13 @@ impl Reports {
         if self.sender.try_send(observation).is_err() {
             self.metrics.limit_hit("observations");
         }
+    }
+}
+
+impl PoolSlot {
+    /// Where the pool's requests wait.
+    pub(crate) fn queue(&self, queues: &Queues) -> &Arc<Queue> {
+        self.queue.get_or_init(|| queues.queue(&self.asset, &self.region))
     }
 }
 
@@ -157,7 +167,7 @@ impl Slots {
     /// The slot of a pool.
     pub(crate) fn pool(&mut self, index: &Index, id: PoolId) -> Rc<PoolSlot> {
         let metrics = &self.metrics;
-        let slot = self.pools.entry(id).or_insert_with(|| {
+        let new = || {
             let (asset, region) = index.pool_labels(id);
             let cells = metrics.pool(&asset, &region);
             Rc::new(PoolSlot {
@@ -165,11 +175,16 @@ impl Slots {
                 asset,
                 region,
                 budget: Rc::default(),
+                queue: OnceCell::new(),
                 rotations: Default::default(),
                 tiers: TierSlot::none(),
             })
-        });
-        Rc::clone(slot)
+        };
+        // A request may still go by the numbers of an older Plan, when it has waited or is tried again.
+        if !std::ptr::eq(self.index.as_ptr(), index) {
+            return new();
+        }
+        Rc::clone(self.pools.entry(id).or_insert_with(new))
     }
 
     /// The slot of the server at this place of a pool's tier.
@@ -227,6 +242,7 @@ mod tests {
             asset: "a".into(),
             cells: slots.metrics.pool(&"a".into(), &"r".into()),
             budget: Rc::default(),
+            queue: OnceCell::new(),
             rotations: Default::default(),
             tiers: TierSlot::none(),
         };
@@ -263,6 +279,22 @@ mod tests {
 
     const FILE: &str = "listeners = [{ bind = '127.0.0.1:0' }]\nroutes = [{ path = '/{asset}' }]\nregions.r = {}\n\
                         pools.x.r.primaries = ['127.0.0.1:1']\n";
+
+    #[test]
+    fn a_request_of_an_older_plan_leaves_the_slots_of_the_newer_alone() {
+        let index = |file: &str| Arc::new(Index::new(Arc::new(crate::config::load_str(file).unwrap().plan)));
+        let older = index(&FILE.replace("pools.x", "pools.w.r.primaries = ['127.0.0.1:1']\npools.x"));
+        let newer = index(FILE);
+        let label = |slots: &mut Slots, index: &Index, id| slots.pool(index, PoolId(id)).asset.to_string();
+        let mut slots = Slots::new(Metrics::new(10).worker(), mpsc::channel(1).0);
+        slots.follow(&older);
+        let names = |slots: &mut Slots| [0, 1].map(|id| label(slots, &older, id));
+        assert_eq!(names(&mut slots), ["w", "x"]);
+        slots.follow(&newer);
+        assert_eq!(names(&mut slots), ["w", "x"]);
+        assert_eq!(label(&mut slots, &newer, 0), "x");
+        assert_eq!(names(&mut slots), ["w", "x"]);
+    }
 
     #[test]
     fn no_index_is_kept_alive() {

@@ -8,8 +8,12 @@
 //!
 //! A backend that answers with `Retry-After` speaks for itself, so another one is asked; when a second one says the same,
 //! it is the pool that is overloaded, and no further try adds to that.
+//!
+//! When all that could be tried are full, the request waits for one of them, without holding anything that others wait
+//! for: where a backend has given an answer that is not liked, that answer is as good as a place in a queue.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,10 +22,12 @@ use tokio::time::{Instant, sleep};
 
 use super::attempt::{Failure, Sent, Try};
 use super::budget::Counted;
-use super::order::Order;
+use super::order::{Order, Tried};
 use super::outgoing::Outgoing;
 use super::ticket::Ticket;
+use super::wait::{End, Stay};
 use super::{BoxError, Proxy, UpstreamBody};
+use crate::backend::{Backend, InFlight};
 use crate::message::body::RequestBody;
 use crate::model::{Reason, Route, Timeouts};
 use crate::routing::{Snapshot, Target};
@@ -49,9 +55,10 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    let random = proxy.random.borrow_mut().fork();
-    let mut order = Order::new(snapshot, &target.chain, random);
-    let Some(home) = order.home() else { return Err(Reason::NoHealthyBackend) };
+    let mut random = proxy.random.borrow_mut().fork();
+    let Some(home) = target.chain.iter().next().map(|id| snapshot.pool(id)) else {
+        return Err(Reason::NoHealthyBackend);
+    };
     let retry = route.retry.over(home.settings.retry);
     let repeatable = retry.filter(|_| outgoing.is_idempotent());
     body.keep(retry.map_or(KEEP_FOR_FREE, |retry| retry.body_limit));
@@ -65,92 +72,151 @@ where
     let mut asked_to_wait = 0;
     let mut retrying: Option<Counted> = None;
     let mut failed_over_to = None;
+    // What a request that waited comes back with.
+    let mut stay: Option<Stay> = None;
+    let mut place = None;
+    let mut newer: Option<Arc<Snapshot>> = None;
+    let mut is_queued = false;
+    let has_queue = home.settings.limits.max_queue > 0;
+    let mut tried = Tried::new();
+    let mut lacking = Vec::new();
     // The clock is read once for a request that goes well.
     let mut now = Some(ticket.started);
-    while let Some(next) = order.next(&proxy.slots, &snapshot.index) {
-        let deadline = body.done().map(|done| done.max(ticket.started) + route.timeout);
-        let began = now.take().unwrap_or_else(Instant::now);
-        let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(began));
-        if left.is_zero() {
-            last.get_or_insert(Reason::UpstreamTimeout);
-            break;
-        }
-        let pool = next.slot;
-        let tier = Some((next.pool.id, next.role));
-        if !next.is_first_tier
-            && failed_over_to != tier
-            && let Some(key) = &ticket.key
-        {
-            key.cells.failover(&pool.region, next.role);
-            failed_over_to = tier;
-        }
-        let settings = &next.pool.settings;
-        let timeouts = route.timeouts.over(settings.timeouts);
-        let attempt = Try {
-            backend: &next.server.backend,
-            server: &next.server_slot,
-            pool: &pool,
-            settings,
-            timeouts: Timeouts { connect: timeouts.connect.min(left), ..timeouts },
-            per_try: retry.and_then(|retry| retry.per_try_timeout),
-            total: route.timeout,
-            began,
-        };
-        let result = attempt.send(proxy, outgoing, body, ticket).await;
-        // What costs nothing goes on at the next backend; if it was a retry, that is still the same one.
-        match result {
-            Err(Failure::Full) => {
+    'rounds: loop {
+        let snapshot = newer.as_deref().unwrap_or(snapshot);
+        let mut order = Order::new(snapshot, &target.chain, random, tried);
+        while !is_queued && let Some(next) = order.next(&proxy.slots, &snapshot.index, place.as_ref()) {
+            let settings = &next.pool.settings;
+            let backend = &next.server.backend;
+            // A place that is for another backend is passed on here.
+            let given = place.take().filter(|place| backend.gave(place));
+            let Some(in_flight) = given.or_else(|| room(backend, settings.limits.max_requests, has_queue)) else {
                 last.get_or_insert(Reason::Overloaded);
                 continue;
+            };
+            let began = now.take().unwrap_or_else(Instant::now);
+            let left = due(route, body, ticket).map_or(Duration::MAX, |due| due.saturating_duration_since(began));
+            if left.is_zero() {
+                last.get_or_insert(Reason::UpstreamTimeout);
+                break 'rounds;
             }
-            Err(Failure::Unseen(reason)) => {
+            let pool = next.slot;
+            let tier = Some((next.pool.id, next.role));
+            if !next.is_first_tier
+                && failed_over_to != tier
+                && let Some(key) = &ticket.key
+            {
+                key.cells.failover(&pool.region, next.role);
+                failed_over_to = tier;
+            }
+            let timeouts = route.timeouts.over(settings.timeouts);
+            let attempt = Try {
+                backend,
+                server: &next.server_slot,
+                pool: &pool,
+                settings,
+                timeouts: Timeouts { connect: timeouts.connect.min(left), ..timeouts },
+                per_try: retry.and_then(|retry| retry.per_try_timeout),
+                total: route.timeout,
+                began,
+            };
+            let result = attempt.send(in_flight, proxy, outgoing, body, ticket).await;
+            if let Err(Failure::Full) = result {
+                last.get_or_insert(Reason::Overloaded);
+                let backend = Arc::as_ptr(backend);
+                if !lacking.contains(&backend) {
+                    lacking.push(backend);
+                }
+                continue;
+            }
+            order.note_spent();
+            // What costs nothing goes on at the next backend; if it was a retry, that is still the same one.
+            let may_wait = held.is_none() && order.has_full();
+            if let Err(Failure::Unseen(reason)) = result {
                 last = Some(reason);
                 order.note_unseen();
                 free += 1;
-                if free < FREE && body.is_replayable() && order.has_next() {
+                if free < FREE && body.is_replayable() && (may_wait || order.has_next()) {
                     continue;
                 }
             }
-            _ => {}
-        }
-        let good = matches!(&result, Ok(sent) if !sent.is_gateway_error());
-        if retrying.take().is_some()
-            && let Some(key) = &ticket.key
-        {
-            key.cells.retry(if good { RetryResult::Success } else { RetryResult::Failure });
-        }
-        let wanted = match result {
-            Ok(sent) if good => return Ok(sent),
-            Ok(sent) => {
-                asked_to_wait += u32::from(sent.asks_to_wait());
-                held = Some(sent);
-                repeatable.filter(|retry| retry.on.gateway_error && asked_to_wait < WAITS)
+            let good = matches!(&result, Ok(sent) if !sent.is_gateway_error());
+            if retrying.take().is_some()
+                && let Some(key) = &ticket.key
+            {
+                key.cells.retry(if good { RetryResult::Success } else { RetryResult::Failure });
             }
-            Err(Failure::Client(reason)) => return Err(reason),
-            Err(Failure::Full | Failure::Unseen(_)) => repeatable.filter(|retry| retry.on.connect_failure),
-            Err(Failure::Seen(reason)) => {
-                last = Some(reason);
-                repeatable.filter(|retry| retry.on.reset)
+            let wanted = match result {
+                Ok(sent) if good => return Ok(sent),
+                Ok(sent) => {
+                    asked_to_wait += u32::from(sent.asks_to_wait());
+                    held = Some(sent);
+                    repeatable.filter(|retry| retry.on.gateway_error && asked_to_wait < WAITS)
+                }
+                Err(Failure::Client(reason)) => return Err(reason),
+                Err(Failure::Full | Failure::Unseen(_)) => repeatable.filter(|retry| retry.on.connect_failure),
+                Err(Failure::Seen(reason)) => {
+                    last = Some(reason);
+                    repeatable.filter(|retry| retry.on.reset)
+                }
+            };
+            let Some(terms) = wanted.filter(|terms| retries < terms.max && body.is_replayable()) else { break 'rounds };
+            if !order.has_next() && (held.is_some() || !order.has_full()) {
+                break 'rounds;
             }
-        };
-        let Some(terms) = wanted.filter(|terms| retries < terms.max && body.is_replayable()) else { break };
-        if !order.has_next() {
+            sleep(pause(retries, &mut order.random)).await;
+            retrying = slot.budget.wait(&terms, &mut order.random).await;
+            if retrying.is_none() {
+                if let Some(key) = &ticket.key {
+                    key.cells.retry(RetryResult::NoBudget);
+                }
+                break 'rounds;
+            }
+            retries += 1;
+        }
+        if !is_queued && (held.is_some() || !has_queue || !order.has_full()) {
             break;
         }
-        sleep(pause(retries, &mut order.random)).await;
-        retrying = slot.budget.wait(&terms, &mut order.random).await;
-        if retrying.is_none() {
-            if let Some(key) = &ticket.key {
-                key.cells.retry(RetryResult::NoBudget);
+        // Nobody waits with a place in hand.
+        drop(place.take());
+        let stay = stay.get_or_insert_with(|| Stay::new(Arc::clone(slot.queue(&proxy.queues)), Rc::clone(&slot.cells)));
+        let targets = order.targets(&lacking);
+        // In memory of its own, for few requests ever wait.
+        let end = Box::pin(stay.wait(proxy, snapshot, &home.settings.limits, targets, due(route, body, ticket))).await;
+        (tried, random) = order.into_spent();
+        is_queued = false;
+        now = None;
+        match end {
+            End::Place(given) => place = Some(given),
+            End::Newer(snapshot) => {
+                newer = Some(snapshot);
+                is_queued = true;
             }
-            break;
+            // What became of a try that a backend may have seen says more.
+            End::Nothing(reason) => {
+                last = last.filter(|_| retrying.is_some()).or(Some(reason));
+                break;
+            }
         }
-        retries += 1;
     }
     // The last word of a backend is better than any of ours.
     let answer = held.ok_or_else(|| last.unwrap_or(Reason::NoHealthyBackend))?;
     ticket.backend = Some(Rc::clone(answer.server()));
     Ok(answer)
+}
+
+/// A place among the requests in flight at a backend. Where there is no queue, nobody is owed one before the others.
+fn room(backend: &Backend, max: u32, has_queue: bool) -> Option<InFlight> {
+    let room = backend.try_request(max);
+    if room.is_none() && !has_queue { backend.try_request_past(max) } else { room }
+}
+
+/// Until when there must be a response head; nothing is due while the client is still sending.
+fn due<B>(route: &Route, body: &RequestBody<B>, ticket: &Ticket) -> Option<Instant>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    body.done().map(|done| done.max(ticket.started) + route.timeout)
 }
 
 /// Before a retry: at random between 25 ms and a bound that doubles from 50 to 250 ms, so that the requests that failed

@@ -261,7 +261,9 @@ impl Explanation {
             Reason::UnknownRegion => "a source named a region that is not configured".to_owned(),
             Reason::UnknownAsset => "no pool serves this asset, here or in a fallback region".to_owned(),
             Reason::NoHealthyBackend => "no tier has a usable backend".to_owned(),
-            Reason::Overloaded => "every usable backend has max_requests in flight".to_owned(),
+            Reason::Overloaded => {
+                "every usable backend has max_requests in flight; requests wait in the pool's queue".to_owned()
+            }
             other => other.to_string(),
         };
         self.refusal = Some(Refused { reason: reason.as_str(), why, allow });

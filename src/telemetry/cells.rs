@@ -236,6 +236,15 @@ impl KeyBlock {
 pub(super) struct PoolBlock {
     pub(super) duration: Histogram,
     pub(super) connect: Histogram,
+    /// Made when the first request waits, because in most pools none ever does.
+    pub(super) queue: OnceLock<Box<QueueBlock>>,
+}
+
+/// The requests of one pool that wait for a place at a backend.
+#[derive(Debug, Default)]
+pub(super) struct QueueBlock {
+    pub(super) length: Count,
+    pub(super) duration: Histogram,
 }
 
 /// One worker's cells of one backend in one pool.

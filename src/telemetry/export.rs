@@ -164,6 +164,10 @@ specs! {
         "From the start of a try at a backend to its response head or its failure.";
     UPSTREAM_CONNECT_DURATION: Histogram "upstream_connect_duration_seconds" ["asset", "region"]
         "Time to make a connection to a backend.";
+    QUEUE_LENGTH: Gauge "queue_length" ["asset", "region"]
+        "Requests that wait until a backend has room for them.";
+    QUEUE_DURATION: Histogram "queue_duration_seconds" ["asset", "region"]
+        "How long requests waited that had to.";
     BACKEND_TRANSITIONS: Counter "backend_transitions_total" ["asset", "region", "backend", "to", "cause"]
         "Changes of a backend's state.";
     OUTLIER_EJECTIONS: Counter "outlier_ejections_total" ["asset", "region", "backend", "detector", "enforced"]
@@ -259,17 +263,28 @@ impl Export {
     fn pools(&self, out: &mut Vec<proto::MetricFamily>) {
         let mut duration = UPSTREAM_DURATION.family();
         let mut connect = UPSTREAM_CONNECT_DURATION.family();
+        let mut length = QUEUE_LENGTH.family();
+        let mut waited = QUEUE_DURATION.family();
         for series in self.state.pools.all() {
             let labels = [&*series.labels[0], &*series.labels[1]];
-            let mut sums = [Distribution::default(), Distribution::default()];
+            let mut sums = [Distribution::default(), Distribution::default(), Distribution::default()];
+            let mut queued = None;
             for block in series.blocks() {
                 sums[0].add(&block.duration);
                 sums[1].add(&block.connect);
+                if let Some(queue) = block.queue.get() {
+                    sums[2].add(&queue.duration);
+                    queued = Some(queued.unwrap_or(0_u64).wrapping_add(queue.length.get()));
+                }
             }
             duration.push_distribution(&labels, &sums[0]);
             connect.push_distribution(&labels, &sums[1]);
+            waited.push_distribution(&labels, &sums[2]);
+            if let Some(queued) = queued {
+                length.push(&labels, (queued as i64).max(0) as f64);
+            }
         }
-        out.extend([duration, connect].map(Family::into_proto));
+        out.extend([duration, connect, length, waited].map(Family::into_proto));
     }
 
     fn backends(&self, out: &mut Vec<proto::MetricFamily>) {

@@ -21,7 +21,7 @@ pub use export::{CONTENT_TYPE, Family, Kind, Spec, families};
 pub use main_log::{MainLog, init_logging};
 pub use metrics::{Cause, ClientConnection, ListenerCells, Metrics, OTHER, Subject, UNKNOWN};
 pub use record::AccessRecord;
-pub use worker::{BackendCells, InFlight, KeyCells, PoolCells, WorkerMetrics};
+pub use worker::{BackendCells, InFlight, KeyCells, PoolCells, Queued, WorkerMetrics};
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cells::{BackendBlock, Block, KeyBlock, PoolBlock, RetryResult, Step};
+use super::cells::{BackendBlock, Block, KeyBlock, PoolBlock, QueueBlock, RetryResult, Step};
 use super::metrics::Metrics;
 use crate::model::{Outcome, Reason, Role};
 
@@ -130,6 +130,34 @@ impl PoolCells {
     /// How long a connection took that was made.
     pub fn connect(&self, took: Duration) {
         self.block.connect.observe(took);
+    }
+
+    /// A request begins to wait: it does until the guard is dropped.
+    pub fn queued(self: &Rc<Self>) -> Queued {
+        self.queue().length.add(1);
+        Queued { cells: Rc::clone(self) }
+    }
+
+    /// How long a request that had to wait did so, all in all.
+    pub fn waited(&self, took: Duration) {
+        self.queue().duration.observe(took);
+    }
+
+    fn queue(&self) -> &QueueBlock {
+        self.block.queue.get_or_init(Box::default)
+    }
+}
+
+/// A request that waits for a place at a backend.
+#[derive(Debug)]
+#[must_use = "dropped at once, it counts nothing"]
+pub struct Queued {
+    cells: Rc<PoolCells>,
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.cells.queue().length.sub(1);
     }
 }
 

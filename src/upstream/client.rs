@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::body::Return;
 use super::connection::{Connection, Worker};
+use super::pool::To as _;
 use super::{BoxError, Error, ErrorKind, ResponseBody, Terms, dial};
 use crate::backend::Backend;
 use crate::message::Response;
@@ -127,10 +128,11 @@ where
         self.worker.memory.scratch()
     }
 
-    /// Drops idle connections that are past their time, and sees to deadlines. To be called four times a second.
+    /// Drops idle connections that are past their time, or that somebody else waits for, and sees to deadlines. To be
+    /// called four times a second.
     pub fn sweep(&self) {
         let now = Instant::now();
-        self.worker.pool.sweep(now, Connection::usable);
+        self.worker.pool.sweep(now, |connection| !connection.backend().starved() && connection.usable());
         self.worker.alarms.ring(now);
     }
 

@@ -272,7 +272,8 @@ fn the_timeout_of_a_route_covers_all_tries() {
 #[test]
 fn a_full_backend_is_passed_over_and_full_tiers_are_overloaded() {
     let (one, two, replica, far) = origins();
-    let proxy = Proxy::start(&config([&one, &two, &replica], &far, "limits = { max_requests = 1 }"));
+    let limits = "limits = { max_requests = 1, max_queue = 0 }";
+    let proxy = Proxy::start(&config([&one, &two, &replica], &far, limits));
     let gates = [&one, &two, &replica, &far].map(|origin| origin.hold("/v1/BTC"));
     let mut clients: Vec<Client> = (0..4).map(|_| proxy.client()).collect();
     for client in &mut clients {

@@ -7,7 +7,7 @@ use crate::support::{Client, Origin, Proxy, poll};
 fn config(origin: &Origin, limits: &str) -> String {
     format!(
         "[[listeners]]\nbind = \"127.0.0.1:0\"\n[[routes]]\npath = \"/v1/{{asset}}\"\n[regions.a]\n[server]\nworkers = 2\n\
-         [defaults]\nhealth = false\nretry = false\nlimits = {{ {limits} }}\n[pools.BTC.a]\nprimaries = [\"{}\"]\n",
+         [defaults]\nhealth = false\nretry = false\nlimits = {{ {limits}, max_queue = 0 }}\n[pools.BTC.a]\nprimaries = [\"{}\"]\n",
         origin.addr()
     )
 }

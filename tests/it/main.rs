@@ -25,6 +25,7 @@ mod listeners;
 mod admin;
 mod logs;
 mod metrics;
+mod queueing;
 mod real_peers;
 mod reload;
 mod routing;

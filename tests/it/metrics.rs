@@ -43,6 +43,8 @@ fn promtool_accepts_every_metric() {
         key.failover(&region, Role::Replica);
         worker.pool(&asset, &region).upstream(Duration::from_millis(1));
         worker.pool(&asset, &region).connect(Duration::from_millis(1));
+        drop(worker.pool(&asset, &region).queued());
+        worker.pool(&asset, &region).waited(Duration::from_millis(1));
         worker.backend(&asset, &region, &backend).attempt(Outcome::Ok);
         metrics.transition(&asset, &region, &backend, true, Cause::Active);
         metrics.ejection(&asset, &region, &backend, Detector::SuccessRate, true);

@@ -7,15 +7,15 @@ use http::HeaderValue;
 
 use super::{outlier, retry};
 use crate::config::context::Context;
-use crate::config::decode::{Fields, boolean, expected_help, float, integer, not_supported, table, text};
+use crate::config::decode::{Fields, boolean, expected_help, float, integer, not_supported, table, text, word};
 use crate::config::diagnostic::Fault;
 use crate::config::hint::suggest;
 use crate::config::source::Span;
 use crate::config::tree::{Kind, Value};
 use crate::config::units::duration;
 use crate::model::{
-    Failover, HealthCheck, HostHeader, HttpCheck, Limit, Outlier, Policy, PoolSettings, Protocol, Retry, RetryOverride,
-    SlowStart, StatusRange, TimeoutsOverride, Via,
+    Failover, HealthCheck, HostHeader, HttpCheck, Limit, Outlier, Policy, PoolSettings, Protocol, QueueOrder, Retry,
+    RetryOverride, SlowStart, StatusRange, TimeoutsOverride, Via,
 };
 
 /// Of `[defaults]`; a pool has these and its members.
@@ -41,6 +41,9 @@ pub(in crate::config) const LIMITS_KEYS: &[&str] =
 pub(in crate::config) const TIMEOUTS_KEYS: &[&str] = &["connect", "response", "idle", "keepalive"];
 pub(in crate::config) const FAILOVER_KEYS: &[&str] = &["overprovisioning", "panic_percent"];
 
+/// A request that waits holds its connection and what it has sent; more of them than that is no queue any more.
+const MOST_QUEUED: u64 = 1_000_000;
+
 /// What one table says.
 #[derive(Debug, Default, PartialEq)]
 pub(in crate::config) struct Overrides {
@@ -50,14 +53,22 @@ pub(in crate::config) struct Overrides {
     via: Option<bool>,
     health: Option<Switch<HealthOverride>>,
     retry: Option<Switch<RetryOverride>>,
-    max_connections: Option<u32>,
-    max_requests: Option<u32>,
-    adaptive: Option<bool>,
+    limits: LimitOverride,
     timeouts: TimeoutsOverride,
     overprovisioning: Option<f64>,
     panic_percent: Option<u8>,
     outlier: Option<Switch<outlier::Override>>,
     slow_start: Option<SlowStart>,
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct LimitOverride {
+    max_connections: Option<u32>,
+    max_requests: Option<u32>,
+    adaptive: Option<bool>,
+    max_queue: Option<u32>,
+    queue_timeout: Option<std::time::Duration>,
+    queue_order: Option<QueueOrder>,
 }
 
 /// `false` turns a thing off, a table turns it on.
@@ -109,7 +120,6 @@ impl Overrides {
     pub(in crate::config) fn decode(cx: &Context<'_>, f: Fields<'_, '_, '_>) -> Self {
         f.refuse("hash_on", "maglev, and with it `hash_on`,");
         f.refuse("tls", "TLS to backends");
-        let limits = limits(cx, f);
         let (overprovisioning, panic_percent) = failover(cx, f);
         Self {
             balance: f.read("balance", balance),
@@ -118,9 +128,7 @@ impl Overrides {
             via: f.read("via", boolean),
             health: f.read("health", |cx, value| switch(cx, value, "{ path = \"/healthz\" }", health)),
             retry: f.read("retry", |cx, value| switch(cx, value, "{ max = 1 }", retry::decode)),
-            max_connections: limits.0,
-            max_requests: limits.1,
-            adaptive: limits.2,
+            limits: f.read("limits", limits).unwrap_or_default(),
             timeouts: f.read("timeouts", timeouts).unwrap_or_default(),
             overprovisioning,
             panic_percent,
@@ -151,11 +159,7 @@ impl Overrides {
                 Some(Switch::Off) => None,
                 Some(Switch::On(retry)) => retry.over(Some(base.retry.unwrap_or_default())),
             },
-            limits: Limit {
-                max_connections: self.max_connections.unwrap_or(base.limits.max_connections),
-                max_requests: self.max_requests.unwrap_or(base.limits.max_requests),
-                adaptive: self.adaptive.unwrap_or(base.limits.adaptive),
-            },
+            limits: self.limits.over(base.limits),
             timeouts: self.timeouts.over(base.timeouts),
             failover: Failover {
                 overprovisioning: self.overprovisioning.unwrap_or(base.failover.overprovisioning),
@@ -167,6 +171,19 @@ impl Overrides {
                 Some(Switch::On(outlier)) => Some(outlier.over(cx, base.outlier.unwrap_or_default())),
             },
             slow_start: self.slow_start.unwrap_or(base.slow_start),
+        }
+    }
+}
+
+impl LimitOverride {
+    fn over(self, base: Limit) -> Limit {
+        Limit {
+            max_connections: self.max_connections.unwrap_or(base.max_connections),
+            max_requests: self.max_requests.unwrap_or(base.max_requests),
+            adaptive: self.adaptive.unwrap_or(base.adaptive),
+            max_queue: self.max_queue.unwrap_or(base.max_queue),
+            queue_timeout: self.queue_timeout.unwrap_or(base.queue_timeout),
+            queue_order: self.queue_order.unwrap_or(base.queue_order),
         }
     }
 }
@@ -321,14 +338,21 @@ fn status_range(cx: &Context<'_>, value: &Value<'_>) -> Option<StatusRange> {
     }
 }
 
-fn limits(cx: &Context<'_>, f: Fields<'_, '_, '_>) -> (Option<u32>, Option<u32>, Option<bool>) {
-    let Some(limits) = f.read("limits", |cx, value| table(cx, value)) else { return (None, None, None) };
-    let f = Fields::new(cx, limits, LIMITS_KEYS, "a pool's `limits` table");
-    for key in ["max_queue", "queue_timeout", "queue_order"] {
-        f.refuse(key, "queueing of requests");
-    }
+fn limits(cx: &Context<'_>, value: &Value<'_>) -> Option<LimitOverride> {
+    let f = Fields::new(cx, table(cx, value)?, LIMITS_KEYS, "a pool's `limits` table");
     let count = |key: &str| f.read(key, integer(1..=u64::from(u32::MAX)));
-    (count("max_connections"), count("max_requests"), f.read("adaptive", boolean))
+    Some(LimitOverride {
+        max_connections: count("max_connections"),
+        max_requests: count("max_requests"),
+        adaptive: f.read("adaptive", boolean),
+        max_queue: f.read("max_queue", integer(0..=MOST_QUEUED)),
+        queue_timeout: f.read("queue_timeout", duration),
+        queue_order: f.read("queue_order", queue_order),
+    })
+}
+
+fn queue_order(cx: &Context<'_>, value: &Value<'_>) -> Option<QueueOrder> {
+    word(cx, value, &[("fifo", QueueOrder::Fifo), ("lifo", QueueOrder::Lifo)])
 }
 
 /// Of a pool, and of a route.

@@ -23,7 +23,7 @@ pub(super) struct Settings {
     outlier: Option<Switch<Outlier>>,
     /// When a try is repeated that a backend may have seen; false: never.
     retry: Option<Switch<Retry>>,
-    /// What one backend may be given.
+    /// What one backend may be given, and how requests wait for it.
     limits: Option<PoolLimits>,
     /// How long an exchange with a backend may take.
     timeouts: Option<Timeouts>,
@@ -55,7 +55,7 @@ pub(super) struct Pool {
     outlier: Option<Switch<Outlier>>,
     /// When a try is repeated that a backend may have seen; false: never.
     retry: Option<Switch<Retry>>,
-    /// What one backend may be given.
+    /// What one backend may be given, and how requests wait for it.
     limits: Option<PoolLimits>,
     /// How long an exchange with a backend may take.
     timeouts: Option<Timeouts>,
@@ -159,6 +159,20 @@ pub(super) struct PoolLimits {
     max_requests: Option<u32>,
     /// Whether fewer are let in when more would only wait in the backend. Default: false.
     adaptive: Option<bool>,
+    /// Requests of the pool that wait while all its backends are full; 0: none does. Default: 1024.
+    #[schemars(range(max = 1000000))]
+    max_queue: Option<u32>,
+    /// How long one waits at most. Default: "1s".
+    queue_timeout: Option<Duration>,
+    /// Who is next: "fifo", or "lifo" for the newest first. Default: "fifo".
+    queue_order: Option<QueueOrder>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum QueueOrder {
+    Fifo,
+    Lifo,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
