@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Identity;
+use super::{Identity, Latency};
 
 /// One server. See the module's own words.
 pub struct Backend {
@@ -35,7 +35,8 @@ struct Line {
     in_flight: AtomicU32,
     /// Connections that hold a [`Connection`], idle ones included, over all workers.
     connections: AtomicU32,
-    _rest: [u64; 13],
+    latency: Latency,
+    _rest: [u64; 9],
 }
 
 const _: () = assert!(size_of::<Line>() + 2 * size_of::<usize>() == 128 || size_of::<usize>() != 8);
@@ -46,7 +47,12 @@ impl Backend {
         Self {
             label: identity.address.to_string().into(),
             identity,
-            line: Arc::new(Line { in_flight: AtomicU32::new(0), connections: AtomicU32::new(0), _rest: [0; 13] }),
+            line: Arc::new(Line {
+                in_flight: AtomicU32::new(0),
+                connections: AtomicU32::new(0),
+                latency: Latency::default(),
+                _rest: [0; 9],
+            }),
             refused: AtomicBool::new(false),
             starved: AtomicBool::new(false),
         }
@@ -60,6 +66,11 @@ impl Backend {
     /// Open connections, idle ones included, over all workers. Connections of health checks are not among them.
     pub fn connections(&self) -> u32 {
         self.line.connections.load(Relaxed)
+    }
+
+    /// How long it takes to answer, as far as a policy has it measured.
+    pub fn latency(&self) -> &Latency {
+        &self.line.latency
     }
 
     /// Counts one more request, unless `max` are in flight already.

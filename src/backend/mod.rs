@@ -9,12 +9,14 @@
 
 mod check;
 mod identity;
+mod latency;
 mod live;
 mod registry;
 mod verdict;
 
 pub use check::{Cause, Check, Status};
 pub use identity::Identity;
+pub use latency::Latency;
 pub use live::{Backend, Connection, InFlight};
 pub use registry::Registry;
 pub use verdict::{Verdict, Why, verdict};
