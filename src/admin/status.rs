@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::view;
 use crate::backend::{Why, verdict};
-use crate::model::{RegionId, Role};
+use crate::model::{Policy, RegionId, Role};
 use crate::routing::{Server, Snapshot};
 
 /// All of it.
@@ -81,6 +81,8 @@ struct Backend<'s> {
     since: Option<f64>,
     in_flight: u32,
     connections: u32,
+    /// Seconds until an answer is to be expected: with `peak-ewma`, of one that was ever asked.
+    latency: Option<f64>,
 }
 
 impl<'s> Status<'s> {
@@ -111,13 +113,14 @@ impl<'s> Pool<'s> {
     fn new(snapshot: &'s Snapshot, pool: &view::PoolView<'s>, now: Instant) -> Self {
         let tiers = view::tiers(snapshot, pool.state);
         let members = pool.state.tiers.iter().zip(Role::ALL);
+        let measured = pool.state.settings.balance == Policy::PeakEwma;
         Self {
             asset: pool.asset.to_string(),
             region: pool.region.to_string(),
             balance: pool.state.settings.balance.as_str(),
             tiers: tiers.iter().map(Tier::new).collect(),
             backends: members
-                .flat_map(|(tier, role)| tier.servers.iter().map(move |s| Backend::new(s, role, now)))
+                .flat_map(|(tier, role)| tier.servers.iter().map(move |s| Backend::new(s, role, measured, now)))
                 .collect(),
         }
     }
@@ -136,7 +139,7 @@ impl Tier {
 }
 
 impl<'s> Backend<'s> {
-    fn new(server: &'s Server, role: Role, now: Instant) -> Self {
+    fn new(server: &'s Server, role: Role, measured: bool, now: Instant) -> Self {
         let verdict = verdict(&server.backend, server.check.as_deref());
         let since = server.check.as_ref().map(|check| now.saturating_duration_since(check.status_since().1));
         Self {
@@ -152,6 +155,7 @@ impl<'s> Backend<'s> {
             since: since.map(|since| since.as_secs_f64()),
             in_flight: server.backend.in_flight(),
             connections: server.backend.connections(),
+            latency: if measured { server.backend.latency().seconds(now) } else { None },
         }
     }
 }

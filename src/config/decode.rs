@@ -71,7 +71,7 @@ pub(super) fn not_supported(cx: &Context<'_>, span: Span, what: &str) {
 
 /// Keys of the design that are refused wherever they stand: known, but no advice.
 pub(super) static NOT_YET: &[&str] =
-    &["hash_on", "slow_start", "tls", "max_queue", "queue_timeout", "queue_order", "h2_max_streams"];
+    &["slow_start", "tls", "max_queue", "queue_timeout", "queue_order", "h2_max_streams"];
 
 /// Every table of the file with its keys, to say where a misplaced key belongs.
 static SECTIONS: &[(&str, &[&str])] = &[

@@ -65,7 +65,7 @@ pub struct Source {
 }
 
 /// See [`Source`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum SourceKind {
     /// A capture of the path template.
     Path(String),

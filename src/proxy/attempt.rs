@@ -10,6 +10,7 @@ use http::{Method, StatusCode};
 use http_body::Body;
 use tokio::time::Instant;
 
+use super::measure::Measure;
 use super::outgoing::Outgoing;
 use super::response::Relay;
 use super::slots::{PoolSlot, ServerSlot};
@@ -89,6 +90,7 @@ impl Try<'_> {
         let Some(in_flight) = self.backend.try_request(limits.max_requests) else {
             return Err(Failure::Full);
         };
+        let measure = Measure::begin(self.settings, self.backend, self.began);
         let mut serving = Serving { server: Rc::clone(self.server), outcome: None, _in_flight: in_flight };
         let conn = Rc::clone(&ticket.conn);
         let interim = |mut head: ResponseHead| {
@@ -120,6 +122,7 @@ impl Try<'_> {
         match proxy.client.exchange(self.backend, &terms, request).await {
             Ok(upstream::Reply { response, connect, at }) => {
                 self.note(ticket, at.saturating_duration_since(self.began), connect);
+                measure.answered(&response.head, at, body.done());
                 if connect.is_some() {
                     self.backend.note_connect(false);
                 }
@@ -131,7 +134,10 @@ impl Try<'_> {
                 let relay = |body| Relay { body, serving, idle, waiting: None, timer: None };
                 Ok(Sent { response: response.map(relay), upload_pending: body.done().is_none() })
             }
-            Err(error) if error.kind == ErrorKind::Limit => Err(Failure::Full),
+            Err(error) if error.kind == ErrorKind::Limit => {
+                measure.void();
+                Err(Failure::Full)
+            }
             Err(error) => {
                 self.note(ticket, self.began.elapsed(), error.connect);
                 let failure = self.judge(&error);
@@ -143,6 +149,10 @@ impl Try<'_> {
                     tracing::warn!(backend, request_id, wrote, %error, "a try failed");
                 }
                 serving.outcome = outcome(error.kind);
+                match serving.outcome {
+                    Some(_) => measure.failed(),
+                    None => measure.void(),
+                }
                 Err(failure)
             }
         }

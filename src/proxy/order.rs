@@ -9,12 +9,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use super::slots::{PoolSlot, ServerSlot, Slots};
 use super::tries::FREE_PER_TIER;
 use crate::backend::Backend;
 use crate::balance::{self, Group, tiers};
-use crate::model::Role;
+use crate::message::conn::Conn;
+use crate::message::{RequestHead, forwarded};
+use crate::model::{HashSource, Role};
 use crate::routing::{Chain, Index, Loads, PoolState, Server, Snapshot, Tier};
 
 /// The tiers of one request, and where it is among them.
@@ -31,7 +34,23 @@ pub(crate) struct Order<'a> {
     /// `None`: the first tier is whole, so it takes everything and no tier is in panic.
     loads: Option<Loads>,
     tried: SmallVec<[*const Backend; 4]>,
+    sender: Sender<'a>,
     pub(crate) random: fastrand::Rng,
+}
+
+/// What a policy may ask of a request.
+pub(crate) struct Sender<'a> {
+    pub(crate) head: &'a RequestHead,
+    pub(crate) conn: Rc<Conn>,
+    pub(crate) started: Instant,
+}
+
+impl Sender<'_> {
+    fn hash(&self, index: &Index, sources: &[HashSource]) -> Option<u64> {
+        let (conn, fields) = (&*self.conn, &self.head.fields);
+        let client = || forwarded::client(conn.peer, &conn.listener.trusted_proxies, fields);
+        index.hash(self.head, client, sources).map(|(_, hash)| hash)
+    }
 }
 
 /// Where the next try goes.
@@ -45,7 +64,7 @@ pub(crate) struct Next<'a> {
 }
 
 impl<'a> Order<'a> {
-    pub(crate) fn new(snapshot: &'a Snapshot, chain: &Chain, random: fastrand::Rng) -> Self {
+    pub(crate) fn new(snapshot: &'a Snapshot, chain: &Chain, sender: Sender<'a>, random: fastrand::Rng) -> Self {
         let mut pools = [None; Chain::MAX];
         let mut count = 0;
         for (place, id) in pools.iter_mut().zip(chain.iter()) {
@@ -53,11 +72,16 @@ impl<'a> Order<'a> {
             count += Role::ALL.len();
         }
         let (passed, tried) = (0, SmallVec::new());
-        let mut order = Self { pools, count, first: 0, passed, again: false, unseen: 0, loads: None, tried, random };
+        let mut order =
+            Self { pools, count, first: 0, passed, again: false, unseen: 0, loads: None, tried, sender, random };
         // Nearly always the first tier is whole, and nothing else has to be looked at.
         if order.tier(0).is_none_or(|(_, tier, _)| tier.health < 100) {
             let loads = Loads::new(snapshot, chain);
-            order.first = tiers::choose(loads.shares(), order.random.u8(0..100)).unwrap_or(0);
+            // By hash, where there is one: a key stays in its tier as well.
+            let home = order.home().filter(|home| !home.settings.hash_on.is_empty());
+            let hash = home.and_then(|home| order.sender.hash(&snapshot.index, &home.settings.hash_on));
+            let draw = hash.map_or_else(|| order.random.u8(0..100), balance::percent);
+            order.first = tiers::choose(loads.shares(), draw).unwrap_or(0);
             order.loads = Some(loads);
         }
         order
@@ -83,7 +107,7 @@ impl<'a> Order<'a> {
                 && let Some((pool, tier, role)) = self.tier(at)
             {
                 let slot = slots.borrow_mut().pool(index, pool.id);
-                if let Some(place) = self.pick(pool, tier, role, &slot)
+                if let Some(place) = self.pick(index, pool, tier, role, &slot)
                     && let Some(server) = tier.servers.get(place)
                     && let Some(server_slot) = slots.borrow().server(&slot, role, tier, place)
                 {
@@ -130,13 +154,23 @@ impl<'a> Order<'a> {
         self.tried.contains(&Arc::as_ptr(&server.backend))
     }
 
-    fn pick(&mut self, pool: &'a PoolState, tier: &'a Tier, role: Role, slot: &PoolSlot) -> Option<usize> {
+    fn pick(
+        &mut self,
+        index: &Index,
+        pool: &'a PoolState,
+        tier: &'a Tier,
+        role: Role,
+        slot: &PoolSlot,
+    ) -> Option<usize> {
         let usable = self.usable(pool, tier);
         let group = Group { servers: &tier.servers, usable, heaviest: tier.heaviest };
         let tried = &self.tried;
         let was_tried =
             |place: usize| tier.servers.get(place).is_none_or(|server| tried.contains(&Arc::as_ptr(&server.backend)));
         let mut rotation = slot.rotations[role as usize].borrow_mut();
-        balance::pick(pool.settings.balance, group, was_tried, &mut rotation, &mut self.random)
+        // The first try begins when the request does; before another one time has passed.
+        let now = || if tried.is_empty() { self.sender.started } else { Instant::now() };
+        let rule = pool.rule(role, |sources| self.sender.hash(index, sources), || now().into_std());
+        balance::pick(rule, group, was_tried, &mut rotation, &mut self.random)
     }
 }

@@ -39,6 +39,11 @@ impl<'a> Outgoing<'a> {
         Some(Self { head, target, edits: &route.request_headers })
     }
 
+    /// As the client sent it.
+    pub(crate) fn head(&self) -> &'a RequestHead {
+        self.head
+    }
+
     pub(crate) fn method(&self) -> &Method {
         &self.head.method
     }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::attempt::{Failure, Sent, Try};
 use super::budget::Counted;
-use super::order::Order;
+use super::order::{Order, Sender};
 use super::outgoing::Outgoing;
 use super::ticket::Ticket;
 use super::{BoxError, Proxy, UpstreamBody};
@@ -46,7 +46,8 @@ where
     B::Error: Into<BoxError>,
 {
     let random = proxy.random.borrow_mut().fork();
-    let mut order = Order::new(snapshot, &target.chain, random);
+    let sender = Sender { head: outgoing.head(), conn: Rc::clone(&ticket.conn), started: ticket.started };
+    let mut order = Order::new(snapshot, &target.chain, sender, random);
     let Some(home) = order.home() else { return Err(Reason::NoHealthyBackend) };
     let retry = route.retry.over(home.settings.retry);
     let repeatable = retry.filter(|_| is_idempotent(outgoing.method()));

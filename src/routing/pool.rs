@@ -5,7 +5,9 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::rule::{Tables, tables};
 use crate::backend::{Backend, Check, Verdict, verdict};
 use crate::balance::{Candidate, tiers};
 use crate::model::{PoolId, PoolSettings};
@@ -29,6 +31,10 @@ impl Candidate for Server {
     fn in_flight(&self) -> u32 {
         self.backend.in_flight()
     }
+
+    fn latency(&self, now: Instant) -> Option<f64> {
+        self.backend.latency().seconds(now)
+    }
 }
 
 /// One pool as it is now.
@@ -44,6 +50,8 @@ pub struct PoolState {
     pub settings: Arc<PoolSettings>,
     /// Which.
     pub id: PoolId,
+    /// Where its policy wants them.
+    pub(super) tables: Tables,
 }
 
 /// The servers of one role.
@@ -89,7 +97,8 @@ impl PoolState {
         let overprovisioning = settings.failover.overprovisioning;
         // An empty slice is the same for all: most pools have no replica.
         let shared = |servers: Vec<Server>| if servers.is_empty() { Arc::default() } else { servers.into() };
-        Self { id, tiers: servers.map(|servers| Tier::new(shared(servers), overprovisioning)), settings }
+        let tables = tables(&settings);
+        Self { id, tiers: servers.map(|servers| Tier::new(shared(servers), overprovisioning)), settings, tables }
     }
 
     /// Its servers, primaries first.
@@ -101,7 +110,7 @@ impl PoolState {
     pub fn refreshed(&self) -> Self {
         let overprovisioning = self.settings.failover.overprovisioning;
         let tiers = self.tiers.each_ref().map(|tier| Tier::new(Arc::clone(&tier.servers), overprovisioning));
-        Self { id: self.id, settings: Arc::clone(&self.settings), tiers }
+        Self { id: self.id, settings: Arc::clone(&self.settings), tiers, tables: self.tables.clone() }
     }
 
     /// Whether its servers would be judged as they were.

@@ -1,5 +1,6 @@
 //! `[pools.ASSET.REGION]` and `[defaults]`.
 
+mod hash;
 pub(super) mod retry;
 pub(super) mod settings;
 pub(super) mod members;

@@ -38,9 +38,9 @@ impl Shared {
 
 fn hash_of(settings: &PoolSettings) -> u64 {
     // Taken apart, so that a field that is added later can't be forgotten here.
-    let PoolSettings { balance, protocol, host, via, health, retry, limits, timeouts, failover } = settings;
+    let PoolSettings { balance, hash_on, protocol, host, via, health, retry, limits, timeouts, failover } = settings;
     let mut hasher = FxBuildHasher.build_hasher();
-    (balance, protocol, host, via, health, retry, limits, timeouts).hash(&mut hasher);
+    (balance, hash_on, protocol, host, via, health, retry, limits, timeouts).hash(&mut hasher);
     (failover.overprovisioning.to_bits(), failover.panic_percent).hash(&mut hasher);
     hasher.finish()
 }

@@ -1,6 +1,7 @@
 //! Explanations, read by a person and by a program.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::{Method, Request};
 
@@ -31,7 +32,7 @@ fn snapshot() -> Snapshot {
 
 fn ask(method: &str, url: &str, region: &str) -> Explanation {
     let request = Request::builder().method(method).uri(url).header("x-region", region).body(()).unwrap();
-    explain(&snapshot(), &request.into_parts().0, None, &mut fastrand::Rng::with_seed(1))
+    explain(&snapshot(), &request.into_parts().0, None, Instant::now(), &mut fastrand::Rng::with_seed(1))
 }
 
 #[test]
