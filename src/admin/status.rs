@@ -81,7 +81,7 @@ struct Backend<'s> {
     since: Option<f64>,
     in_flight: u32,
     connections: u32,
-    /// Seconds until an answer is to be expected: with `peak-ewma`, of one that was ever asked.
+    /// Seconds until an answer is to be expected: with `peak-ewma`, of one that has ever answered.
     latency: Option<f64>,
 }
 
@@ -155,7 +155,7 @@ impl<'s> Backend<'s> {
             since: since.map(|since| since.as_secs_f64()),
             in_flight: server.backend.in_flight(),
             connections: server.backend.connections(),
-            latency: if measured { server.backend.latency().seconds(now) } else { None },
+            latency: if measured { server.backend.latency().measured(now) } else { None },
         }
     }
 }

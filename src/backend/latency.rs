@@ -79,6 +79,12 @@ impl Latency {
         Some(f64::from(average.left(self.time(now)?)))
     }
 
+    /// The same of answers alone, without a guess: for people.
+    pub fn measured(&self, now: Instant) -> Option<f64> {
+        let average = Average::unpack(self.word.load(Relaxed)).filter(|average| !average.is_guess)?;
+        Some(f64::from(average.left(self.time(now)?)))
+    }
+
     /// A request goes to it.
     pub fn asked(&self, now: Instant) {
         if self.word.load(Relaxed) == 0 {
@@ -171,8 +177,10 @@ mod tests {
         near(latency.seconds(start + LIFETIME * 3), (-3.0f64).exp());
         latency.asked(start + LIFETIME);
         near(latency.seconds(start + LIFETIME), (-1.0f64).exp());
+        assert_eq!(latency.measured(start), None);
         latency.took(seconds(0.002), start);
         near(latency.seconds(start), 0.002);
+        near(latency.measured(start), 0.002);
     }
 
     #[test]

@@ -121,7 +121,7 @@ pub struct ServerSeen {
     pub usable: bool,
     /// Requests in flight, over all workers and pools.
     pub in_flight: u32,
-    /// Seconds until an answer is to be expected, if the policy asks for that and the server was ever asked.
+    /// Seconds until an answer is to be expected, if the policy asks for that and it has ever answered.
     pub latency: Option<f64>,
 }
 
@@ -366,7 +366,7 @@ fn servers_seen(pool: &PoolState, tier: &Tier, panic: bool, now: Instant) -> Vec
         state: verdict(&server.backend, server.check.as_deref()).why.to_string(),
         usable: usable.contains(&place),
         in_flight: server.backend.in_flight(),
-        latency: if measured { server.backend.latency().seconds(now) } else { None },
+        latency: if measured { server.backend.latency().measured(now) } else { None },
     });
     seen.collect()
 }
