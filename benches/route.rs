@@ -4,7 +4,7 @@
 //! worst case, real traffic has favourites. `alone` makes each look-up wait for the one before, as the look-up of one
 //! request does; `stream` lets the processor overlap them.
 //!
-//! `memory_alone` is one such wait for memory and nothing else, a pool's 192 bytes chosen at random: the floor for whatever
+//! `memory_alone` is one such wait for memory and nothing else, a pool's 200 bytes chosen at random: the floor for whatever
 //! ends at a pool's state, on this machine and with its neighbours of the moment. Samples are short, so that on a busy
 //! machine some of them run undisturbed: read the column `fastest` there, and `median` on a quiet one.
 //!
@@ -22,7 +22,7 @@ use shardgate::balance::{self, Group, Rotation};
 use shardgate::message::RequestHead;
 use shardgate::model::{
     Action, Address, Asset, AssetId, HeaderEdits, Key, Limits, Log, Plan, Pool, PoolAsset, PoolId, PoolSettings,
-    Protocol, Region, RegionId, RetryOverride, Route, Source, SourceKind, TimeoutsOverride,
+    Protocol, Region, RegionId, RetryOverride, Role, Route, Source, SourceKind, TimeoutsOverride,
 };
 use shardgate::routing::{Chain, Index, PoolState, Server, Snapshot, Table, build};
 
@@ -172,7 +172,7 @@ fn key_to_pools_alone(bencher: Bencher<'_, '_>, pools: usize) {
 #[divan::bench(args = POOLS, sample_count = 5000, sample_size = 200)]
 fn memory_alone(bencher: Bencher<'_, '_>, pools: usize) {
     // Written to, or all of it would be the one page of zeros.
-    let memory = vec![[1u64; 24]; pools];
+    let memory = vec![[1u64; 25]; pools];
     let (last, zero, mut random) = (Cell::new(0), black_box(0), fastrand::Rng::with_seed(5));
     bencher.with_inputs(|| random.usize(..pools)).bench_local_values(|at| {
         last.set(memory[at ^ (last.get() & zero)][0] as usize);
@@ -204,7 +204,8 @@ fn look_up_and_pick_alone(bencher: Bencher<'_, '_>, pools: usize) {
         let pool = look_up(snapshot, &names, last.get() & zero);
         let tier = &pool.tiers[0];
         let group = Group { servers: &tier.servers, usable: &tier.usable, heaviest: tier.heaviest };
-        let place = balance::pick(pool.settings.balance, group, |_| false, &mut rotation, &mut random);
+        let rule = pool.rule(Role::Primary, |_| None, std::time::Instant::now);
+        let place = balance::pick(rule, group, |_| false, &mut rotation, &mut random);
         last.set(place.expect("all are usable"));
     });
 }

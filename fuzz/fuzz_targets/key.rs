@@ -2,6 +2,7 @@
 #![no_main]
 
 use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use http::{HeaderValue, Request, Uri};
 use libfuzzer_sys::fuzz_target;
@@ -30,6 +31,8 @@ asset = ["query:symbol", "cookie:asset", "header:x-asset", "path:asset"]
 region = ["header?:x-region", "cookie:region"]
 [pools.one.a]
 primaries = ["127.0.0.1:1"]
+balance = "maglev"
+hash_on = ["path:rest", "host:asset", "cookie:asset", "query:symbol", "client-address"]
 [pools."*".b]
 primaries = ["127.0.0.1:2"]
 "#;
@@ -50,6 +53,10 @@ fuzz_target!(|input: (&[u8], Vec<(u8, &[u8])>)| {
             parts.headers.append(name, value);
         }
     }
-    let ask = || explain(&SNAPSHOT, &parts, "10.1.2.3".parse().ok(), &mut fastrand::Rng::with_seed(0)).to_string();
+    let now = Instant::now();
+    let ask = || {
+        let random = &mut fastrand::Rng::with_seed(0);
+        explain(&SNAPSHOT, &parts, "10.1.2.3".parse().ok(), now, random).to_string()
+    };
     assert_eq!(ask(), ask());
 });

@@ -127,7 +127,13 @@ async fn explain(
     json(move || {
         let snapshot = handle.snapshot();
         let mut random = fastrand::Rng::new();
-        serde_json::to_vec(&routing::explain(&snapshot, &question.request, question.client, &mut random))
+        serde_json::to_vec(&routing::explain(
+            &snapshot,
+            &question.request,
+            question.client,
+            Instant::now(),
+            &mut random,
+        ))
     })
     .await
 }

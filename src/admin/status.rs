@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::view;
 use crate::backend::{Passive, Verdict, Why};
 use crate::balance::slow_start::WHOLE;
-use crate::model::{RegionId, Role};
+use crate::model::{Policy, RegionId, Role};
 use crate::routing::{Server, Snapshot};
 
 /// All of it.
@@ -89,6 +89,8 @@ struct Backend<'s> {
     /// How many requests at once are good for it, where `limits.adaptive` finds that out.
     limit: Option<u32>,
     connections: u32,
+    /// Seconds until an answer is to be expected: with `peak-ewma`, of one that has ever answered.
+    latency: Option<f64>,
 }
 
 impl<'s> Status<'s> {
@@ -121,6 +123,7 @@ impl<'s> Pool<'s> {
         let verdicts = pool.state.verdicts();
         let roles =
             pool.state.tiers.iter().zip(Role::ALL).flat_map(|(tier, role)| tier.servers.iter().map(move |_| role));
+        let measured = pool.state.settings.balance == Policy::PeakEwma;
         Self {
             asset: pool.asset.to_string(),
             region: pool.region.to_string(),
@@ -131,7 +134,7 @@ impl<'s> Pool<'s> {
                 .servers()
                 .zip(roles)
                 .zip(&verdicts)
-                .map(|((server, role), verdict)| Backend::new(server, role, *verdict, now))
+                .map(|((server, role), verdict)| Backend::new(server, role, *verdict, measured, now))
                 .collect(),
         }
     }
@@ -150,7 +153,7 @@ impl Tier {
 }
 
 impl<'s> Backend<'s> {
-    fn new(server: &'s Server, role: Role, verdict: Verdict, now: Instant) -> Self {
+    fn new(server: &'s Server, role: Role, verdict: Verdict, measured: bool, now: Instant) -> Self {
         let ejection = server.backend.standing().ejection.filter(|_| server.backend.passive() != Passive::Trusted);
         let left = ejection.map(|ejection| ejection.until.saturating_duration_since(now).as_secs_f64());
         let since = server.check.as_ref().map(|check| now.saturating_duration_since(check.status_since().1));
@@ -171,6 +174,7 @@ impl<'s> Backend<'s> {
             in_flight: server.backend.in_flight(),
             limit: server.backend.limit(),
             connections: server.backend.connections(),
+            latency: if measured { server.backend.latency().measured(now) } else { None },
         }
     }
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use super::queue::{Waiting, pass_on};
 use super::standing::{Ejection, Passive, Standing};
-use super::{Identity, Observation};
+use super::{Identity, Latency, Observation};
 use crate::model::Outlier;
 
 /// One server. See the module's own words.
@@ -59,7 +59,8 @@ pub(super) struct Line {
     backend: Weak<Backend>,
     /// Who waits for a place.
     pub(super) waiting: Waiting,
-    _rest: [u64; 3],
+    latency: Latency,
+    _rest: [u64; 2],
 }
 
 /// One more request begun and in flight.
@@ -92,7 +93,8 @@ impl Backend {
                 limit: AtomicU32::new(u32::MAX),
                 backend: Weak::clone(backend),
                 waiting: Waiting::default(),
-                _rest: [0; 3],
+                latency: Latency::default(),
+                _rest: [0; 2],
             }),
             refused: AtomicBool::new(false),
             starved: AtomicBool::new(false),
@@ -113,6 +115,11 @@ impl Backend {
     /// Open connections, idle ones included, over all workers. Connections of health checks are not among them.
     pub fn connections(&self) -> u32 {
         self.line.connections.load(Relaxed)
+    }
+
+    /// How long it takes to answer, as far as a policy has it measured.
+    pub fn latency(&self) -> &Latency {
+        &self.line.latency
     }
 
     /// Counts one more request, unless `max` are in flight already, or as many as are good for it (one, if it is

@@ -278,13 +278,17 @@ impl Drop for Waiter {
     }
 }
 
+/// A queue, and how many of its requests wait for one backend.
+type Joined = (Arc<Queue>, usize);
+
 /// Who waits for a backend: what every request there would have to write is not in here.
 #[derive(Default)]
 pub(super) struct Waiting {
     /// How many wait for a connection.
     hungry: AtomicU32,
     /// Queues with the number of those in each; none without any.
-    queues: Mutex<Vec<(Arc<Queue>, usize)>>,
+    /// In memory of its own, because the line is short.
+    queues: Box<Mutex<Vec<Joined>>>,
 }
 
 impl Waiting {

@@ -37,7 +37,7 @@ mod tests {
         /// Of two servers, always the one with less in flight for its weight.
         #[test]
         fn of_two_the_less_loaded(loads in prop::array::uniform2((1..20u32, 0..100u32)), seed: u64) {
-            let servers = loads.map(|(weight, in_flight)| Mock { weight, in_flight });
+            let servers = loads.map(|(weight, in_flight)| Mock { weight, in_flight, latency: None });
             let group = Group { servers: &servers, usable: &[0, 1], heaviest: 20 };
             let got = pick(group, |_| false, &mut fastrand::Rng::with_seed(seed)).unwrap();
             let load = |i: usize| f64::from(loads[i].1) / f64::from(loads[i].0);
@@ -47,7 +47,7 @@ mod tests {
         /// Requests that stay spread evenly by weight, far better than by chance.
         #[test]
         fn what_stays_evens_out(weights in prop::collection::vec(1..5u32, 2..8), seed: u64) {
-            let mut servers: Vec<_> = weights.iter().map(|&weight| Mock { weight, in_flight: 0 }).collect();
+            let mut servers: Vec<_> = weights.iter().map(|&weight| Mock { weight, in_flight: 0, latency: None }).collect();
             let usable: Vec<u32> = (0..).take(servers.len()).collect();
             let mut rng = fastrand::Rng::with_seed(seed);
             for _ in 0..2000 {

@@ -5,19 +5,22 @@
 //!
 //! - [`tiers`]: shares of load over failover tiers (Envoy's priority levels), and when a tier is in panic.
 //! - [`slow_start`]: how much of its weight a server has that has just come back.
-//! - [`pick`] and a file for each [`Policy`]: one server out of one tier.
+//! - [`pick`] and a file for each policy: one server out of one tier.
 //!
 //! A policy gets the servers of a tier, the places of those that may be used now, and a question it must ask before
 //! it settles: was this one tried already for this request? So one policy serves first tries, retries and panic alike.
 
 pub mod tiers;
 mod least_request;
+mod maglev;
+mod peak_ewma;
 mod random;
 mod round_robin;
 pub mod slow_start;
 
-use crate::model::Policy;
+use std::time::Instant;
 
+pub use maglev::{Table, hash, percent};
 pub use round_robin::Rotation;
 
 /// What a policy needs to know of a server.
@@ -26,6 +29,31 @@ pub trait Candidate {
     fn weight(&self) -> u32;
     /// Requests in flight at it, over all pools and workers.
     fn in_flight(&self) -> u32;
+    /// Seconds until an answer of it is to be expected; `None`: it was never asked.
+    fn latency(&self, now: Instant) -> Option<f64>;
+}
+
+/// A [`Policy`](crate::model::Policy), with what it has to know of the request.
+#[derive(Debug, Clone, Copy)]
+pub enum Rule<'a> {
+    /// The less loaded of two drawn at random.
+    LeastRequest,
+    /// Smooth weighted round robin.
+    RoundRobin,
+    /// At random, by weight.
+    Random,
+    /// The one that the request's hash leads to.
+    Maglev {
+        /// Of all servers of the tier.
+        table: &'a Table,
+        /// The request's.
+        hash: u64,
+    },
+    /// Of two drawn at random, the one that is expected to answer sooner.
+    PeakEwma {
+        /// The time.
+        now: Instant,
+    },
 }
 
 /// The servers of one tier, and which of them may be used now.
@@ -51,16 +79,18 @@ impl<C> Copy for Group<'_, C> {}
 ///
 /// `rotation` is this worker's memory for this tier; only round robin writes to it.
 pub fn pick<C: Candidate>(
-    policy: Policy,
+    rule: Rule<'_>,
     group: Group<'_, C>,
     tried: impl Fn(usize) -> bool,
     rotation: &mut Rotation,
     rng: &mut fastrand::Rng,
 ) -> Option<usize> {
-    match policy {
-        Policy::LeastRequest => least_request::pick(group, tried, rng),
-        Policy::RoundRobin => round_robin::pick(group, tried, rotation, rng),
-        Policy::Random => random::pick(group, tried, rng),
+    match rule {
+        Rule::LeastRequest => least_request::pick(group, tried, rng),
+        Rule::RoundRobin => round_robin::pick(group, tried, rotation, rng),
+        Rule::Random => random::pick(group, tried, rng),
+        Rule::Maglev { table, hash } => maglev::pick(group, tried, table, hash),
+        Rule::PeakEwma { now } => peak_ewma::pick(group, tried, now, rng),
     }
 }
 
@@ -76,6 +106,7 @@ mod tests {
     pub(super) struct Mock {
         pub(super) weight: u32,
         pub(super) in_flight: u32,
+        pub(super) latency: Option<f64>,
     }
 
     impl Candidate for Mock {
@@ -85,13 +116,36 @@ mod tests {
         fn in_flight(&self) -> u32 {
             self.in_flight
         }
+        fn latency(&self, _: Instant) -> Option<f64> {
+            self.latency
+        }
     }
 
-    const POLICIES: [Policy; 3] = [Policy::LeastRequest, Policy::RoundRobin, Policy::Random];
+    /// Of the rules below.
+    const RULES: std::ops::Range<usize> = 0..5;
+
+    fn rule(number: usize, table: &Table, hash: u64) -> Rule<'_> {
+        let now = Instant::now();
+        let rules =
+            [Rule::LeastRequest, Rule::RoundRobin, Rule::Random, Rule::Maglev { table, hash }, Rule::PeakEwma { now }];
+        rules[number]
+    }
+
+    fn table(servers: &[Mock]) -> Table {
+        let labels: Vec<_> = (0..servers.len()).map(|i| format!("10.0.0.{i}:80")).collect();
+        Table::new(
+            labels
+                .iter()
+                .map(String::as_str)
+                .zip(servers.iter().map(|server| u16::try_from(server.weight).unwrap_or(u16::MAX))),
+        )
+    }
 
     fn servers() -> impl Strategy<Value = Vec<(Mock, bool, bool)>> {
         let weight = prop_oneof![3 => 1..=10u32, 1 => Just(1000u32), 1 => Just(u32::MAX)];
-        let server = (weight, 0..50u32).prop_map(|(weight, in_flight)| Mock { weight, in_flight });
+        let latency = prop::option::of(0.0..5.0f64);
+        let server =
+            (weight, 0..50u32, latency).prop_map(|(weight, in_flight, latency)| Mock { weight, in_flight, latency });
         prop::collection::vec((server, any::<bool>(), any::<bool>()), 0..20)
     }
 
@@ -102,14 +156,15 @@ mod tests {
     proptest! {
         /// A pick is usable and not tried; and there is a pick whenever there is such a server.
         #[test]
-        fn picks_what_may_be_picked(drawn in servers(), policy in 0..3usize, seed: u64) {
+        fn picks_what_may_be_picked(drawn in servers(), policy in RULES, seed: u64) {
             let servers: Vec<_> = drawn.iter().map(|s| s.0.clone()).collect();
             let usable = usable_of(&drawn);
             let heaviest = servers.iter().map(|s| s.weight).max().unwrap_or(1);
             let group = Group { servers: &servers, usable: &usable, heaviest };
             let (mut rotation, mut rng) = (Rotation::default(), fastrand::Rng::with_seed(seed));
-            for _ in 0..5 {
-                let got = pick(POLICIES[policy], group, |i| drawn[i].2, &mut rotation, &mut rng);
+            let table = table(&servers);
+            for key in 0..5 {
+                let got = pick(rule(policy, &table, seed ^ key), group, |i| drawn[i].2, &mut rotation, &mut rng);
                 match got {
                     Some(i) => prop_assert!(drawn[i].1 && !drawn[i].2, "{i}"),
                     None => prop_assert!(drawn.iter().all(|s| !s.1 || s.2)),
@@ -119,14 +174,15 @@ mod tests {
 
         /// Asked again and again with what it gave before as tried, a policy gives every usable server once, then none.
         #[test]
-        fn never_repeats_and_ends(drawn in servers(), policy in 0..3usize, seed: u64) {
+        fn never_repeats_and_ends(drawn in servers(), policy in RULES, seed: u64) {
             let servers: Vec<_> = drawn.iter().map(|s| s.0.clone()).collect();
             let usable = usable_of(&drawn);
             let heaviest = servers.iter().map(|s| s.weight).max().unwrap_or(1);
             let group = Group { servers: &servers, usable: &usable, heaviest };
             let (mut rotation, mut rng) = (Rotation::default(), fastrand::Rng::with_seed(seed));
+            let table = table(&servers);
             let mut tried = BTreeSet::new();
-            while let Some(i) = pick(POLICIES[policy], group, |i| tried.contains(&i), &mut rotation, &mut rng) {
+            while let Some(i) = pick(rule(policy, &table, seed), group, |i| tried.contains(&i), &mut rotation, &mut rng) {
                 prop_assert!(tried.insert(i));
             }
             prop_assert_eq!(tried.len(), usable.len());
@@ -134,15 +190,17 @@ mod tests {
 
         /// With nothing in flight, every policy spreads by weight.
         #[test]
-        fn spreads_by_weight(weights in prop::collection::vec(1..=9u32, 2..6), policy in 0..3usize, seed: u64) {
-            let servers: Vec<_> = weights.iter().map(|&weight| Mock { weight, in_flight: 0 }).collect();
+        fn spreads_by_weight(weights in prop::collection::vec(1..=9u32, 2..6), policy in RULES, seed: u64) {
+            let servers: Vec<_> = weights.iter().map(|&weight| Mock { weight, in_flight: 0, latency: None }).collect();
             let usable: Vec<u32> = (0..).take(servers.len()).collect();
             let group = Group { servers: &servers, usable: &usable, heaviest: 9 };
             let (mut rotation, mut rng) = (Rotation::default(), fastrand::Rng::with_seed(seed));
-            let rounds = 4000;
+            let rounds = 4000u32;
             let mut got = vec![0u32; servers.len()];
-            for _ in 0..rounds {
-                let i = pick(POLICIES[policy], group, |_| false, &mut rotation, &mut rng).expect("all are usable");
+            let table = table(&servers);
+            for key in 0..rounds {
+                let key = hash(&key.to_le_bytes());
+                let i = pick(rule(policy, &table, key), group, |_| false, &mut rotation, &mut rng).expect("all are usable");
                 got[i] += 1;
             }
             let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();

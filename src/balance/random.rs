@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn the_scan_draws_by_weight_too() {
-        let servers = [1, 2, 5].map(|weight| Mock { weight, in_flight: 0 });
+        let servers = [1, 2, 5].map(|weight| Mock { weight, in_flight: 0, latency: None });
         let group = Group { servers: &servers, usable: &[0, 1, 2], heaviest: 5 };
         let mut rng = fastrand::Rng::with_seed(7);
         let mut got = [0u32; 3];

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     fn turns(weights: &[u32], usable: &[u32], n: usize) -> Vec<usize> {
-        let servers: Vec<_> = weights.iter().map(|&weight| Mock { weight, in_flight: 0 }).collect();
+        let servers: Vec<_> = weights.iter().map(|&weight| Mock { weight, in_flight: 0, latency: None }).collect();
         let group = Group { servers: &servers, usable, heaviest: 9 };
         let mut rotation = Rotation { counts: vec![0; weights.len()] };
         (0..n).map(|_| turn(group, |_| false, &mut rotation).unwrap()).collect()
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_new_number_of_servers_starts_anew() {
-        let servers = [1, 1, 1].map(|weight| Mock { weight, in_flight: 0 });
+        let servers = [1, 1, 1].map(|weight| Mock { weight, in_flight: 0, latency: None });
         let mut rotation = Rotation { counts: vec![1_000_000] };
         let group = Group { servers: &servers, usable: &[0, 1, 2], heaviest: 1 };
         let mut rng = fastrand::Rng::with_seed(1);

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use clap::Args;
 use http::uri::PathAndQuery;
@@ -40,9 +41,10 @@ pub(super) fn explain(config: &Path, request: &Request) -> Result<(), Fault> {
     let plan = Arc::new(check::load(config)?.plan);
     let index = Arc::new(Index::new(Arc::clone(&plan)));
     let mut registry = Registry::default();
-    let snapshot = routing::build(index, 0, std::time::Instant::now(), |pool| members(&plan, pool, &mut registry));
+    let snapshot = routing::build(index, 0, Instant::now(), |pool| members(&plan, pool, &mut registry));
     // A fixed seed: the same question gets the same answer.
-    let explanation = routing::explain(&snapshot, &parts, request.client, &mut fastrand::Rng::with_seed(0));
+    let mut random = fastrand::Rng::with_seed(0);
+    let explanation = routing::explain(&snapshot, &parts, request.client, Instant::now(), &mut random);
     print(match request.json {
         true => serde_json::to_string_pretty(&explanation)? + "\n",
         false => explanation.to_string(),

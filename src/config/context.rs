@@ -1,6 +1,8 @@
 //! What every section needs while it is decoded: a place to note faults, the directories that relative paths start at,
 //! and the environment.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -14,13 +16,15 @@ pub(super) type Environment<'e> = &'e dyn Fn(&str) -> Option<OsString>;
 pub(super) struct Context<'e> {
     pub(super) faults: Faults,
     pub(super) environment: Environment<'e>,
+    /// Captures that pools hash on: `path` or `host`, a name, and where it was first named. Routes are read later.
+    pub(super) captures: RefCell<BTreeMap<(&'static str, String), Span>>,
     /// Of each file, by its number.
     directories: Vec<PathBuf>,
 }
 
 impl<'e> Context<'e> {
     pub(super) fn new(environment: Environment<'e>) -> Self {
-        Self { faults: Faults::default(), environment, directories: Vec::new() }
+        Self { faults: Faults::default(), environment, captures: RefCell::default(), directories: Vec::new() }
     }
 
     /// The next file's number.
@@ -31,6 +35,11 @@ impl<'e> Context<'e> {
 
     pub(super) fn note(&self, fault: Fault) {
         self.faults.note(fault);
+    }
+
+    /// A pool hashes on a capture, which some route must have.
+    pub(super) fn want_capture(&self, of: &'static str, name: &str, span: Span) {
+        self.captures.borrow_mut().entry((of, name.to_owned())).or_insert(span);
     }
 
     /// A path that stands at `span`, seen from where we run.

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::{
-    Action, Address, Bind, Failover, HealthCheck, HostHeader, Limits, Log, Policy, Pool, Retry, Role, SourceKind, Via,
+    Action, Address, Bind, Failover, HashSource, HealthCheck, HostHeader, Limits, Log, Policy, Pool, Retry, Role,
+    SourceKind, Via,
 };
 
 const BASE: &str = r#"
@@ -59,6 +60,18 @@ fn the_smallest_file_has_every_default() {
         (settings.balance, settings.via, &settings.host),
         (Policy::LeastRequest, Via(true), &HostHeader::Preserve)
     );
+}
+
+#[test]
+fn what_is_hashed_goes_with_maglev() {
+    let defaults = "[defaults]\nbalance = \"maglev\"\nhash_on = [\"path:asset\", \"uri\"]\n";
+    let inherited = [HashSource::Part(SourceKind::Path("asset".into())), HashSource::Uri];
+    assert_eq!(pool(&format!("{defaults}{POOL}")).settings.hash_on, inherited);
+    assert_eq!(pool(&format!("{defaults}{POOL}balance = \"maglev\"")).settings.hash_on, inherited);
+    let own = pool(&format!("{defaults}{POOL}hash_on = [\"client-address\"]")).settings;
+    assert_eq!(own.hash_on, [HashSource::Part(SourceKind::ClientAddress)]);
+    let other = pool(&format!("{defaults}{POOL}balance = \"peak-ewma\"")).settings;
+    assert_eq!((other.balance, other.hash_on.len()), (Policy::PeakEwma, 0));
 }
 
 #[test]

@@ -67,7 +67,7 @@ pub struct Source {
 }
 
 /// See [`Source`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum SourceKind {
     /// A capture of the path template.
     Path(String),

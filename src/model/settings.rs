@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use super::{Outlier, SlowStart};
+use super::{Outlier, SlowStart, SourceKind};
 
 /// Everything about a pool but its members. `[defaults]`, with the pool's own table merged over it key by key.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct PoolSettings {
     /// How one backend is picked within a tier.
     pub balance: Policy,
+    /// What a request is spread by, in order: the first source that yields decides. Empty but for [`Policy::Maglev`].
+    pub hash_on: Vec<HashSource>,
     /// What is spoken to the backend.
     pub protocol: Protocol,
     /// The Host that the backend sees.
@@ -44,6 +46,10 @@ pub enum Policy {
     RoundRobin,
     /// At random, by weight.
     Random,
+    /// The same one for the same key, as long as it is there and not much busier than the others.
+    Maglev,
+    /// Of two drawn at random, the one that is expected to answer sooner.
+    PeakEwma,
 }
 
 impl Policy {
@@ -53,8 +59,20 @@ impl Policy {
             Self::LeastRequest => "least-request",
             Self::RoundRobin => "round-robin",
             Self::Random => "random",
+            Self::Maglev => "maglev",
+            Self::PeakEwma => "peak-ewma",
         }
     }
+}
+
+/// One thing that a request can be spread by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HashSource {
+    /// What a key can be read from, too. Captures are those of the route that matched: one that has none of this name
+    /// says nothing.
+    Part(SourceKind),
+    /// The whole target, as it was sent.
+    Uri,
 }
 
 /// What is spoken to a backend.

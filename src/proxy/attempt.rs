@@ -10,6 +10,7 @@ use http::{Method, StatusCode};
 use http_body::Body;
 use tokio::time::Instant;
 
+use super::measure::Measure;
 use super::outgoing::Outgoing;
 use super::response::Relay;
 use super::slots::{PoolSlot, ServerSlot};
@@ -100,6 +101,7 @@ impl Try<'_> {
             shallow: false,
             in_flight: place,
         };
+        let measure = Measure::begin(self.settings, self.backend, self.began);
         let conn = Rc::clone(&ticket.conn);
         let interim = |mut head: ResponseHead| {
             if head.status == StatusCode::CONTINUE {
@@ -134,6 +136,7 @@ impl Try<'_> {
                 if limits.adaptive {
                     serving.in_flight.answered(took);
                 }
+                measure.answered(&response.head, at, body.done());
                 if connect.is_some() {
                     self.backend.note_connect(false);
                 }
@@ -145,7 +148,10 @@ impl Try<'_> {
                 let relay = |body| Relay { body, serving, idle, waiting: None, timer: None };
                 Ok(Sent { response: response.map(relay), upload_pending: body.done().is_none() })
             }
-            Err(error) if error.kind == ErrorKind::Limit => Err(Failure::Full),
+            Err(error) if error.kind == ErrorKind::Limit => {
+                measure.void();
+                Err(Failure::Full)
+            }
             Err(error) => {
                 self.note(ticket, self.began.elapsed(), error.connect);
                 let failure = self.judge(&error);
@@ -160,6 +166,10 @@ impl Try<'_> {
                 serving.shallow = is_shallow(&error);
                 if limits.adaptive && error.kind == ErrorKind::Timeout {
                     serving.in_flight.answered(self.began.elapsed());
+                }
+                match serving.outcome {
+                    Some(_) => measure.failed(),
+                    None => measure.void(),
                 }
                 Err(failure)
             }

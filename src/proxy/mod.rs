@@ -6,6 +6,7 @@
 
 mod attempt;
 mod budget;
+mod measure;
 mod order;
 mod outgoing;
 mod response;

@@ -10,13 +10,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use super::slots::{PoolSlot, ServerSlot, Slots};
 use super::tries::FREE_PER_TIER;
 use crate::backend::queue::Target;
 use crate::backend::{Backend, InFlight};
 use crate::balance::{self, Group, tiers};
-use crate::model::Role;
+use crate::message::conn::Conn;
+use crate::message::{RequestHead, forwarded};
+use crate::model::{HashSource, Role};
 use crate::routing::{Chain, Index, Loads, PoolState, Server, Snapshot, Tier};
 
 /// The tiers of one request, and where it is among them.
@@ -36,11 +39,27 @@ pub(crate) struct Order<'a> {
     tried: Tried,
     /// How many it was sent to.
     spent: usize,
+    sender: Sender<'a>,
     pub(crate) random: fastrand::Rng,
 }
 
 /// Backends, by their place in memory.
 pub(crate) type Tried = SmallVec<[*const Backend; 4]>;
+
+/// What a policy may ask of a request.
+pub(crate) struct Sender<'a> {
+    pub(crate) head: &'a RequestHead,
+    pub(crate) conn: Rc<Conn>,
+    pub(crate) started: Instant,
+}
+
+impl Sender<'_> {
+    fn hash(&self, index: &Index, sources: &[HashSource]) -> Option<u64> {
+        let (conn, fields) = (&*self.conn, &self.head.fields);
+        let client = || forwarded::client(conn.peer, &conn.listener.trusted_proxies, fields);
+        index.hash(self.head, client, sources).map(|(_, hash)| hash)
+    }
+}
 
 /// Where the next try goes.
 pub(crate) struct Next<'a> {
@@ -54,7 +73,13 @@ pub(crate) struct Next<'a> {
 
 impl<'a> Order<'a> {
     /// `tried`: where the request has been sent already.
-    pub(crate) fn new(snapshot: &'a Snapshot, chain: &Chain, random: fastrand::Rng, tried: Tried) -> Self {
+    pub(crate) fn new(
+        snapshot: &'a Snapshot,
+        chain: &Chain,
+        sender: Sender<'a>,
+        random: fastrand::Rng,
+        tried: Tried,
+    ) -> Self {
         let mut pools = [None; Chain::MAX];
         let mut count = 0;
         for (place, id) in pools.iter_mut().zip(chain.iter()) {
@@ -62,12 +87,16 @@ impl<'a> Order<'a> {
             count += Role::ALL.len();
         }
         let (passed, spent) = (0, tried.len());
-        let loads = None;
-        let mut order = Self { pools, count, first: 0, passed, again: false, unseen: 0, loads, tried, spent, random };
+        let (first, again, unseen, loads) = (0, false, 0, None);
+        let mut order = Self { pools, count, first, passed, again, unseen, loads, tried, spent, sender, random };
         // Nearly always the first tier is whole, and nothing else has to be looked at.
         if order.tier(0).is_none_or(|(_, tier, _)| tier.health < 100) {
             let loads = Loads::new(snapshot, chain);
-            order.first = tiers::choose(loads.shares(), order.random.u8(0..100)).unwrap_or(0);
+            // By hash, where there is one: a key stays in its tier as well.
+            let home = order.pools[0].filter(|home| !home.settings.hash_on.is_empty());
+            let hash = home.and_then(|home| order.sender.hash(&snapshot.index, &home.settings.hash_on));
+            let draw = hash.map_or_else(|| order.random.u8(0..100), balance::percent);
+            order.first = tiers::choose(loads.shares(), draw).unwrap_or(0);
             order.loads = Some(loads);
         }
         order
@@ -99,7 +128,7 @@ impl<'a> Order<'a> {
                 && let Some((pool, tier, role)) = self.tier(at)
             {
                 let slot = slots.borrow_mut().pool(index, pool.id);
-                if let Some(place) = self.pick(pool, tier, role, &slot)
+                if let Some(place) = self.pick(index, pool, tier, role, &slot)
                     && let Some(next) = self.to(at, place, slot, slots)
                 {
                     return Some(next);
@@ -190,13 +219,23 @@ impl<'a> Order<'a> {
         self.tried.contains(&Arc::as_ptr(&server.backend))
     }
 
-    fn pick(&mut self, pool: &'a PoolState, tier: &'a Tier, role: Role, slot: &PoolSlot) -> Option<usize> {
+    fn pick(
+        &mut self,
+        index: &Index,
+        pool: &'a PoolState,
+        tier: &'a Tier,
+        role: Role,
+        slot: &PoolSlot,
+    ) -> Option<usize> {
         let usable = self.usable(pool, tier);
         let group = Group { servers: &tier.servers, usable, heaviest: tier.heaviest };
         let tried = &self.tried;
         let was_tried =
             |place: usize| tier.servers.get(place).is_none_or(|server| tried.contains(&Arc::as_ptr(&server.backend)));
         let mut rotation = slot.rotations[role as usize].borrow_mut();
-        balance::pick(pool.settings.balance, group, was_tried, &mut rotation, &mut self.random)
+        // The first try begins when the request does; before another one time has passed.
+        let now = || if tried.is_empty() { self.sender.started } else { Instant::now() };
+        let rule = pool.rule(role, |sources| self.sender.hash(index, sources), || now().into_std());
+        balance::pick(rule, group, was_tried, &mut rotation, &mut self.random)
     }
 }

@@ -41,6 +41,11 @@ impl<'a> Outgoing<'a> {
         Some(Self { head, target, edits: &route.request_headers, idempotency_key: route.idempotency_key })
     }
 
+    /// As the client sent it.
+    pub(crate) fn head(&self) -> &'a RequestHead {
+        self.head
+    }
+
     pub(crate) fn method(&self) -> &Method {
         &self.head.method
     }

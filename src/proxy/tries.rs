@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 
 use super::attempt::{Failure, Sent, Try};
 use super::budget::Counted;
-use super::order::{Order, Tried};
+use super::order::{Order, Sender, Tried};
 use super::outgoing::Outgoing;
 use super::ticket::Ticket;
 use super::wait::{End, Stay};
@@ -84,7 +84,8 @@ where
     let mut now = Some(ticket.started);
     'rounds: loop {
         let snapshot = newer.as_deref().unwrap_or(snapshot);
-        let mut order = Order::new(snapshot, &target.chain, random, tried);
+        let sender = Sender { head: outgoing.head(), conn: Rc::clone(&ticket.conn), started: ticket.started };
+        let mut order = Order::new(snapshot, &target.chain, sender, random, tried);
         while !is_queued && let Some(next) = order.next(&proxy.slots, &snapshot.index, place.as_ref()) {
             let settings = &next.pool.settings;
             let backend = &next.server.backend;

@@ -5,20 +5,21 @@
 //! one draw of the policy.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use http::request;
 use serde::Serialize;
 
 use super::loads::Loads;
 use super::resolve::{Ending, Listener, Part};
-use super::{Chain, PoolState, Snapshot, Target, Tier};
+use super::{Chain, PoolState, Snapshot, Tier};
 use crate::backend::Verdict;
-use crate::balance::{self, Group, Rotation};
+use crate::balance::{self, Group, Rotation, tiers};
 use crate::message::RequestHead;
 use crate::message::fields::Known;
 use crate::message::framing::origin_form;
 use crate::message::key::View;
-use crate::model::{Action, HostPattern, Key, Reason, Role, Route, Source, SourceKind};
+use crate::model::{Action, HashSource, HostPattern, Key, Policy, Reason, Role, Route, Source, SourceKind};
 
 mod text;
 
@@ -120,6 +121,8 @@ pub struct ServerSeen {
     pub usable: bool,
     /// Requests in flight, over all workers and pools.
     pub in_flight: u32,
+    /// Seconds until an answer is to be expected, if the policy asks for that and it has ever answered.
+    pub latency: Option<f64>,
 }
 
 /// The backend that gets it.
@@ -153,11 +156,12 @@ impl Explanation {
     }
 }
 
-/// Explains a request that is not made. `client`: its address, as far as it would be believed.
+/// Explains a request that is not made, `now`. `client`: its address, as far as it would be believed.
 pub fn explain(
     snapshot: &Snapshot,
     request: &request::Parts,
     client: Option<IpAddr>,
+    now: Instant,
     random: &mut fastrand::Rng,
 ) -> Explanation {
     let index = &snapshot.index;
@@ -191,7 +195,7 @@ pub fn explain(
     match result {
         Ok(resolved) => {
             if let Some(target) = resolved.target {
-                told.tell_tiers(snapshot, &target, random);
+                told.tell_tiers(&Question { snapshot, head: request, client, now }, &target.chain, random);
             }
         }
         Err(refusal) => {
@@ -220,13 +224,14 @@ impl Explanation {
         self.asset = known.or_else(sent);
     }
 
-    fn tell_tiers(&mut self, snapshot: &Snapshot, target: &Target, random: &mut fastrand::Rng) {
-        let loads = Loads::new(snapshot, &target.chain);
-        for id in target.chain.iter() {
+    fn tell_tiers(&mut self, question: &Question<'_>, chain: &Chain, random: &mut fastrand::Rng) {
+        let snapshot = question.snapshot;
+        let loads = Loads::new(snapshot, chain);
+        for id in chain.iter() {
             let (asset, region) = snapshot.index.pool_labels(id);
             self.pools.push(PoolFound { asset: asset.to_string(), region: region.to_string() });
         }
-        for ((pool, role, tier), &load) in snapshot.tiers(&target.chain).zip(loads.shares()) {
+        for ((pool, role, tier), &load) in snapshot.tiers(chain).zip(loads.shares()) {
             let verdicts = pool.verdicts();
             let (primaries, replicas) = verdicts.split_at(pool.tiers[0].servers.len().min(verdicts.len()));
             let own = if role == Role::Primary { primaries } else { replicas };
@@ -243,10 +248,10 @@ impl Explanation {
                 health: tier.health,
                 panic,
                 policy: pool.settings.balance.as_str(),
-                servers: servers_seen(tier, panic, own),
+                servers: servers_seen(pool, tier, panic, own, question.now),
             });
         }
-        self.pick = pick(snapshot, &target.chain, &loads, random);
+        self.pick = question.pick(chain, &loads, random);
         if self.pick.is_none() {
             let full = self.tiers.iter().flat_map(|tier| &tier.servers).any(|server| server.usable);
             self.refuse(if full { Reason::Overloaded } else { Reason::NoHealthyBackend }, None);
@@ -294,7 +299,11 @@ impl Listener for Notes {
 }
 
 fn source_text(source: &Source) -> String {
-    let (kind, name) = match &source.kind {
+    kind_text(&source.kind, if source.lenient { "?" } else { "" })
+}
+
+fn kind_text(kind: &SourceKind, mark: &str) -> String {
+    let (kind, name) = match kind {
         SourceKind::Path(name) => ("path", name.as_str()),
         SourceKind::Query(name) => ("query", name.as_str()),
         SourceKind::Header(name) => ("header", name.as_str()),
@@ -303,7 +312,7 @@ fn source_text(source: &Source) -> String {
         SourceKind::Const(value) => ("const", value.as_str()),
         SourceKind::ClientAddress => ("client-address", ""),
     };
-    let (mark, colon) = (if source.lenient { "?" } else { "" }, if name.is_empty() { "" } else { ":" });
+    let colon = if name.is_empty() { "" } else { ":" };
     format!("{kind}{mark}{colon}{name}")
 }
 
@@ -353,14 +362,16 @@ fn pattern_text(pattern: &HostPattern) -> String {
     }
 }
 
-fn servers_seen(tier: &Tier, panic: bool, verdicts: &[Verdict]) -> Vec<ServerSeen> {
+fn servers_seen(pool: &PoolState, tier: &Tier, panic: bool, verdicts: &[Verdict], now: Instant) -> Vec<ServerSeen> {
     let usable = places(tier, panic);
+    let measured = pool.settings.balance == Policy::PeakEwma;
     let seen = (0..).zip(tier.servers.iter()).zip(verdicts).map(|((place, server), verdict)| ServerSeen {
         backend: server.backend.label.to_string(),
         weight: server.weight,
         state: verdict.why.to_string(),
         usable: usable.contains(&place),
         in_flight: server.backend.in_flight(),
+        latency: if measured { server.backend.latency().measured(now) } else { None },
     });
     seen.collect()
 }
@@ -369,32 +380,56 @@ fn places(tier: &Tier, panic: bool) -> &[u32] {
     if panic { &tier.usable_in_panic } else { &tier.usable }
 }
 
-/// Follows the largest share; from there the tiers after it, then those before it, as the data path does when a tier
-/// has nobody.
-fn pick(snapshot: &Snapshot, chain: &Chain, loads: &Loads, random: &mut fastrand::Rng) -> Option<Picked> {
-    let tiers: Vec<_> = snapshot.tiers(chain).collect();
-    let largest = loads.shares().iter().copied().max().unwrap_or(0);
-    let first = loads.shares().iter().position(|&share| share == largest).unwrap_or(0);
-    (first..tiers.len()).chain(0..first).find_map(|at| {
-        let &(pool, role, tier) = tiers.get(at)?;
-        let panic = loads.is_panic(pool, tier);
-        let usable = places(tier, panic);
-        let group = Group { servers: &tier.servers, usable, heaviest: tier.heaviest };
-        let max = pool.settings.limits.max_requests;
-        let is_full = |place: usize| tier.servers.get(place).is_none_or(|server| server.backend.in_flight() >= max);
-        let place = balance::pick(pool.settings.balance, group, is_full, &mut Rotation::default(), random)?;
-        let server = tier.servers.get(place)?;
-        let (_, region) = snapshot.index.pool_labels(pool.id);
-        Some(Picked {
-            backend: server.backend.label.to_string(),
-            region: region.to_string(),
-            role: role.as_str(),
-            why: why(pool, tier, loads.shares().get(at).copied().unwrap_or(0), panic),
-        })
-    })
+/// A request that is not made, and when.
+struct Question<'a> {
+    snapshot: &'a Snapshot,
+    head: &'a RequestHead,
+    client: Option<IpAddr>,
+    now: Instant,
 }
 
-fn why(pool: &PoolState, tier: &Tier, load: u8, panic: bool) -> String {
+impl Question<'_> {
+    /// By what the pool's policy spreads it.
+    fn hash<'p>(&self, pool: &'p PoolState) -> Option<(&'p HashSource, u64)> {
+        self.snapshot.index.hash(self.head, || self.client, &pool.settings.hash_on)
+    }
+
+    /// Follows the largest share, or where its hash leads; from there the tiers after it, then those before it, as the
+    /// data path does when a tier has nobody.
+    fn pick(&self, chain: &Chain, loads: &Loads, random: &mut fastrand::Rng) -> Option<Picked> {
+        let tiers: Vec<_> = self.snapshot.tiers(chain).collect();
+        let home = tiers.first().and_then(|(pool, ..)| self.hash(pool));
+        let first = match home {
+            Some((_, hash)) => tiers::choose(loads.shares(), balance::percent(hash)),
+            None => {
+                let largest = loads.shares().iter().copied().max().unwrap_or(0);
+                loads.shares().iter().position(|&share| share == largest)
+            }
+        };
+        let first = first.unwrap_or(0);
+        (first..tiers.len()).chain(0..first).find_map(|at| {
+            let &(pool, role, tier) = tiers.get(at)?;
+            let panic = loads.is_panic(pool, tier);
+            let usable = places(tier, panic);
+            let group = Group { servers: &tier.servers, usable, heaviest: tier.heaviest };
+            let max = pool.settings.limits.max_requests;
+            let is_full = |place: usize| tier.servers.get(place).is_none_or(|server| server.backend.in_flight() >= max);
+            let hashed = self.hash(pool);
+            let rule = pool.rule(role, |_| hashed.map(|(_, hash)| hash), || self.now);
+            let place = balance::pick(rule, group, is_full, &mut Rotation::default(), random)?;
+            let server = tier.servers.get(place)?;
+            let (_, region) = self.snapshot.index.pool_labels(pool.id);
+            Some(Picked {
+                backend: server.backend.label.to_string(),
+                region: region.to_string(),
+                role: role.as_str(),
+                why: why(pool, hashed, tier, loads.shares().get(at).copied().unwrap_or(0), panic),
+            })
+        })
+    }
+}
+
+fn why(pool: &PoolState, hashed: Option<(&HashSource, u64)>, tier: &Tier, load: u8, panic: bool) -> String {
     let (total, usable) = (tier.servers.len(), places(tier, panic).len());
     let share = match (panic, load) {
         (true, _) => {
@@ -404,7 +439,14 @@ fn why(pool: &PoolState, tier: &Tier, load: u8, panic: bool) -> String {
         (false, 100) => "its tier takes all load".to_owned(),
         (false, load) => format!("its tier takes {load} % of the load"),
     };
-    format!("{share}; {} among {usable} of {total}", pool.settings.balance.as_str())
+    let policy = pool.settings.balance;
+    let by = match (policy, hashed) {
+        (Policy::Maglev, Some((HashSource::Uri, _))) => " by uri".to_owned(),
+        (Policy::Maglev, Some((HashSource::Part(kind), _))) => format!(" by {}", kind_text(kind, "")),
+        (Policy::Maglev, None) => ", but no source yields: random".to_owned(),
+        _ => String::new(),
+    };
+    format!("{share}; {}{by} among {usable} of {total}", policy.as_str())
 }
 
 #[cfg(test)]

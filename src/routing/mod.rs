@@ -19,6 +19,7 @@ mod index;
 mod loads;
 mod pool;
 mod resolve;
+mod rule;
 mod snapshot;
 mod table;
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
+use super::rule::{Tables, tables};
 use crate::backend::{Backend, Check, Verdict, Voices, verdicts};
 use crate::balance::slow_start::{self, WHOLE};
 use crate::balance::{Candidate, tiers};
@@ -44,6 +45,10 @@ impl Candidate for Server {
     fn in_flight(&self) -> u32 {
         self.backend.in_flight()
     }
+
+    fn latency(&self, now: Instant) -> Option<f64> {
+        self.backend.latency().seconds(now)
+    }
 }
 
 /// One pool as it is now.
@@ -59,6 +64,8 @@ pub struct PoolState {
     pub settings: Arc<PoolSettings>,
     /// Which.
     pub id: PoolId,
+    /// Where its policy wants them.
+    pub(super) tables: Tables,
 }
 
 /// The servers of one role.
@@ -110,7 +117,8 @@ impl PoolState {
         }
         // An empty slice is the same for all: most pools have no replica.
         let shared = |servers: Vec<Server>| if servers.is_empty() { Arc::default() } else { servers.into() };
-        Self::judged(id, settings, servers.map(shared))
+        let tables = tables(&settings);
+        Self::judged(id, settings, servers.map(shared), tables)
     }
 
     /// Its servers, primaries first.
@@ -132,7 +140,7 @@ impl PoolState {
             }
             tier.servers.iter().map(|server| Server { share: share(server, window, now), ..server.clone() }).collect()
         });
-        Self::judged(self.id, Arc::clone(&self.settings), servers)
+        Self::judged(self.id, Arc::clone(&self.settings), servers, self.tables.clone())
     }
 
     /// Whether its servers would be judged as they were.
@@ -156,7 +164,7 @@ impl PoolState {
         Self::new(self.id, Arc::clone(&self.settings), servers, now)
     }
 
-    fn judged(id: PoolId, settings: Arc<PoolSettings>, servers: [Arc<[Server]>; 2]) -> Self {
+    fn judged(id: PoolId, settings: Arc<PoolSettings>, servers: [Arc<[Server]>; 2], tables: Tables) -> Self {
         let verdicts = judge(servers.iter().flat_map(|servers| servers.iter()), &settings);
         let mut rest = &*verdicts;
         let tiers = servers.map(|servers| {
@@ -164,7 +172,7 @@ impl PoolState {
             rest = others;
             Tier::new(servers, own, settings.failover.overprovisioning)
         });
-        Self { tiers, settings, id }
+        Self { tiers, settings, id, tables }
     }
 }
 

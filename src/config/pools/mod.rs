@@ -1,5 +1,6 @@
 //! `[pools.ASSET.REGION]` and `[defaults]`.
 
+mod hash;
 pub(super) mod outlier;
 pub(super) mod retry;
 pub(super) mod settings;

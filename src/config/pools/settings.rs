@@ -5,7 +5,7 @@
 
 use http::HeaderValue;
 
-use super::{outlier, retry};
+use super::{hash, outlier, retry};
 use crate::config::context::Context;
 use crate::config::decode::{Fields, boolean, expected_help, float, integer, not_supported, table, text, word};
 use crate::config::diagnostic::Fault;
@@ -14,8 +14,8 @@ use crate::config::source::Span;
 use crate::config::tree::{Kind, Value};
 use crate::config::units::duration;
 use crate::model::{
-    Failover, HealthCheck, HostHeader, HttpCheck, Limit, Outlier, Policy, PoolSettings, Protocol, QueueOrder, Retry,
-    RetryOverride, SlowStart, StatusRange, TimeoutsOverride, Via,
+    Failover, HashSource, HealthCheck, HostHeader, HttpCheck, Limit, Outlier, Policy, PoolSettings, Protocol,
+    QueueOrder, Retry, RetryOverride, SlowStart, StatusRange, TimeoutsOverride, Via,
 };
 
 /// Of `[defaults]`; a pool has these and its members.
@@ -47,7 +47,8 @@ const MOST_QUEUED: u64 = 1_000_000;
 /// What one table says.
 #[derive(Debug, Default, PartialEq)]
 pub(in crate::config) struct Overrides {
-    balance: Option<Policy>,
+    balance: Option<(Policy, Span)>,
+    hash_on: Option<(Vec<HashSource>, Span)>,
     protocol: Option<Protocol>,
     host: Option<HostHeader>,
     via: Option<bool>,
@@ -118,11 +119,15 @@ pub(in crate::config) fn built_in() -> PoolSettings {
 impl Overrides {
     /// Reads the keys of a table that [`KEYS`] names.
     pub(in crate::config) fn decode(cx: &Context<'_>, f: Fields<'_, '_, '_>) -> Self {
-        f.refuse("hash_on", "maglev, and with it `hash_on`,");
         f.refuse("tls", "TLS to backends");
+        let balance = f.get("balance").and_then(|value| Some((balance(cx, value)?, value.span)));
+        let hash_on = f.get("hash_on").map(|value| (hash::decode(cx, value).unwrap_or_default(), value.span));
+        // Of a policy that could not be read, nobody knows whether it would take them.
+        let hash_on = hash_on.filter(|_| balance.is_some() || f.get("balance").is_none());
         let (overprovisioning, panic_percent) = failover(cx, f);
         Self {
-            balance: f.read("balance", balance),
+            balance,
+            hash_on,
             protocol: f.read("protocol", protocol),
             host: f.read("host", host),
             via: f.read("via", boolean),
@@ -144,8 +149,11 @@ impl Overrides {
 
     /// What this says, over `base`.
     pub(in crate::config) fn over(self, cx: &Context<'_>, base: &PoolSettings) -> PoolSettings {
+        let said = self.balance.map(|(_, span)| span);
+        let balance = self.balance.map_or(base.balance, |(balance, _)| balance);
         PoolSettings {
-            balance: self.balance.unwrap_or(base.balance),
+            balance,
+            hash_on: hash::merge(cx, balance, said, self.hash_on, base),
             protocol: self.protocol.unwrap_or(base.protocol),
             host: self.host.unwrap_or_else(|| base.host.clone()),
             via: self.via.map_or(base.via, Via),
@@ -242,12 +250,13 @@ fn switch<T>(
 }
 
 fn balance(cx: &Context<'_>, value: &Value<'_>) -> Option<Policy> {
-    const KNOWN: [&str; 3] = ["least-request", "round-robin", "random"];
+    const KNOWN: [&str; 5] = ["least-request", "round-robin", "random", "maglev", "peak-ewma"];
     match text(cx, value)? {
         "least-request" => return Some(Policy::LeastRequest),
         "round-robin" => return Some(Policy::RoundRobin),
         "random" => return Some(Policy::Random),
-        later @ ("maglev" | "peak-ewma") => not_supported(cx, value.span, &format!("the policy `{later}`")),
+        "maglev" => return Some(Policy::Maglev),
+        "peak-ewma" => return Some(Policy::PeakEwma),
         other => {
             cx.note(Fault::error(value.span, format!("unknown policy `{other}`")).help(suggest(other, KNOWN, "one of")))
         }

@@ -38,10 +38,22 @@ impl Shared {
 
 fn hash_of(settings: &PoolSettings) -> u64 {
     // Taken apart, so that a field that is added later can't be forgotten here.
-    let PoolSettings { balance, protocol, host, via, health, retry, limits, timeouts, failover, outlier, slow_start } =
-        settings;
+    let PoolSettings {
+        balance,
+        hash_on,
+        protocol,
+        host,
+        via,
+        health,
+        retry,
+        limits,
+        timeouts,
+        failover,
+        outlier,
+        slow_start,
+    } = settings;
     let mut hasher = FxBuildHasher.build_hasher();
-    (balance, protocol, host, via, health, retry, limits, timeouts, outlier, slow_start).hash(&mut hasher);
+    (balance, hash_on, protocol, host, via, health, retry, limits, timeouts, outlier, slow_start).hash(&mut hasher);
     (failover.overprovisioning.to_bits(), failover.panic_percent).hash(&mut hasher);
     hasher.finish()
 }

@@ -3,7 +3,7 @@
 mod conflicts;
 pub(super) mod edits;
 mod patterns;
-mod sources;
+pub(super) mod sources;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -69,6 +69,10 @@ pub(super) fn decode(
         cx.note(fault.help("add one: [[routes]] with `path = \"/v1/predict/{asset}\"`").absence());
     }
     conflicts::note(cx, &routes);
+    let all = value.is_none_or(|value| matches!(&value.kind, Kind::Array(items) if items.len() == routes.len()));
+    if all && routes.iter().all(|read| read.whole) {
+        sources::note_captures(cx, routes.iter().map(|read| &read.route));
+    }
     name(cx, &mut routes);
     routes.into_iter().map(|read| read.route).collect()
 }

@@ -11,7 +11,7 @@ use crate::config::hint::{nearest, suggest};
 use crate::config::regions::Regions;
 use crate::config::source::Span;
 use crate::config::tree::{Kind, Value};
-use crate::model::{HostPattern, Source, SourceKind};
+use crate::model::{HostPattern, Route, Source, SourceKind};
 
 /// The names that a constant may be.
 pub(super) struct Known<'a> {
@@ -164,22 +164,7 @@ fn source(cx: &Context<'_>, item: &Value<'_>, half: Half, place: &Place<'_>, kno
             capture(cx, item.span, name, &has, "host", "hosts", place)?;
             SourceKind::Host(name.to_owned())
         }
-        ("query", Some(name)) if !name.is_empty() => SourceKind::Query(name.to_owned()),
-        ("header", Some(name)) if !name.is_empty() => match HeaderName::try_from(name) {
-            Ok(header) => SourceKind::Header(header),
-            Err(_) => {
-                cx.note(Fault::error(item.span, format!("`{name}` cannot be a header's name")));
-                return None;
-            }
-        },
-        ("cookie", Some(name)) if !name.is_empty() => {
-            // A cookie's name is a token, as a header's is (RFC 6265, 4.1.1), but its case counts.
-            if HeaderName::from_bytes(name.as_bytes()).is_err() {
-                cx.note(Fault::error(item.span, format!("`{name}` cannot be a cookie's name")));
-                return None;
-            }
-            SourceKind::Cookie(name.to_owned())
-        }
+        ("query" | "header" | "cookie", Some(name)) if !name.is_empty() => named(cx, item.span, word, name)?,
         ("const", Some(name)) if !name.is_empty() => constant(cx, item.span, name, half, known)?,
         (word, _) if KINDS.contains(&word) => {
             let fault = Fault::error(item.span, format!("the source `{text}` lacks a name"));
@@ -198,6 +183,47 @@ fn source(cx: &Context<'_>, item: &Value<'_>, half: Half, place: &Place<'_>, kno
         }
     };
     Some(Source { kind, lenient })
+}
+
+/// A parameter, a field or a cookie, by its name.
+pub(in crate::config) fn named(cx: &Context<'_>, span: Span, word: &str, name: &str) -> Option<SourceKind> {
+    // A cookie's name is a token, as a header's is (RFC 6265, 4.1.1), but its case counts.
+    let (kind, what) = match (word, HeaderName::from_bytes(name.as_bytes())) {
+        ("header", Ok(header)) => (Some(SourceKind::Header(header)), "header"),
+        ("header", Err(_)) => (None, "header"),
+        ("cookie", Ok(_)) => (Some(SourceKind::Cookie(name.to_owned())), "cookie"),
+        ("cookie", Err(_)) => (None, "cookie"),
+        _ => (Some(SourceKind::Query(name.to_owned())), "query"),
+    };
+    if kind.is_none() {
+        cx.note(Fault::error(span, format!("`{name}` cannot be a {what}'s name")));
+    }
+    kind
+}
+
+/// That some route has each capture that a pool hashes on.
+pub(super) fn note_captures<'a>(cx: &Context<'_>, routes: impl Iterator<Item = &'a Route> + Clone) {
+    for ((of, name), span) in &*cx.captures.borrow() {
+        let mut known = Vec::new();
+        for route in routes.clone() {
+            match *of {
+                "path" => known.extend(route.path.as_deref().map(captures).unwrap_or_default()),
+                _ => known.extend(route.hosts.iter().filter_map(|host| match host {
+                    HostPattern::Capture { name, .. } => Some(name.as_str()),
+                    _ => None,
+                })),
+            }
+        }
+        if !known.contains(&name.as_str()) {
+            known.sort_unstable();
+            known.dedup();
+            let fault = Fault::error(*span, format!("the {of} of no route has a capture `{name}`")).absence();
+            cx.note(match known.is_empty() {
+                true => fault,
+                false => fault.help(suggest(name, known, "captures")),
+            });
+        }
+    }
 }
 
 /// That a template has the capture that a source names.

@@ -11,6 +11,9 @@ use super::{Duration, DurationOrOff, Size, Switch};
 pub(super) struct Settings {
     /// How one backend is picked within a tier. Default: "least-request".
     balance: Option<Balance>,
+    /// What "maglev" spreads requests by: the sources of routes, without `?`, and uri. Required with it, refused without.
+    #[schemars(length(min = 1))]
+    hash_on: Option<Vec<String>>,
     /// What is spoken to backends. Only "h1" is supported yet.
     protocol: Option<Protocol>,
     /// The Host that a backend sees: "preserve", "backend" or a name. Default: "preserve".
@@ -43,6 +46,9 @@ pub(super) struct Pool {
     replicas: Option<Vec<MemberOrAddress>>,
     /// How one backend is picked within a tier.
     balance: Option<Balance>,
+    /// What "maglev" spreads requests by: the sources of routes, without `?`, and uri. Required with it, refused without.
+    #[schemars(length(min = 1))]
+    hash_on: Option<Vec<String>>,
     /// What is spoken to backends. Only "h1" is supported yet.
     protocol: Option<Protocol>,
     /// The Host that a backend sees: "preserve", "backend" or a name.
@@ -89,6 +95,8 @@ enum Balance {
     LeastRequest,
     RoundRobin,
     Random,
+    Maglev,
+    PeakEwma,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -1,6 +1,7 @@
 //! Explanations, read by a person and by a program.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::{Method, Request};
 
@@ -8,7 +9,7 @@ use super::super::testing::{lenient, plan, pool, route, servers, strict};
 use super::super::{Index, Snapshot, build};
 use super::*;
 use crate::backend::{Cause, Status};
-use crate::model::RegionId;
+use crate::model::{PoolSettings, RegionId};
 
 /// A in near (half up) and far; B only down, in far.
 fn snapshot() -> Snapshot {
@@ -31,7 +32,7 @@ fn snapshot() -> Snapshot {
 
 fn ask(method: &str, url: &str, region: &str) -> Explanation {
     let request = Request::builder().method(method).uri(url).header("x-region", region).body(()).unwrap();
-    explain(&snapshot(), &request.into_parts().0, None, &mut fastrand::Rng::with_seed(1))
+    explain(&snapshot(), &request.into_parts().0, None, Instant::now(), &mut fastrand::Rng::with_seed(1))
 }
 
 #[test]
@@ -59,6 +60,31 @@ tier       0 % to A/far replica: health 0 %
 backend  10.0.0.1:1 in near (primary): its tier takes 70 % of the load; least-request among 1 of 2
 "
     );
+}
+
+#[test]
+fn policies_that_know_more_say_more() {
+    let told = |balance, hash_on: &[HashSource]| {
+        let mut plan = plan(&["near"], &["A"]);
+        let settings = Arc::new(PoolSettings { balance, hash_on: hash_on.to_vec(), ..PoolSettings::default() });
+        plan.pools = vec![pool(Some(0), 0, &settings)];
+        plan.routes = vec![route("all", &[], &[], Some("/{asset}"))];
+        let (servers, now) = (servers("near", 1, &[None, None]), Instant::now());
+        servers[1].backend.latency().asked(now);
+        servers[1].backend.latency().took(std::time::Duration::from_millis(12), now);
+        let snapshot =
+            build(Arc::new(Index::new(Arc::new(plan))), 1, std::time::Instant::now(), |_| [servers.clone(), vec![]]);
+        let request = Request::get("/A").body(()).unwrap().into_parts().0;
+        explain(&snapshot, &request, None, now, &mut fastrand::Rng::with_seed(1)).to_string()
+    };
+    let ewma = told(Policy::PeakEwma, &[]);
+    assert!(ewma.contains("10.0.0.1:1  weight 1, 0 in flight, not-checked\n"), "{ewma}");
+    assert!(ewma.contains("10.0.0.1:2  weight 1, 0 in flight, not-checked, answers in 12.0 ms\n"), "{ewma}");
+    assert!(ewma.contains("backend  10.0.0.1:1 in near (primary): its tier takes all load; peak-ewma among 2 of 2"));
+    let maglev = told(Policy::Maglev, &[HashSource::Part(SourceKind::ClientAddress), HashSource::Uri]);
+    assert!(maglev.contains("maglev by uri among 2 of 2") && !maglev.contains("12.0 ms"), "{maglev}");
+    let nothing = told(Policy::Maglev, &[HashSource::Part(SourceKind::ClientAddress)]);
+    assert!(nothing.contains("maglev, but no source yields: random among 2 of 2"), "{nothing}");
 }
 
 #[test]
