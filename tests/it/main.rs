@@ -9,6 +9,7 @@
 mod bad_backends;
 mod bad_input;
 mod balancing;
+mod chaos;
 mod cli;
 mod config_errors;
 mod demo;
