@@ -28,7 +28,7 @@ const BEFORE: Duration = Duration::from_secs(1);
 const TROUBLE: Duration = Duration::from_secs(6);
 const AFTER: Duration = Duration::from_millis(1500);
 /// Scenarios side by side.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 4;
 
 /// The tests of this file run one after the other: each is load enough.
 static TURN: Mutex<()> = Mutex::new(());

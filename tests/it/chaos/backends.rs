@@ -260,9 +260,11 @@ impl Backend {
             return (head.into_bytes(), body);
         }
         head += "transfer-encoding: chunked\r\n\r\n";
-        let chunk = |part: &[u8]| [format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat();
-        let mut chunks: Vec<u8> = body.chunks(1000).flat_map(chunk).collect();
-        chunks.extend(b"0\r\n\r\n");
+        let mut chunks = Vec::new();
+        for part in body.chunks(1000) {
+            chunks.extend_from_slice(&[format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat());
+        }
+        chunks.extend_from_slice(b"0\r\n\r\n");
         (head.into_bytes(), chunks)
     }
 }
