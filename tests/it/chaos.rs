@@ -7,13 +7,14 @@
 mod backends;
 mod load;
 mod namespaces;
+mod region;
 mod report;
 mod wire;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -30,8 +31,11 @@ const AFTER: Duration = Duration::from_millis(1500);
 /// Scenarios side by side.
 const AT_ONCE: usize = 4;
 
-/// The tests of this file run one after the other: each is load enough.
-static TURN: Mutex<()> = Mutex::new(());
+/// These tests run one after the other: each is load enough.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
 
 /// What happens to a backend.
 #[derive(Clone, Copy)]
@@ -124,7 +128,7 @@ fn run_all(title: &str, toml: &str) {
     if namespaces::left_out() {
         return;
     }
-    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _turn = turn();
     let asked = std::env::var("CHAOS").unwrap_or_default();
     let chosen: Vec<_> = SCENARIOS.iter().filter(|scenario| scenario.name.contains(&asked)).collect();
     let (next, reports) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));

@@ -121,6 +121,13 @@ impl Backends {
         self.all[0].fault.send_replace(fault);
     }
 
+    /// The same, with all of them.
+    pub fn set_all(&self, fault: Option<Fault>) {
+        for backend in &self.all {
+            backend.fault.send_replace(fault);
+        }
+    }
+
     /// What they have run, each in its order.
     pub fn runs(&self) -> Vec<Run> {
         self.all.iter().flat_map(|backend| backend.runs.lock().unwrap().clone()).collect()
