@@ -169,6 +169,7 @@ impl Try<'_> {
                 Reason::ConnectFailed
             }
             ErrorKind::Reset => Reason::UpstreamReset,
+            ErrorKind::Truncated => Reason::UpstreamTruncated,
             ErrorKind::Protocol => Reason::UpstreamProtocolError,
             ErrorKind::Timeout => Reason::UpstreamTimeout,
         };
@@ -182,6 +183,7 @@ fn outcome(kind: ErrorKind) -> Option<Outcome> {
         ErrorKind::Limit | ErrorKind::Body | ErrorKind::BodyTimeout => None,
         ErrorKind::Refused | ErrorKind::Connect | ErrorKind::ConnectTimeout => Some(Outcome::ConnectFailed),
         ErrorKind::Reset => Some(Outcome::Reset),
+        ErrorKind::Truncated => Some(Outcome::Truncated),
         ErrorKind::Protocol => Some(Outcome::ProtocolError),
         ErrorKind::Timeout => Some(Outcome::Timeout),
     }

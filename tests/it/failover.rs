@@ -1,8 +1,12 @@
 //! Failover: tries, tiers, retries, limits. What a client sees of a backend's trouble, and what a backend sees twice.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::support::{After, Behaviour, Client, Origin, Proxy};
+use rustix::process::Signal;
+
+use crate::support::{After, Behaviour, Client, Gate, Origin, Proxy, poll};
 
 /// One asset in two regions: two primaries and a replica in `a`, one primary in `b`. Checks are off, so that what is
 /// seen is what tries do.
@@ -105,7 +109,7 @@ fn a_retry_that_meets_a_full_or_dead_backend_is_still_one_retry() {
         client.send(request);
     }
     gate.waiting(1);
-    crate::support::poll("the other request", || (broken.count() == 1).then_some(()));
+    poll("the other request", || (broken.count() == 1).then_some(()));
     proxy.metric_until("shardgate_requests_in_flight", &[], |n| n == 1.0);
     let retried = || proxy.metric("shardgate_retries_total", &[("result", "success")]);
     let before = retried();
@@ -135,7 +139,7 @@ fn the_answer_that_goes_through_is_logged_with_its_backend() {
         assert_eq!(proxy.get("/v1/BTC").status, 503);
     }
     for nth in [0, 1] {
-        let line = crate::support::poll("the line", || proxy.access_lines().get(nth).cloned());
+        let line = poll("the line", || proxy.access_lines().get(nth).cloned());
         assert_eq!((&line["backend"], &line["attempts"]), (&one.addr().to_string().into(), &2.into()));
     }
 }
@@ -303,7 +307,7 @@ fn a_connection_that_went_stale_costs_nothing() {
             origin.revive();
         }
         for origin in [&one, &two] {
-            crate::support::poll("idle connections to be noticed", || {
+            poll("idle connections to be noticed", || {
                 let gone = proxy.metric("shardgate_backend_connections", &[("backend", &origin.addr().to_string())]);
                 (gone == 0.0).then_some(())
             });
@@ -316,25 +320,75 @@ fn a_connection_that_went_stale_costs_nothing() {
     assert_eq!(bodies, sent);
 }
 
+/// Answers that are not whole, and how they end.
+const BROKEN: [(&str, &[u8], After); 3] = [
+    ("short", b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf", After::Close),
+    ("reset", b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf", After::Reset),
+    ("no last chunk", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n", After::Close),
+];
+
 #[test]
 fn a_body_that_ends_early_ends_the_client_s_connection() {
-    for (what, bytes, after) in [
-        ("short", &b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf"[..], After::Close),
-        ("reset", b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf", After::Reset),
-        ("no last chunk", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n", After::Close),
-    ] {
+    for (what, bytes, after) in BROKEN {
         let (one, two, replica, far) = origins();
         let proxy = Proxy::start(&config([&one, &two, &replica], &far, ""));
+        let gate = Gate::new();
         for origin in [&one, &two] {
-            origin.on("/v1/BTC", Behaviour::Raw(bytes.to_vec(), after));
+            let gate = gate.clone();
+            origin.on_custom("/v1/BTC", move |_, exchange| {
+                exchange.send(bytes)?;
+                gate.pass();
+                Ok(after)
+            });
         }
         let mut client = proxy.client();
         let request = client.format("GET", "/v1/BTC", &[], b"");
         client.send(request);
-        assert!(client.try_response_to("GET").is_err(), "{what}: looked whole");
+        assert_eq!(client.head_only().0, 200, "{what}");
+        gate.open();
+        let rest = String::from_utf8_lossy(&client.rest()).into_owned();
+        assert!(rest.contains("half") && !rest.ends_with("0\r\n\r\n"), "{what}: {rest:?}");
         let line = proxy.access_where(|line| line["reason"] == "upstream_truncated");
         assert_eq!(line["status"], 200, "{what}");
         assert_eq!(proxy.metric("shardgate_upstream_attempts_total", &[("outcome", "truncated")]), 1.0, "{what}");
+    }
+}
+
+#[test]
+fn a_body_that_breaks_before_it_is_passed_on_is_a_failed_try() {
+    for (what, bytes, after) in BROKEN.into_iter().filter(|broken| broken.2 == After::Close) {
+        for (method, status) in [("GET", 200), ("POST", 502)] {
+            let (one, two) = (Origin::start("one"), Origin::start("two"));
+            let proxy = Proxy::start(&one_tier(&[&one, &two], ""));
+            let (gate, first) = (Gate::new(), Arc::new(AtomicBool::new(true)));
+            for origin in [&one, &two] {
+                let (gate, first) = (gate.clone(), Arc::clone(&first));
+                origin.on_custom("/v1/BTC", move |_, exchange| {
+                    if !first.swap(false, Ordering::SeqCst) {
+                        exchange.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")?;
+                        return Ok(After::Keep);
+                    }
+                    gate.pass();
+                    exchange.send(bytes)?;
+                    Ok(after)
+                });
+            }
+            let mut client = proxy.client();
+            let request = client.format(method, "/v1/BTC", &[], b"");
+            client.send(request);
+            gate.waiting(1);
+            // When it looks again, all that will ever come has come.
+            proxy.stop();
+            gate.open();
+            poll("the end", || (one.open_connections() + two.open_connections() == 0).then_some(()));
+            proxy.signal(Signal::CONT);
+            let got = client.response_to(method);
+            assert_eq!(got.status, status, "{what}");
+            if method == "POST" {
+                assert_eq!((got.reason().as_str(), total(&[&one, &two])), ("upstream_truncated", 1), "{what}");
+            }
+            assert_eq!(proxy.metric("shardgate_upstream_attempts_total", &[("outcome", "truncated")]), 1.0, "{what}");
+        }
     }
 }
 

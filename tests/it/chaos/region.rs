@@ -98,7 +98,8 @@ fn take_over(report: &Report) -> Vec<String> {
     if let Some(early) = report.samples.iter().find(|sample| sample.at + sample.took < lost && by_b(sample.outcome)) {
         faults.push(format!("{}: the other region served before the loss: {early:?}", report.name));
     }
-    let served = report.samples.iter().filter(|sample| by_b(sample.outcome)).map(|sample| sample.at + sample.took).min();
+    let served =
+        report.samples.iter().filter(|sample| by_b(sample.outcome)).map(|sample| sample.at + sample.took).min();
     match served {
         Some(first) if first <= over => {}
         first => faults.push(format!("{}: the other region first served at {first:?}, lost at {lost:?}", report.name)),

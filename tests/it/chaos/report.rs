@@ -95,7 +95,8 @@ impl Report {
 
     /// A line of the table.
     pub fn line(&self) -> String {
-        let out = self.out.map_or("-".to_owned(), |out| format!("{:.2} s", out.saturating_sub(self.began).as_secs_f64()));
+        let out =
+            self.out.map_or("-".to_owned(), |out| format!("{:.2} s", out.saturating_sub(self.began).as_secs_f64()));
         let after = self.out.map_or("-".to_owned(), |out| {
             self.samples.iter().filter(|sample| !sample.is_good() && sample.at > out).count().to_string()
         });
