@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::support::Proxy;
 use backends::{Backends, Fault};
-use load::Sample;
+use load::{Sample, every};
 use namespaces::Namespace;
 use report::{ANY, EVER, Limits, Report};
 
@@ -28,6 +28,8 @@ use report::{ANY, EVER, Limits, Report};
 const BEFORE: Duration = Duration::from_secs(1);
 const TROUBLE: Duration = Duration::from_secs(6);
 const AFTER: Duration = Duration::from_millis(1500);
+/// Between two requests.
+const GAP: Duration = Duration::from_millis(10);
 /// Scenarios side by side.
 const AT_ONCE: usize = 4;
 
@@ -170,7 +172,7 @@ impl Scenario {
         let backends = Backends::start(&region, &addresses, 1);
         balancer.within(|| {
             let proxy = Proxy::start(toml);
-            let under_load = UnderLoad::start(proxy.address(), BEFORE + TROUBLE + AFTER);
+            let under_load = UnderLoad::start(proxy.address(), every(GAP, Duration::ZERO, BEFORE + TROUBLE + AFTER));
             under_load.wait(BEFORE);
             let (began, wall) = (under_load.start.elapsed(), SystemTime::now());
             self.trouble.begin(&region, &backends);
@@ -207,9 +209,10 @@ struct UnderLoad {
 }
 
 impl UnderLoad {
-    fn start(target: SocketAddr, length: Duration) -> Self {
+    /// With requests at these times.
+    fn start(target: SocketAddr, times: Vec<Duration>) -> Self {
         let start = Instant::now() + Duration::from_millis(50);
-        Self { start, thread: std::thread::spawn(move || load::run(target, start, length)) }
+        Self { start, thread: std::thread::spawn(move || load::run(target, start, &times)) }
     }
 
     /// Until the load is so old. This is no waiting for something to happen: the time is part of the scenario.

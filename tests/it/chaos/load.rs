@@ -13,8 +13,6 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::backends::upload_of;
 use super::wire::{Wire, body_of, field, framing};
 
-/// Between two requests.
-const GAP: Duration = Duration::from_millis(10);
 /// How long a client waits.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -53,15 +51,19 @@ impl Sample {
     }
 }
 
-/// Sends requests to this address from `start` on, for so long, and gives them all. Runs in the namespace of its thread.
-pub fn run(target: SocketAddr, start: std::time::Instant, length: Duration) -> Vec<Sample> {
+/// Times from the first to the second with such a gap between two.
+pub fn every(gap: Duration, from: Duration, to: Duration) -> Vec<Duration> {
+    (0..).map(|n| from + gap * n).take_while(|at| *at < to).collect()
+}
+
+/// Sends a request to this address at each of these times after `start`, and gives them all. Runs in the namespace of
+/// its thread.
+pub fn run(target: SocketAddr, start: std::time::Instant, times: &[Duration]) -> Vec<Sample> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let count = (length.as_millis() / GAP.as_millis()) as u32;
     runtime.block_on(async {
         let idle = Arc::new(Mutex::new(VecDeque::new()));
         let mut requests = JoinSet::new();
-        for id in 0..count {
-            let at = GAP * id;
+        for (id, &at) in (0..).zip(times) {
             let due = Instant::from_std(start) + at;
             sleep_until(due).await;
             let idle = Arc::clone(&idle);

@@ -4,16 +4,18 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use super::backends::{Backends, Fault};
-use super::load::Outcome;
+use super::load::{Outcome, every};
 use super::namespaces::{self, Namespace};
 use super::report::{ANY, EVER, Limits, Report};
-use super::{BEFORE, TIGHT, UnderLoad, read_log, say, turn};
+use super::{BEFORE, GAP, TIGHT, UnderLoad, read_log, say, turn};
 use crate::support::Proxy;
 
 /// By the figures of chaos.toml: 500 ms until a check, three of them 500 ms apart, and 300 ms until the last has failed.
 const DETECTION: Duration = Duration::from_millis(500 + 2 * 500 + 300);
 /// How long the load goes on after the loss.
 const LOST: Duration = Duration::from_secs(5);
+/// Between two requests where there is little traffic.
+const QUIET: Duration = Duration::from_millis(250);
 /// What a busy machine may add to a time.
 const SLACK: Duration = Duration::from_millis(500);
 /// Backends 1 to 3 are in the region that is lost, the others are not.
@@ -21,7 +23,7 @@ const OF_A: usize = 3;
 
 const LIMITS: Limits = Limits { cuts: 0, posts: ANY, p99: EVER, longest: EVER };
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Loss {
     /// Every program dies.
     Killed,
@@ -29,6 +31,9 @@ enum Loss {
     Dropped,
     /// Cables are pulled.
     Pulled,
+    /// Packets vanish, and there is little traffic: so many idle connections to the region are left that a request may
+    /// be written to one after the other and wait for an answer on each.
+    InQuiet,
 }
 
 /// Two regions, one of which stands in for the other.
@@ -46,8 +51,12 @@ fn a_lost_region_costs_no_get_and_the_other_takes_over() {
         return;
     }
     let _turn = turn();
-    let losses =
-        [("all killed", Loss::Killed), ("all packets lost", Loss::Dropped), ("all cables pulled", Loss::Pulled)];
+    let losses = [
+        ("all killed", Loss::Killed),
+        ("all packets lost", Loss::Dropped),
+        ("all cables pulled", Loss::Pulled),
+        ("lost in quiet", Loss::InQuiet),
+    ];
     let results = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for (name, loss) in losses {
@@ -72,12 +81,14 @@ fn lose(name: &'static str, loss: Loss) -> Report {
     let in_b = Backends::start(&b, &of_b, 1 + OF_A);
     balancer.within(|| {
         let proxy = Proxy::start(&config());
-        let under_load = UnderLoad::start(proxy.address(), BEFORE + LOST);
+        let gap = if loss == Loss::InQuiet { QUIET } else { GAP };
+        let times = [every(GAP, Duration::ZERO, BEFORE), every(gap, BEFORE, BEFORE + LOST)].concat();
+        let under_load = UnderLoad::start(proxy.address(), times);
         under_load.wait(BEFORE);
         let (began, wall) = (under_load.start.elapsed(), SystemTime::now());
         match loss {
             Loss::Killed => in_a.set_all(Some(Fault::Refused)),
-            Loss::Dropped => {
+            Loss::Dropped | Loss::InQuiet => {
                 a.run("iptables -w -I INPUT -j DROP");
                 a.run("iptables -w -I OUTPUT -j DROP");
             }
