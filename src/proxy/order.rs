@@ -3,6 +3,9 @@
 //! The first tier is drawn by load; then come the tiers after it, then those before it. Within a tier the pool's policy
 //! picks, never the same backend twice. A tier that was left because connections failed there is come back to when all
 //! others have been asked: two dead servers of five must not hide the other three.
+//!
+//! When two servers of one pool let the request wait in vain, it is likely the region that is lost, and a request has no
+//! time to find that out server by server: the next try is in another pool.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,7 +14,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::slots::{PoolSlot, ServerSlot, Slots};
-use super::tries::FREE_PER_TIER;
+use super::tries::{FREE_PER_TIER, SILENT_PER_POOL};
 use crate::backend::Backend;
 use crate::balance::{self, Group, tiers};
 use crate::model::Role;
@@ -28,6 +31,8 @@ pub(crate) struct Order<'a> {
     again: bool,
     /// Tries of this tier that failed before a byte was written.
     unseen: u32,
+    /// Tries in this pool that got no answer in time.
+    silent: u32,
     /// `None`: the first tier is whole, so it takes everything and no tier is in panic.
     loads: Option<Loads>,
     tried: SmallVec<[*const Backend; 4]>,
@@ -52,8 +57,9 @@ impl<'a> Order<'a> {
             *place = Some(snapshot.pool(id));
             count += Role::ALL.len();
         }
-        let (passed, tried) = (0, SmallVec::new());
-        let mut order = Self { pools, count, first: 0, passed, again: false, unseen: 0, loads: None, tried, random };
+        let (passed, unseen, silent, tried) = (0, 0, 0, SmallVec::new());
+        let mut order =
+            Self { pools, count, first: 0, passed, again: false, unseen, silent, loads: None, tried, random };
         // Nearly always the first tier is whole, and nothing else has to be looked at.
         if order.tier(0).is_none_or(|(_, tier, _)| tier.health < 100) {
             let loads = Loads::new(snapshot, chain);
@@ -79,7 +85,8 @@ impl<'a> Order<'a> {
                 self.passed = 0;
             }
             let at = self.at(self.passed);
-            if (self.again || self.unseen < FREE_PER_TIER)
+            let stays = self.unseen < FREE_PER_TIER && self.silent < SILENT_PER_POOL;
+            if (self.again || stays)
                 && let Some((pool, tier, role)) = self.tier(at)
             {
                 let slot = slots.borrow_mut().pool(index, pool.id);
@@ -93,6 +100,9 @@ impl<'a> Order<'a> {
             }
             self.passed += 1;
             self.unseen = 0;
+            if self.at(self.passed) / 2 != at / 2 {
+                self.silent = 0;
+            }
         }
     }
 
@@ -107,6 +117,11 @@ impl<'a> Order<'a> {
     /// The last try failed before a byte was written.
     pub(crate) fn note_unseen(&mut self) {
         self.unseen += 1;
+    }
+
+    /// The last try got no answer in time.
+    pub(crate) fn note_silent(&mut self) {
+        self.silent += 1;
     }
 
     /// The tier that comes after so many others.

@@ -253,10 +253,22 @@ fn a_backend_that_does_not_answer_is_given_up_in_time() {
     let timeouts = "timeouts = { response = \"300ms\" }";
     let proxy = Proxy::start(&config([&one, &two, &replica], &far, timeouts));
     let gates = [&one, &two].map(|origin| origin.hold("/v1/BTC"));
-    assert_eq!(proxy.get("/v1/BTC").origin(), "replica");
+    assert_eq!(proxy.get("/v1/BTC").origin(), "far");
     let got = proxy.client().post("/v1/BTC", "once");
     assert_eq!((got.status, got.reason().as_str()), (504, "upstream_timeout"));
     assert_eq!(proxy.metric("shardgate_upstream_attempts_total", &[("outcome", "timeout")]), 3.0);
+    gates.iter().for_each(|gate| gate.open());
+}
+
+#[test]
+fn a_region_that_is_silent_does_not_take_all_tries() {
+    let (one, two, replica, far) = origins();
+    let proxy = Proxy::start(&config([&one, &two, &replica], &far, "timeouts = { response = \"200ms\" }"));
+    let gates = [&one, &two, &replica].map(|origin| origin.hold("/v1/BTC"));
+    for _ in 0..3 {
+        assert_eq!(proxy.get("/v1/BTC").origin(), "far");
+    }
+    assert_eq!(replica.count(), 0);
     gates.iter().for_each(|gate| gate.open());
 }
 
