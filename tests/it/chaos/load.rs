@@ -57,15 +57,17 @@ pub fn every(gap: Duration, from: Duration, to: Duration) -> Vec<Duration> {
 }
 
 /// Sends a request to this address at each of these times after `start`, and gives them all. Runs in the namespace of
-/// its thread.
-pub fn run(target: SocketAddr, start: std::time::Instant, times: &[Duration]) -> Vec<Sample> {
+/// its thread. And how late the latest was sent: as late as that, this machine lets anybody do anything.
+pub fn run(target: SocketAddr, start: std::time::Instant, times: &[Duration]) -> (Vec<Sample>, Duration) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let idle = Arc::new(Mutex::new(VecDeque::new()));
         let mut requests = JoinSet::new();
+        let mut lag = Duration::ZERO;
         for (id, &at) in (0..).zip(times) {
             let due = Instant::from_std(start) + at;
             sleep_until(due).await;
+            lag = lag.max(due.elapsed());
             let idle = Arc::clone(&idle);
             requests.spawn(async move {
                 let is_post = id % 4 == 3;
@@ -73,13 +75,13 @@ pub fn run(target: SocketAddr, start: std::time::Instant, times: &[Duration]) ->
                 Sample { id, is_post, at, took: due.elapsed(), outcome }
             });
         }
-        requests.join_all().await
+        (requests.join_all().await, lag)
     })
 }
 
 async fn ask(target: SocketAddr, idle: &Mutex<VecDeque<Wire>>, id: u32, is_post: bool) -> Outcome {
     // Half of the GETs and half of the POSTs.
-    let own = (id / 4 + id) % 2 == 0;
+    let own = (id / 4 + id).is_multiple_of(2);
     let kept = || {
         let mut idle = idle.lock().unwrap();
         while let Some(wire) = idle.pop_front() {

@@ -69,7 +69,7 @@ fn a_lost_region_costs_no_get_and_the_other_takes_over() {
     });
     let mut reports = results.into_inner().unwrap();
     reports.sort_by_key(|report| report.name);
-    say("a region is lost", reports.iter());
+    say("a region is lost", &reports);
     let faults: Vec<_> = reports.iter().flat_map(|report| [report.faults(), take_over(report)].concat()).collect();
     assert!(faults.is_empty(), "{} limits broken:\n{}", faults.len(), faults.join("\n"));
 }
@@ -94,10 +94,10 @@ fn lose(name: &'static str, loss: Loss) -> Report {
             }
             Loss::Pulled => (1..=3).for_each(|b| a.run(&format!("ip link set b{b} down"))),
         }
-        let samples = under_load.finish();
-        let (out, complaints) = read_log(&proxy, of_a[0], wall);
+        let (samples, lag) = under_load.finish();
+        let log = read_log(&proxy, of_a[0], wall);
         let runs = [in_a.runs(), in_b.runs()].concat();
-        Report { name, limits: LIMITS, samples, runs, began, out: out.map(|out| began + out), complaints }
+        Report { name, limits: LIMITS, samples, lag, runs, began, log }
     })
 }
 

@@ -220,7 +220,7 @@ impl Proxy {
                 let stat = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
                 stat.rsplit_once(") ").filter(|(_, rest)| rest.starts_with('T')).map(drop)
             };
-            std::fs::read_dir(&tasks).unwrap().try_for_each(|task| stands(task))
+            std::fs::read_dir(&tasks).unwrap().try_for_each(stands)
         });
     }
 
