@@ -241,11 +241,11 @@ fn read_log(proxy: &Proxy, backend: SocketAddr, since: SystemTime) -> Log {
         }
         let is_it = line["backend"] == *backend;
         let text = |key: &str| line[key].as_str().unwrap_or_default();
-        if is_it && log.out.is_none() && ["down", "ejected"].contains(&text("to")) {
+        if is_it && log.out.is_none() && (text("to") == "down" || text("message") == "backend is ejected") {
             let at = text("timestamp").parse::<jiff::Timestamp>().map(SystemTime::from);
             log.out = at.ok().and_then(|at| at.duration_since(since).ok());
         }
-        log.hits += usize::from(is_it && text("to").is_empty());
+        log.hits += usize::from(is_it && text("message").starts_with("a "));
         let who = if is_it { "its own" } else { "another's" };
         let complaint = format!("{who}: {} ({}{})", text("message"), text("error"), text("cause"));
         *log.complaints.entry(complaint).or_default() += 1;
