@@ -21,6 +21,9 @@ need wrk wrk
 need promtool prometheus
 need systemd-analyze systemd
 need python3 python3
+need ip iproute2        # these three: networks to break, in namespaces
+need tc iproute2
+need iptables iptables
 if ! python3 -c 'import ensurepip, venv' > /dev/null 2>&1; then
     missing+=("python3's venv (python3-venv)")
     packages+=(python3-venv)

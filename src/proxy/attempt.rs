@@ -197,6 +197,7 @@ impl Try<'_> {
                 Reason::ConnectFailed
             }
             ErrorKind::Reset => Reason::UpstreamReset,
+            ErrorKind::Truncated => Reason::UpstreamTruncated,
             ErrorKind::Protocol => Reason::UpstreamProtocolError,
             ErrorKind::Timeout => Reason::UpstreamTimeout,
         };
@@ -210,6 +211,7 @@ fn outcome(kind: ErrorKind) -> Option<Outcome> {
         ErrorKind::Limit | ErrorKind::Body | ErrorKind::BodyTimeout => None,
         ErrorKind::Refused | ErrorKind::Connect | ErrorKind::ConnectTimeout => Some(Outcome::ConnectFailed),
         ErrorKind::Reset => Some(Outcome::Reset),
+        ErrorKind::Truncated => Some(Outcome::Truncated),
         ErrorKind::Protocol => Some(Outcome::ProtocolError),
         ErrorKind::Timeout => Some(Outcome::Timeout),
     }

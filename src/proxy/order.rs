@@ -4,6 +4,9 @@
 //! picks, never the same backend twice. A backend that was full is not spent: when all have been asked, the request may
 //! wait for it. A tier that was left because connections failed there is come back to when all
 //! others have been asked: two dead servers of five must not hide the other three.
+//!
+//! When two servers of one pool let the request wait in vain, it is likely the region that is lost, and a request has no
+//! time to find that out server by server: the next try is in another pool.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,7 +16,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::slots::{PoolSlot, ServerSlot, Slots};
-use super::tries::FREE_PER_TIER;
+use super::tries::{FREE_PER_TIER, SILENT_PER_POOL};
 use crate::backend::queue::Target;
 use crate::backend::{Backend, InFlight};
 use crate::balance::{self, Group, tiers};
@@ -33,6 +36,8 @@ pub(crate) struct Order<'a> {
     again: bool,
     /// Tries of this tier that failed before a byte was written.
     unseen: u32,
+    /// Tries in this pool that got no answer in time.
+    silent: u32,
     /// `None`: the first tier is whole, so it takes everything and no tier is in panic.
     loads: Option<Loads>,
     /// Those it was sent to first, then those that were full.
@@ -87,8 +92,9 @@ impl<'a> Order<'a> {
             count += Role::ALL.len();
         }
         let (passed, spent) = (0, tried.len());
-        let (first, again, unseen, loads) = (0, false, 0, None);
-        let mut order = Self { pools, count, first, passed, again, unseen, loads, tried, spent, sender, random };
+        let (first, again, unseen, silent, loads) = (0, false, 0, 0, None);
+        let mut order =
+            Self { pools, count, first, passed, again, unseen, silent, loads, tried, spent, sender, random };
         // Nearly always the first tier is whole, and nothing else has to be looked at.
         if order.tier(0).is_none_or(|(_, tier, _)| tier.health < 100) {
             let loads = Loads::new(snapshot, chain);
@@ -124,7 +130,8 @@ impl<'a> Order<'a> {
                 self.passed = 0;
             }
             let at = self.at(self.passed);
-            if (self.again || self.unseen < FREE_PER_TIER)
+            let stays = self.unseen < FREE_PER_TIER && self.silent < SILENT_PER_POOL;
+            if (self.again || stays)
                 && let Some((pool, tier, role)) = self.tier(at)
             {
                 let slot = slots.borrow_mut().pool(index, pool.id);
@@ -136,6 +143,9 @@ impl<'a> Order<'a> {
             }
             self.passed += 1;
             self.unseen = 0;
+            if self.at(self.passed) / 2 != at / 2 {
+                self.silent = 0;
+            }
         }
     }
 
@@ -178,6 +188,11 @@ impl<'a> Order<'a> {
     /// The last try failed before a byte was written.
     pub(crate) fn note_unseen(&mut self) {
         self.unseen += 1;
+    }
+
+    /// The last try got no answer in time.
+    pub(crate) fn note_silent(&mut self) {
+        self.silent += 1;
     }
 
     fn of(&mut self, place: &InFlight, slots: &RefCell<Slots>, index: &Index) -> Option<Next<'a>> {

@@ -39,6 +39,8 @@ const FREE: u32 = 8;
 pub(super) const FREE_PER_TIER: u32 = 2;
 /// So many backends that ask for time end the tries.
 const WAITS: u32 = 2;
+/// Tries in one pool that may wait for an answer in vain, before another pool is asked.
+pub(super) const SILENT_PER_POOL: u32 = 2;
 /// Bytes of a body that are kept so that a free try can be followed by another, where no retry is configured.
 const KEEP_FOR_FREE: u64 = 64 * 1024;
 
@@ -158,6 +160,9 @@ where
                 Err(Failure::Full | Failure::Unseen(_)) => repeatable.filter(|retry| retry.on.connect_failure),
                 Err(Failure::Seen(reason)) => {
                     last = Some(reason);
+                    if reason == Reason::UpstreamTimeout {
+                        order.note_silent();
+                    }
                     repeatable.filter(|retry| retry.on.reset)
                 }
             };

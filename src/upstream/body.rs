@@ -110,6 +110,21 @@ where
         }
         Ok(Self(State::Streaming(Box::new(Streaming { connection, left, first, upload, back }))))
     }
+
+    /// Reads on once, without waiting: whether the body is known to break off, while nothing of it has been passed on.
+    /// It is the read that comes next in any case, so it costs nothing.
+    pub(super) fn look_ahead(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        let State::Streaming(streaming) = &mut self.0 else { return Ok(()) };
+        // With a part of the request still to be sent, it may be the client who ends it; without a length, an end is none.
+        if streaming.upload.is_some() || matches!(streaming.left, Left::Close) {
+            return Ok(());
+        }
+        match streaming.connection.poll_fill(cx, &streaming.back.worker) {
+            Poll::Ready(Ok(0)) => Err(BodyError::Truncated),
+            Poll::Ready(Err(error)) => Err(error.into()),
+            Poll::Ready(Ok(_)) | Poll::Pending => Ok(()),
+        }
+    }
 }
 
 impl<B> Streaming<B>
@@ -137,13 +152,15 @@ where
             return Poll::Ready(Ok((std::mem::take(&mut self.first), false)));
         }
         loop {
+            if !self.connection.buffer.is_empty() {
+                let (data, ended) = self.left.take(&mut self.connection.buffer).map_err(BodyError::Coding)?;
+                if ended || !data.is_empty() {
+                    return Poll::Ready(Ok((data, ended)));
+                }
+            }
             if ready!(self.connection.poll_fill(cx, &self.back.worker))? == 0 {
                 let is_end = matches!(self.left, Left::Close);
                 return Poll::Ready(if is_end { Ok((Bytes::new(), true)) } else { Err(BodyError::Truncated) });
-            }
-            let (data, ended) = self.left.take(&mut self.connection.buffer).map_err(BodyError::Coding)?;
-            if ended || !data.is_empty() {
-                return Poll::Ready(Ok((data, ended)));
             }
         }
     }

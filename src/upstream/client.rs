@@ -114,7 +114,10 @@ where
                     let at = Instant::now();
                     let back = self.way_back(terms, &head, broken);
                     let body = ResponseBody::new(head.end, connection, upload, back, at);
-                    let body = body.map_err(|fault| Error { wrote, connect, ..Error::from(fault) })?;
+                    let mut body = body.map_err(|fault| Error { wrote, connect, ..Error::from(fault) })?;
+                    if let Err(error) = poll_fn(|cx| Poll::Ready(body.look_ahead(cx))).await {
+                        return Err(Error { connect, ..Error::new(ErrorKind::Truncated, wrote).because(error) });
+                    }
                     return Ok(Reply { response: Response { head: head.head, body }, connect, at });
                 }
                 Err(error) if reused && !wrote && error.kind == ErrorKind::Reset => {}

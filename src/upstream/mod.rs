@@ -100,6 +100,9 @@ pub enum ErrorKind {
     /// The connection broke before the response head was complete.
     #[error("connection broke")]
     Reset,
+    /// The connection broke inside the response body, before any of the response was handed out.
+    #[error("the response broke off")]
+    Truncated,
     /// What came is not valid HTTP/1.1.
     #[error("not a valid response")]
     Protocol,

@@ -9,6 +9,8 @@
 mod bad_backends;
 mod bad_input;
 mod balancing;
+mod broken_bodies;
+mod chaos;
 mod cli;
 mod config_errors;
 mod demo;

@@ -90,7 +90,8 @@ impl Gate {
         poll(&format!("{n} requests before a gate"), || (self.0.0.lock().unwrap().1 >= n).then_some(()));
     }
 
-    fn pass(&self) {
+    /// Stands before it until it is open.
+    pub fn pass(&self) {
         let mut state = self.0.0.lock().unwrap();
         state.1 += 1;
         // Longer than any test: a test that fails must not leave threads behind for ever.

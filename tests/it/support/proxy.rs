@@ -211,6 +211,19 @@ impl Proxy {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Stops it (SIGSTOP) and waits until every thread of it stands.
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.pid());
+        poll("every thread to stand", || {
+            let stands = |task: std::io::Result<std::fs::DirEntry>| {
+                let stat = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+                stat.rsplit_once(") ").filter(|(_, rest)| rest.starts_with('T')).map(drop)
+            };
+            std::fs::read_dir(&tasks).unwrap().try_for_each(stands)
+        });
+    }
+
     /// Its process number.
     pub fn pid(&self) -> u32 {
         self.child.id()
