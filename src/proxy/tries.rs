@@ -124,18 +124,20 @@ where
                 }
                 continue;
             }
-            order.note_spent();
+            let good = matches!(&result, Ok(sent) if !sent.is_gateway_error());
+            if !good {
+                order.note_spent();
+            }
             // What costs nothing goes on at the next backend; if it was a retry, that is still the same one.
-            let may_wait = held.is_none() && order.has_full();
             if let Err(Failure::Unseen(reason)) = result {
                 last = Some(reason);
                 order.note_unseen();
                 free += 1;
-                if free < FREE && body.is_replayable() && (may_wait || order.has_next()) {
+                let may_go_on = order.has_next() || held.is_none() && order.has_full();
+                if free < FREE && body.is_replayable() && may_go_on {
                     continue;
                 }
             }
-            let good = matches!(&result, Ok(sent) if !sent.is_gateway_error());
             if retrying.take().is_some()
                 && let Some(key) = &ticket.key
             {
