@@ -146,6 +146,7 @@ impl Slots {
     }
 
     /// The slot of a pool.
+    #[inline(always)]
     pub(crate) fn pool(&mut self, index: &Index, id: PoolId) -> Rc<PoolSlot> {
         // A request may still go by the numbers of an older Plan, when it has waited or is tried again.
         if !std::ptr::eq(self.index.as_ptr(), index) {
