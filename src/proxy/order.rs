@@ -195,6 +195,7 @@ impl<'a> Order<'a> {
         self.silent += 1;
     }
 
+    #[cold]
     fn of(&mut self, place: &InFlight, slots: &RefCell<Slots>, index: &Index) -> Option<Next<'a>> {
         (0..self.count).find_map(|at| {
             let (pool, tier, _) = self.tier(at)?;
@@ -205,6 +206,7 @@ impl<'a> Order<'a> {
     }
 
     /// A try at the server at this place of a tier.
+    #[inline(always)]
     fn to(&mut self, at: usize, place: usize, slot: Rc<PoolSlot>, slots: &RefCell<Slots>) -> Option<Next<'a>> {
         let (pool, tier, role) = self.tier(at)?;
         let server = tier.servers.get(place)?;

@@ -85,6 +85,20 @@ impl Reports {
 }
 
 impl PoolSlot {
+    #[cold]
+    fn new(metrics: &WorkerMetrics, index: &Index, id: PoolId) -> Rc<Self> {
+        let (asset, region) = index.pool_labels(id);
+        Rc::new(Self {
+            cells: metrics.pool(&asset, &region),
+            asset,
+            region,
+            budget: Rc::default(),
+            queue: OnceCell::new(),
+            rotations: Default::default(),
+            tiers: TierSlot::none(),
+        })
+    }
+
     /// Where the pool's requests wait.
     pub(crate) fn queue(&self, queues: &Queues) -> &Arc<Queue> {
         self.queue.get_or_init(|| queues.queue(&self.asset, &self.region))
@@ -165,26 +179,14 @@ impl Slots {
     }
 
     /// The slot of a pool.
+    #[inline(always)]
     pub(crate) fn pool(&mut self, index: &Index, id: PoolId) -> Rc<PoolSlot> {
-        let metrics = &self.metrics;
-        let new = || {
-            let (asset, region) = index.pool_labels(id);
-            let cells = metrics.pool(&asset, &region);
-            Rc::new(PoolSlot {
-                cells,
-                asset,
-                region,
-                budget: Rc::default(),
-                queue: OnceCell::new(),
-                rotations: Default::default(),
-                tiers: TierSlot::none(),
-            })
-        };
         // A request may still go by the numbers of an older Plan, when it has waited or is tried again.
         if !std::ptr::eq(self.index.as_ptr(), index) {
-            return new();
+            return PoolSlot::new(&self.metrics, index, id);
         }
-        Rc::clone(self.pools.entry(id).or_insert_with(new))
+        let metrics = &self.metrics;
+        Rc::clone(self.pools.entry(id).or_insert_with(|| PoolSlot::new(metrics, index, id)))
     }
 
     /// The slot of the server at this place of a pool's tier.

@@ -74,25 +74,26 @@ where
     let mut asked_to_wait = 0;
     let mut retrying: Option<Counted> = None;
     let mut failed_over_to = None;
-    // What a request that waited comes back with.
-    let mut stay: Option<Stay> = None;
-    let mut place = None;
+    let has_queue = home.settings.limits.max_queue > 0;
+    // Of a request that met a full backend: few ever do.
+    let mut past: Option<Box<Past>> = None;
     let mut newer: Option<Arc<Snapshot>> = None;
     let mut is_queued = false;
-    let has_queue = home.settings.limits.max_queue > 0;
-    let mut tried = Tried::new();
-    let mut lacking = Vec::new();
     // The clock is read once for a request that goes well.
     let mut now = Some(ticket.started);
     'rounds: loop {
         let snapshot = newer.as_deref().unwrap_or(snapshot);
+        let tried = past.as_mut().map_or_else(Tried::new, |past| std::mem::take(&mut past.tried));
         let sender = Sender { head: outgoing.head(), conn: Rc::clone(&ticket.conn), started: ticket.started };
         let mut order = Order::new(snapshot, &target.chain, sender, random, tried);
-        while !is_queued && let Some(next) = order.next(&proxy.slots, &snapshot.index, place.as_ref()) {
+        while !is_queued
+            && let Some(next) =
+                order.next(&proxy.slots, &snapshot.index, past.as_ref().and_then(|past| past.place.as_ref()))
+        {
             let settings = &next.pool.settings;
             let backend = &next.server.backend;
             // A place that is for another backend is passed on here.
-            let given = place.take().filter(|place| backend.gave(place));
+            let given = past.as_mut().and_then(|past| past.place.take()).filter(|place| backend.gave(place));
             let Some(in_flight) = given.or_else(|| room(backend, settings.limits.max_requests, has_queue)) else {
                 last.get_or_insert(Reason::Overloaded);
                 continue;
@@ -126,24 +127,23 @@ where
             let result = attempt.send(in_flight, proxy, outgoing, body, ticket).await;
             if let Err(Failure::Full) = result {
                 last.get_or_insert(Reason::Overloaded);
-                let backend = Arc::as_ptr(backend);
-                if !lacking.contains(&backend) {
-                    lacking.push(backend);
-                }
+                past.get_or_insert_default().lacks(backend);
                 continue;
             }
-            order.note_spent();
+            let good = matches!(&result, Ok(sent) if !sent.is_gateway_error());
+            if !good {
+                order.note_spent();
+            }
             // What costs nothing goes on at the next backend; if it was a retry, that is still the same one.
-            let may_wait = held.is_none() && order.has_full();
             if let Err(Failure::Unseen(reason)) = result {
                 last = Some(reason);
                 order.note_unseen();
                 free += 1;
-                if free < FREE && body.is_replayable() && (may_wait || order.has_next()) {
+                let may_go_on = order.has_next() || held.is_none() && order.has_full();
+                if free < FREE && body.is_replayable() && may_go_on {
                     continue;
                 }
             }
-            let good = matches!(&result, Ok(sent) if !sent.is_gateway_error());
             if retrying.take().is_some()
                 && let Some(key) = &ticket.key
             {
@@ -183,17 +183,19 @@ where
         if !is_queued && (held.is_some() || !has_queue || !order.has_full()) {
             break;
         }
+        let past = past.get_or_insert_default();
         // Nobody waits with a place in hand.
-        drop(place.take());
-        let stay = stay.get_or_insert_with(|| Stay::new(Arc::clone(slot.queue(&proxy.queues)), Rc::clone(&slot.cells)));
-        let targets = order.targets(&lacking);
+        drop(past.place.take());
+        let targets = order.targets(&past.lacking);
+        let new = || Stay::new(Arc::clone(slot.queue(&proxy.queues)), Rc::clone(&slot.cells));
+        let stay = past.stay.get_or_insert_with(new);
         // In memory of its own, for few requests ever wait.
         let end = Box::pin(stay.wait(proxy, snapshot, &home.settings.limits, targets, due(route, body, ticket))).await;
-        (tried, random) = order.into_spent();
+        (past.tried, random) = order.into_spent();
         is_queued = false;
         now = None;
         match end {
-            End::Place(given) => place = Some(given),
+            End::Place(place) => past.place = Some(place),
             End::Newer(snapshot) => {
                 newer = Some(snapshot);
                 is_queued = true;
@@ -209,6 +211,27 @@ where
     let answer = held.ok_or_else(|| last.unwrap_or(Reason::NoHealthyBackend))?;
     ticket.backend = Some(Rc::clone(answer.server()));
     Ok(answer)
+}
+
+/// What a request that met a full backend has to remember.
+#[derive(Default)]
+struct Past {
+    stay: Option<Stay>,
+    /// What it came back with.
+    place: Option<InFlight>,
+    /// Where it had been sent before.
+    tried: Tried,
+    /// Backends that had room for it but no connection.
+    lacking: Vec<*const Backend>,
+}
+
+impl Past {
+    fn lacks(&mut self, backend: &Arc<Backend>) {
+        let backend = Arc::as_ptr(backend);
+        if !self.lacking.contains(&backend) {
+            self.lacking.push(backend);
+        }
+    }
 }
 
 /// A place among the requests in flight at a backend. Where there is no queue, nobody is owed one before the others.
