@@ -14,6 +14,7 @@ mod world;
 
 pub use controller::{Controller, GATHER, Retired};
 pub use diff::{Summary, unchangeable};
+pub use passive::{Change, Ejections, What};
 pub use staging::{Settled, Settling, Staged, Staging};
 pub use world::names;
 

@@ -31,6 +31,7 @@ mod queueing;
 mod real_peers;
 mod reload;
 mod routing;
+mod simulation;
 mod support;
 mod systemd;
 mod tidy;
