@@ -7,11 +7,13 @@
 //! Everything follows from a seed. A run that fails says which; `SHARDGATE_SEED=N cargo test --test it -- simulation
 //! --nocapture` runs that one again and prints its table.
 
+mod report;
 mod world;
 
 use std::time::Duration;
 
-use world::{Report, World};
+use report::Report;
+use world::World;
 
 /// The seeds of every run: what has been found once is looked for again.
 const SEEDS: std::ops::RangeInclusive<u64> = 1..=6;
