@@ -38,6 +38,8 @@ pub(crate) struct Order<'a> {
     unseen: u32,
     /// Tries in this pool that got no answer in time.
     silent: u32,
+    /// Another region's tier was passed over for want of room.
+    lacks_room: bool,
     /// `None`: the first tier is whole, so it takes everything and no tier is in panic.
     loads: Option<Loads>,
     /// Those it was sent to first, then those that were full.
@@ -92,9 +94,22 @@ impl<'a> Order<'a> {
             count += Role::ALL.len();
         }
         let (passed, spent) = (0, tried.len());
-        let (first, again, unseen, silent, loads) = (0, false, 0, 0, None);
-        let mut order =
-            Self { pools, count, first, passed, again, unseen, silent, loads, tried, spent, sender, random };
+        let (first, again, unseen, silent, lacks_room, loads) = (0, false, 0, 0, false, None);
+        let mut order = Self {
+            pools,
+            count,
+            first,
+            passed,
+            again,
+            unseen,
+            silent,
+            lacks_room,
+            loads,
+            tried,
+            spent,
+            sender,
+            random,
+        };
         // Nearly always the first tier is whole, and nothing else has to be looked at.
         if order.tier(0).is_none_or(|(_, tier, _)| tier.health < 100) {
             let loads = Loads::new(snapshot, chain);
@@ -133,6 +148,7 @@ impl<'a> Order<'a> {
             let stays = self.unseen < FREE_PER_TIER && self.silent < SILENT_PER_POOL;
             if (self.again || stays)
                 && let Some((pool, tier, role)) = self.tier(at)
+                && self.has_room(at, pool, tier)
             {
                 let slot = slots.borrow_mut().pool(index, pool.id);
                 if let Some(place) = self.pick(index, pool, tier, role, &slot)
@@ -151,7 +167,8 @@ impl<'a> Order<'a> {
 
     /// Whether there is a backend that was not tried yet.
     pub(crate) fn has_next(&self) -> bool {
-        (0..self.count).filter_map(|at| self.tier(at)).any(|(pool, tier, _)| {
+        let roomy = |at: usize| self.tier(at).filter(|(pool, tier, _)| at / 2 == 0 || pool.has_room(tier));
+        (0..self.count).filter_map(roomy).any(|(pool, tier, _)| {
             let servers = self.usable(pool, tier).iter().filter_map(|&place| tier.servers.get(place as usize));
             servers.into_iter().any(|server| !self.was_tried(server))
         })
@@ -173,7 +190,8 @@ impl<'a> Order<'a> {
     /// Every backend that the request could wait for; `lacking`: those that had no connection for it.
     pub(crate) fn targets(&self, lacking: &[*const Backend]) -> Vec<Target> {
         let mut targets = Vec::new();
-        for (pool, tier, _) in (0..self.count).filter_map(|at| self.tier(at)) {
+        let roomy = |at: usize| self.tier(at).filter(|(pool, tier, _)| at / 2 == 0 || pool.has_room(tier));
+        for (pool, tier, _) in (0..self.count).filter_map(roomy) {
             let servers = self.usable(pool, tier).iter().filter_map(|&place| tier.servers.get(place as usize));
             for backend in servers.map(|server| &server.backend) {
                 let place = Arc::as_ptr(backend);
@@ -183,6 +201,18 @@ impl<'a> Order<'a> {
             }
         }
         targets
+    }
+
+    /// Whether another region's tier was passed over for want of room.
+    pub(crate) fn lacks_room(&self) -> bool {
+        self.lacks_room
+    }
+
+    /// The home pool's room is a matter of its limits; another region's is what its own load leaves.
+    fn has_room(&mut self, at: usize, pool: &PoolState, tier: &Tier) -> bool {
+        let has_room = at / Role::ALL.len() == 0 || pool.has_room(tier);
+        self.lacks_room |= !has_room && !tier.usable.is_empty();
+        has_room
     }
 
     /// The last try failed before a byte was written.

@@ -180,6 +180,11 @@ where
             }
             retries += 1;
         }
+        if order.lacks_room() {
+            // It could have been served, had there been room: that says more than that nobody listens at home.
+            last = last.filter(|reason| *reason != Reason::ConnectFailed).or(Some(Reason::Overloaded));
+            proxy.slots.borrow().metrics().metrics().limit_hit("capacity");
+        }
         if !is_queued && (held.is_some() || !has_queue || !order.has_full()) {
             break;
         }

@@ -409,6 +409,9 @@ impl Question<'_> {
         let first = first.unwrap_or(0);
         (first..tiers.len()).chain(0..first).find_map(|at| {
             let &(pool, role, tier) = tiers.get(at)?;
+            if at / Role::ALL.len() > 0 && !pool.has_room(tier) {
+                return None;
+            }
             let panic = loads.is_panic(pool, tier);
             let usable = places(tier, panic);
             let group = Group { servers: &tier.servers, usable, heaviest: tier.heaviest };

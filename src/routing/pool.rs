@@ -143,6 +143,15 @@ impl PoolState {
         Self::judged(self.id, Arc::clone(&self.settings), servers, self.tables.clone())
     }
 
+    /// Whether a tier has room for requests of other regions: fewer in flight than it is sized for, by the weight that is
+    /// usable now. What is in flight is its own load, first of all.
+    pub fn has_room(&self, tier: &Tier) -> bool {
+        let Some(capacity) = self.settings.failover.capacity else { return true };
+        let servers = tier.usable.iter().filter_map(|&place| tier.servers.get(place as usize));
+        let in_flight: u64 = servers.map(|server| u64::from(server.backend.in_flight())).sum();
+        in_flight < tier.usable_weight.saturating_mul(u64::from(capacity))
+    }
+
     /// Whether its servers would be judged as they were.
     pub fn is_current(&self, now: Instant) -> bool {
         let window = self.settings.slow_start.window;

@@ -54,6 +54,6 @@ fn hash_of(settings: &PoolSettings) -> u64 {
     } = settings;
     let mut hasher = FxBuildHasher.build_hasher();
     (balance, hash_on, protocol, host, via, health, retry, limits, timeouts, outlier, slow_start).hash(&mut hasher);
-    (failover.overprovisioning.to_bits(), failover.panic_percent).hash(&mut hasher);
+    (failover.overprovisioning.to_bits(), failover.panic_percent, failover.capacity).hash(&mut hasher);
     hasher.finish()
 }
