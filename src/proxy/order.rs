@@ -38,8 +38,6 @@ pub(crate) struct Order<'a> {
     unseen: u32,
     /// Tries in this pool that got no answer in time.
     silent: u32,
-    /// Another region's tier was passed over for want of room.
-    lacks_room: bool,
     /// `None`: the first tier is whole, so it takes everything and no tier is in panic.
     loads: Option<Loads>,
     /// Those it was sent to first, then those that were full.
@@ -94,22 +92,9 @@ impl<'a> Order<'a> {
             count += Role::ALL.len();
         }
         let (passed, spent) = (0, tried.len());
-        let (first, again, unseen, silent, lacks_room, loads) = (0, false, 0, 0, false, None);
-        let mut order = Self {
-            pools,
-            count,
-            first,
-            passed,
-            again,
-            unseen,
-            silent,
-            lacks_room,
-            loads,
-            tried,
-            spent,
-            sender,
-            random,
-        };
+        let (first, again, unseen, silent, loads) = (0, false, 0, 0, None);
+        let mut order =
+            Self { pools, count, first, passed, again, unseen, silent, loads, tried, spent, sender, random };
         // Nearly always the first tier is whole, and nothing else has to be looked at.
         if order.tier(0).is_none_or(|(_, tier, _)| tier.health < 100) {
             let loads = Loads::new(snapshot, chain);
@@ -148,7 +133,7 @@ impl<'a> Order<'a> {
             let stays = self.unseen < FREE_PER_TIER && self.silent < SILENT_PER_POOL;
             if (self.again || stays)
                 && let Some((pool, tier, role)) = self.tier(at)
-                && self.has_room(at, pool, tier)
+                && Self::is_roomy(at, pool, tier)
             {
                 let slot = slots.borrow_mut().pool(index, pool.id);
                 if let Some(place) = self.pick(index, pool, tier, role, &slot)
@@ -167,8 +152,7 @@ impl<'a> Order<'a> {
 
     /// Whether there is a backend that was not tried yet.
     pub(crate) fn has_next(&self) -> bool {
-        let roomy = |at: usize| self.tier(at).filter(|(pool, tier, _)| at / 2 == 0 || pool.has_room(tier));
-        (0..self.count).filter_map(roomy).any(|(pool, tier, _)| {
+        self.roomy().any(|(pool, tier)| {
             let servers = self.usable(pool, tier).iter().filter_map(|&place| tier.servers.get(place as usize));
             servers.into_iter().any(|server| !self.was_tried(server))
         })
@@ -190,8 +174,7 @@ impl<'a> Order<'a> {
     /// Every backend that the request could wait for; `lacking`: those that had no connection for it.
     pub(crate) fn targets(&self, lacking: &[*const Backend]) -> Vec<Target> {
         let mut targets = Vec::new();
-        let roomy = |at: usize| self.tier(at).filter(|(pool, tier, _)| at / 2 == 0 || pool.has_room(tier));
-        for (pool, tier, _) in (0..self.count).filter_map(roomy) {
+        for (pool, tier) in self.roomy() {
             let servers = self.usable(pool, tier).iter().filter_map(|&place| tier.servers.get(place as usize));
             for backend in servers.map(|server| &server.backend) {
                 let place = Arc::as_ptr(backend);
@@ -203,16 +186,22 @@ impl<'a> Order<'a> {
         targets
     }
 
-    /// Whether another region's tier was passed over for want of room.
+    /// Whether another region has backends for it, but no room.
     pub(crate) fn lacks_room(&self) -> bool {
-        self.lacks_room
+        (0..self.count).any(|at| {
+            self.tier(at).is_some_and(|(pool, tier, _)| !tier.usable.is_empty() && !Self::is_roomy(at, pool, tier))
+        })
     }
 
     /// The home pool's room is a matter of its limits; another region's is what its own load leaves.
-    fn has_room(&mut self, at: usize, pool: &PoolState, tier: &Tier) -> bool {
-        let has_room = at / Role::ALL.len() == 0 || pool.has_room(tier);
-        self.lacks_room |= !has_room && !tier.usable.is_empty();
-        has_room
+    fn is_roomy(at: usize, pool: &PoolState, tier: &Tier) -> bool {
+        at / Role::ALL.len() == 0 || pool.has_room(tier)
+    }
+
+    /// Every tier, without those of other regions that have no room.
+    fn roomy(&self) -> impl Iterator<Item = (&'a PoolState, &'a Tier)> + '_ {
+        let tier = |at: usize| self.tier(at).filter(|(pool, tier, _)| Self::is_roomy(at, pool, tier));
+        (0..self.count).filter_map(tier).map(|(pool, tier, _)| (pool, tier))
     }
 
     /// The last try failed before a byte was written.
