@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 use shardgate::backend::{Cause, Check, Status};
 use shardgate::config;
-use shardgate::control::{Controller, Settled};
+use shardgate::control::{Board, Controller, Settled, States};
 use shardgate::health::{Prober, Transition};
 use shardgate::model::{Plan, PoolId};
 use shardgate::routing::{Index, Table, build};
@@ -98,7 +98,7 @@ fn measure(file: &Path) {
     let loaded = began.elapsed();
     let index = Arc::new(Index::new(Arc::new(plan.of_nothing())));
     let table = Arc::new(Table::new(build(index, 0, Instant::now(), |_| Default::default())));
-    let mut controller = Controller::new(Arc::clone(&table), metrics, prober);
+    let mut controller = Controller::new(Arc::clone(&table), metrics, prober, Board::new(States::default()));
     let (settled, _) = steps(&mut controller, plan);
     controller.publish(settled);
     let built = began.elapsed() - loaded;

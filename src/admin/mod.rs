@@ -172,7 +172,7 @@ mod tests {
             hash: "00ff".into(),
             server: Server { workers: None, drain_delay: drain, drain_timeout: drain, default_region: RegionId(0) },
             listeners: Vec::new(),
-            admin: Some(Admin { bind: Bind::Tcp(([127, 0, 0, 1], 9600).into()), token: None, protect_metrics: false }),
+            admin: Some(Admin { bind: Bind::Tcp(([127, 0, 0, 1], 9600).into()), token: None, protect_metrics: false, state_file: None }),
             regions: vec![Region { name: "here".into(), clients: Vec::new(), fallback: Vec::new() }],
             assets: Vec::new(),
             pools: Vec::new(),

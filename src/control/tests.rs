@@ -42,7 +42,7 @@ fn controller(first: &Arc<Plan>) -> (Controller, Arc<Table>) {
     let prober = Prober::spawn(facts, Arc::clone(&metrics));
     let index = Arc::new(Index::new(Arc::new(first.of_nothing())));
     let table = Arc::new(Table::new(build(index, 0, Instant::now(), |_| Default::default())));
-    let mut controller = Controller::new(Arc::clone(&table), metrics, prober);
+    let mut controller = Controller::new(Arc::clone(&table), metrics, prober, Board::new(States::default()));
     put_in_force(&mut controller, first);
     (controller, table)
 }

@@ -135,6 +135,17 @@ impl PoolState {
         Self::judged(self.id, Arc::clone(&self.settings), servers)
     }
 
+    /// The same servers, with what the operator says of them now, judged anew. `None`: that is what they have.
+    pub fn commanded(&self, says: impl Fn(&Server) -> Operator, now: Instant) -> Option<Self> {
+        if self.servers().all(|server| server.operator == says(server)) {
+            return None;
+        }
+        let servers = self.tiers.each_ref().map(|tier| {
+            tier.servers.iter().map(|server| Server { operator: says(server), ..server.clone() }).collect()
+        });
+        Some(self.with_servers(servers, now))
+    }
+
     /// Whether its servers would be judged as they were.
     pub fn is_current(&self, now: Instant) -> bool {
         let window = self.settings.slow_start.window;

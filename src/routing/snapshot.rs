@@ -63,10 +63,14 @@ impl Snapshot {
 
     /// Judges every pool again, `now`. Pages of which no pool is judged otherwise stay shared.
     pub fn judge_anew(&mut self, now: Instant) {
+        self.revise(|pool| (!pool.is_current(now)).then(|| pool.refreshed(now)));
+    }
+
+    /// Looks at every pool; what it is to be instead, or `None`. Pages of which no pool changes stay shared.
+    pub fn revise(&mut self, anew: impl Fn(&PoolState) -> Option<PoolState>) {
         for page in &mut self.pages {
             for place in 0..page.len() {
-                let stale = page.get(place).filter(|pool| !pool.is_current(now)).map(|pool| pool.refreshed(now));
-                if let Some(pool) = stale
+                if let Some(pool) = page.get(place).and_then(&anew)
                     && let Some(place) = Arc::make_mut(page).get_mut(place)
                 {
                     *place = pool;
