@@ -42,6 +42,9 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// Between the end of `drain_timeout` and the end of the workers.
 const STOP: Duration = Duration::from_millis(500);
 
+/// Characters of the errors of a refused configuration in its event; all of them are in the log.
+const EVENT_TEXT: usize = 2048;
+
 /// What workers have to say that the control plane has not heard yet, at most.
 const OBSERVATIONS: usize = 1024;
 
@@ -355,7 +358,10 @@ impl Daemon {
     fn refuse(&mut self, job: Job, text: String) {
         tracing::error!("the configuration was refused, the old one goes on\n{text}");
         self.metrics.reload(false);
-        self.board.events().emit("reload", &[("result", "refused".into()), ("errors", (&*text).into())]);
+        self.board.events().emit(
+            "reload",
+            &[("result", "refused".into()), ("errors", text.chars().take(EVENT_TEXT).collect::<String>().into())],
+        );
         notify::ready("reload refused, the old configuration goes on");
         if let Some(reply) = job.reply {
             let _ = reply.send(ReloadReport { result: Err(text) });

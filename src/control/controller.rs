@@ -43,7 +43,7 @@ const SWEPT_PER_TICK: usize = 10_000;
 /// Turns a Plan and facts into Snapshots. See the module.
 pub struct Controller {
     table: Arc<Table>,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     prober: Prober,
     /// `None` while a step on another thread has it.
     known: Option<Known>,
@@ -55,7 +55,7 @@ pub struct Controller {
     /// While the next Plan is judged anew: what has changed since, by place in memory.
     since: Option<FxHashMap<usize, Arc<Backend>>>,
     dirty: BTreeSet<PoolId>,
-    board: Arc<Board>,
+    pub(super) board: Arc<Board>,
     /// What operators have said, for the Plan in force.
     orders: Orders,
     sweep: Option<operator::Sweep>,
@@ -153,7 +153,8 @@ impl Controller {
         }
         late.extend(self.overtook(&world));
         self.orders = Orders::new(&self.board.states(), &world.index);
-        let anew = |id| self.orders.commanded(snapshot.pool(id), now).unwrap_or_else(|| snapshot.pool(id).refreshed(now));
+        let anew =
+            |id| self.orders.commanded(snapshot.pool(id), now).unwrap_or_else(|| snapshot.pool(id).refreshed(now));
         let late: Vec<_> = late.into_iter().map(|id| (id, anew(id))).collect();
         let mut snapshot = snapshot.with_changes(late);
         snapshot.generation = self.table.load().generation + 1;

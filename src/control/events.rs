@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use tokio::sync::broadcast::{self, Receiver, Sender};
 
 /// Events that a reader may be behind, and that are kept for readers that come back.
-pub const KEPT: usize = 1024;
+pub(super) const KEPT: usize = 1024;
 
 /// Something that has happened.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -166,9 +166,7 @@ impl Settling {
             snapshot = snapshot.with_changes(changes);
         }
         let now = Instant::now();
-        snapshot.revise(|pool| {
-            orders.commanded(pool, now).or_else(|| (!pool.is_current(now)).then(|| pool.refreshed(now)))
-        });
+        snapshot.revise(|pool| orders.commanded(pool, now).or_else(|| pool.renewed(now)));
         Settled { known, next: Next { world, snapshot, summary } }
     }
 }

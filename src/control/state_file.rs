@@ -62,6 +62,8 @@ pub struct Opened {
     pub states: States,
     /// Where to write from now on. Not there: writing would destroy what can't be read.
     pub file: Option<StateFile>,
+    /// Whether the file has these states.
+    pub is_saved: bool,
 }
 
 impl StateFile {
@@ -69,19 +71,19 @@ impl StateFile {
     pub fn open(path: &Path) -> Opened {
         let file = Some(Self(path.to_owned()));
         let why = match read(path) {
-            Ok(None) => return Opened { states: States::default(), file },
+            Ok(None) => return Opened { states: States::default(), file, is_saved: true },
             Ok(Some(text)) => match parse(&text) {
-                Ok((states, 0)) => return Opened { states, file },
+                Ok((states, 0)) => return Opened { states, file, is_saved: true },
                 Ok((states, bad)) => {
                     let file = move_away(path, &format!("{bad} states in it mean nothing")).then_some(()).and(file);
-                    return Opened { states, file };
+                    return Opened { states, file, is_saved: false };
                 }
                 Err(why) => why,
             },
             Err(error) => error.to_string(),
         };
         let file = move_away(path, &why).then_some(()).and(file);
-        Opened { states: States::default(), file }
+        Opened { states: States::default(), file, is_saved: true }
     }
 
     /// Puts these states in its place.
@@ -260,7 +262,7 @@ mod tests {
             let directory = tempfile::tempdir().expect("a directory");
             let path = directory.path().join("states.json");
             fs::write(&path, text).expect("it is written");
-            let Opened { states, file } = StateFile::open(&path);
+            let Opened { states, file, .. } = StateFile::open(&path);
             assert_eq!((states.len(), file.is_some(), path.exists()), (left, true, false), "{text}");
             let names: Vec<_> = fs::read_dir(directory.path()).expect("a directory").flatten().collect();
             assert_eq!(fs::read_to_string(names[0].path()).expect("text"), text);
@@ -272,7 +274,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("states.json");
         fs::create_dir(&path).expect("a directory");
-        let Opened { states, file } = StateFile::open(&path);
+        let Opened { states, file, .. } = StateFile::open(&path);
         assert!(states.is_empty() && file.is_none() && path.is_dir());
         let nowhere = StateFile(directory.path().join("no/such/states.json"));
         assert!(nowhere.save(&example()).is_err());

@@ -170,7 +170,8 @@ mod tests {
 
     #[test]
     fn the_most_restrictive_level_holds() {
-        let table: &[(&[(&str, Operator)], Option<(&str, Operator)>)] = &[
+        type Case<'a> = (&'a [(&'a str, Operator)], Option<(&'a str, Operator)>);
+        let table: &[Case<'_>] = &[
             (&[], None),
             (&[("north", Drain)], Some(("region", Drain))),
             (&[("south", Drain)], None),

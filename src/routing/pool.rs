@@ -146,8 +146,12 @@ impl PoolState {
         Some(self.with_servers(servers, now))
     }
 
-    /// Whether its servers would be judged as they were.
-    pub fn is_current(&self, now: Instant) -> bool {
+    /// The same servers, judged anew; `None`: they would be judged as they were.
+    pub fn renewed(&self, now: Instant) -> Option<Self> {
+        (!self.is_current(now)).then(|| self.refreshed(now))
+    }
+
+    fn is_current(&self, now: Instant) -> bool {
         let window = self.settings.slow_start.window;
         let mut verdicts = &*self.verdicts();
         self.tiers.iter().all(|tier| {

@@ -24,6 +24,7 @@ mod listeners;
 mod admin;
 mod logs;
 mod metrics;
+mod operator;
 mod real_peers;
 mod reload;
 mod routing;

@@ -24,7 +24,9 @@ pub(super) fn restore(file: Option<&PathBuf>) -> (Arc<Board>, Keeper) {
         tracing::info!(file = path.display().to_string(), states = kept, "states of before are in force again");
     }
     let board = Board::new(opened.states);
-    let keeper = Keeper::new(opened.file, "the state file can't be used; the log says why", board.states());
+    let saved = if opened.is_saved { board.states() } else { Arc::default() };
+    let mut keeper = Keeper::new(opened.file, "the state file can't be used; the log says why", saved);
+    keeper.keep(board.states());
     (board, keeper)
 }
 

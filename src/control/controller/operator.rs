@@ -102,8 +102,7 @@ impl Controller {
         let comes_back = state == Operator::Ready && before != state;
         let changed = Changed { target, before, after: state, pools: 0, backends: 0, held: 0, saved: Ok(()) };
         let warm = comes_back.then(Instant::now);
-        let mut work =
-            Work { author, changed, seen: FxHashSet::default(), held: FxHashSet::default(), warm, reply };
+        let mut work = Work { author, changed, seen: FxHashSet::default(), held: FxHashSet::default(), warm, reply };
         let id = match scope {
             Scope::Region(region) => {
                 self.sweep = Some(Sweep { work, region, next: 0 });

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::Controller;
 use super::super::passive::What;
 use super::super::world::World;
+use super::Controller;
 use crate::backend::Backend;
 use crate::health::Transition;
 
