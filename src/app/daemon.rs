@@ -238,7 +238,7 @@ impl Daemon {
                 }
                 Some(Resolved { name, addresses }) = self.resolved.recv() => self.controller.resolved(name, addresses),
                 Some(request) = self.changes.recv(), if self.takes_changes() => self.operate(request),
-                () = tokio::task::yield_now(), if self.controller.is_sweeping() => self.sweep(),
+                () = std::future::ready(()), if self.controller.is_sweeping() => self.sweep().await,
                 () = self.keeper.written() => {}
                 _ = self.signals.hup.recv(), if idle => self.reload(None),
                 Some(Command::Reload(reply)) = self.commands.recv(), if self.job.is_none() => {

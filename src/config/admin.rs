@@ -63,6 +63,10 @@ pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>, listeners: &Ha
 
 /// `"off"` is `Some(None)`.
 fn state_file(cx: &Context<'_>, value: &Value<'_>) -> Option<Option<PathBuf>> {
+    if matches!(value.kind, Kind::Boolean(_)) {
+        expected_help(cx, value, "a string", Some("write \"off\", or the path of a file".to_owned()));
+        return None;
+    }
     Some(match text(cx, value)? {
         "off" => None,
         path => Some(cx.resolve(value.span, path)),

@@ -43,11 +43,12 @@ impl Daemon {
         }
     }
 
-    /// Goes through some more pools of a region.
-    pub(super) fn sweep(&mut self) {
+    /// Goes through some more pools of a region, and lets the runtime's other tasks have their turn.
+    pub(super) async fn sweep(&mut self) {
         if let Some(done) = self.controller.sweep() {
             self.keeper.made(done, self.controller.states());
         }
+        tokio::task::yield_now().await;
     }
 
     /// At the end of the process: what is being written is written to its end.

@@ -212,7 +212,7 @@ impl Controller {
             tracing::info!(
                 target: "audit",
                 subject = name,
-                level_of = level,
+                scope = level,
                 before = before.as_str(),
                 after = after.as_str(),
                 pools,
