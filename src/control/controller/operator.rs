@@ -76,15 +76,17 @@ impl Controller {
     pub fn operate(&mut self, request: Request) -> Option<Done> {
         let Request { change: Change { target, state, author }, reply } = request;
         let snapshot = self.table.load();
-        let (scope, target) = match orders::find(&snapshot, &target) {
-            Ok(found) => found,
-            Err(unknown) => {
+        let mut states = (*self.board.states()).clone();
+        let (scope, target) = match (orders::find(&snapshot, &target), states.get(&target)) {
+            (Ok((scope, target)), _) => (Some(scope), target),
+            // It is not configured any more, but its state can be taken back.
+            (Err(_), Some(said)) => (None, said.target.clone()),
+            (Err(unknown), None) => {
                 // Whoever asked may have gone.
                 let _ = reply.send(Err(Refused::Unknown(unknown)));
                 return None;
             }
         };
-        let mut states = (*self.board.states()).clone();
         let before = states.state(&target);
         if states.len() >= MAX_STATES && before == Operator::Ready && state != Operator::Ready {
             let _ = reply.send(Err(Refused::TooMany));
@@ -92,7 +94,8 @@ impl Controller {
         }
         if before != state {
             let since = Timestamp::now();
-            states.say(Said { target: target.clone(), state, since, author: author.clone(), absent_since: None });
+            let absent_since = scope.is_none().then_some(since);
+            states.say(Said { target: target.clone(), state, since, author: author.clone(), absent_since });
             self.orders = Orders::new(&states, &self.world.index);
             self.board.set(states);
             if let Some(overtaking) = &mut self.overtaking {
@@ -103,14 +106,15 @@ impl Controller {
         let changed = Changed { target, before, after: state, pools: 0, backends: 0, held: 0, saved: Ok(()) };
         let warm = comes_back.then(Instant::now);
         let mut work = Work { author, changed, seen: FxHashSet::default(), held: FxHashSet::default(), warm, reply };
-        let id = match scope {
-            Scope::Region(region) => {
+        let (id, address) = match scope {
+            None => return Some(self.done(work)),
+            Some(Scope::Region(region)) => {
                 self.sweep = Some(Sweep { work, region, next: 0 });
                 return None;
             }
-            Scope::Pool(id) | Scope::Backend(id, _) => id,
+            Some(Scope::Pool(id)) => (id, None),
+            Some(Scope::Backend(id, address)) => (id, Some(address)),
         };
-        let address = if let Scope::Backend(_, address) = scope { Some(address) } else { None };
         let pool = self.look(&mut work, &snapshot, id, address.as_deref());
         if let Some(pool) = pool {
             self.swap(snapshot.with_changes([(id, pool)]));

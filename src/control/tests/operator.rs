@@ -192,6 +192,13 @@ async fn what_was_said_before_holds_in_the_first_snapshot_and_over_absence() {
     assert_eq!((states(&table), absent()), (vec!["r".to_owned()], 3));
     put_in_force(&mut controller, &plan(&(three() + &pool("C.r", "\"10.0.0.9:1\""))));
     assert_eq!((states(&table), absent()), (["dd", "r", "d", "d"].map(str::to_owned).to_vec(), 0));
+    // What is not there can be taken back, too, and then is unknown.
+    put_in_force(&mut controller, &plan(&three()));
+    let changed = say(&mut controller, "c/R", Ready);
+    assert_eq!((changed.target.to_string(), changed.before, changed.pools), ("C/r".to_owned(), Drain, 0));
+    assert!(ask(&mut controller, "C/r", Ready).is_err());
+    put_in_force(&mut controller, &plan(&(three() + &pool("C.r", "\"10.0.0.9:1\""))));
+    assert_eq!(states(&table), ["dd", "r", "r", "d"]);
 }
 
 #[tokio::test]
