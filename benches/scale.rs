@@ -127,20 +127,6 @@ fn measure(file: &Path) {
     flips.sort();
     println(&format!("  flip: median {:.2?}, longest {:.2?}", flips[FLIPS / 2], flips[FLIPS - 1]));
 
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
-    for state in [Operator::Drain, Operator::Ready] {
-        let mut slices: Vec<_> = (0..REGIONS).map(|region| sweep(&mut controller, region, state)).collect();
-        let first = slices.first().map(|slices| slices.iter().sum::<Duration>()).unwrap_or_default();
-        let all: Vec<_> = slices.drain(..).flatten().collect();
-        let (sum, longest) = (all.iter().sum::<Duration>(), all.iter().max().copied().unwrap_or_default());
-        println(&format!(
-            "  {} of a region {first:.2?}, of all {sum:.2?} in {} slices, the longest {longest:.2?}; peak {} MB",
-            state.as_str(),
-            all.len(),
-            memory("VmHWM:"),
-        ));
-    }
-
     for round in 0..RELOADS {
         // Begins the peak anew: proc_pid_clear_refs(5).
         let _ = std::fs::write("/proc/self/clear_refs", "5");
@@ -163,6 +149,20 @@ fn measure(file: &Path) {
         ));
     }
     println(&format!("  after the reloads {} MB", settled_memory()));
+
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    for state in [Operator::Drain, Operator::Ready] {
+        let mut slices: Vec<_> = (0..REGIONS).map(|region| sweep(&mut controller, region, state)).collect();
+        let first = slices.first().map(|slices| slices.iter().sum::<Duration>()).unwrap_or_default();
+        let all: Vec<_> = slices.drain(..).flatten().collect();
+        let (sum, longest) = (all.iter().sum::<Duration>(), all.iter().max().copied().unwrap_or_default());
+        println(&format!(
+            "  {} of a region {first:.2?}, of all {sum:.2?} in {} slices, the longest {longest:.2?}; peak {} MB",
+            state.as_str(),
+            all.len(),
+            memory("VmHWM:"),
+        ));
+    }
 }
 
 /// User and system time of this process.

@@ -156,6 +156,7 @@ impl Controller {
         let anew =
             |id| self.orders.commanded(snapshot.pool(id), now).unwrap_or_else(|| snapshot.pool(id).refreshed(now));
         let late: Vec<_> = late.into_iter().map(|id| (id, anew(id))).collect();
+        world.warming.extend(late.iter().filter(|(_, pool)| pool.is_warming_up()).map(|(id, _)| *id));
         let mut snapshot = snapshot.with_changes(late);
         snapshot.generation = self.table.load().generation + 1;
         let old = std::mem::replace(&mut self.world, world);

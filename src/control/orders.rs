@@ -19,6 +19,8 @@ pub(super) struct Orders {
     index: Arc<Index>,
     regions: Box<[Operator]>,
     pools: FxHashMap<PoolId, OfPool>,
+    /// Nobody has said anything: the usual case, which a step over all pools should not pay for.
+    is_empty: bool,
 }
 
 #[derive(Default)]
@@ -34,6 +36,7 @@ impl Orders {
             index: Arc::clone(index),
             regions: vec![Operator::Ready; index.plan.regions.len()].into(),
             pools: FxHashMap::default(),
+            is_empty: states.is_empty(),
         };
         for said in states.iter() {
             match &said.target {
@@ -60,6 +63,9 @@ impl Orders {
 
     /// What holds for a backend of a pool.
     pub(super) fn of(&self, id: PoolId, label: &str) -> Operator {
+        if self.is_empty {
+            return Operator::Ready;
+        }
         let region = self.index.plan.pools.get(id.index()).map(|pool| pool.region);
         let region = region.and_then(|region| self.regions.get(region.index())).copied().unwrap_or_default();
         let Some(of_pool) = self.pools.get(&id) else { return region };

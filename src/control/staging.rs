@@ -167,6 +167,8 @@ impl Settling {
         }
         let now = Instant::now();
         snapshot.revise(|pool| orders.commanded(pool, now).or_else(|| pool.renewed(now)));
+        // Who has come back since the Snapshot was built.
+        world.warming.extend(snapshot.pools().filter(|pool| pool.is_warming_up()).map(|pool| pool.id));
         Settled { known, next: Next { world, snapshot, summary } }
     }
 }

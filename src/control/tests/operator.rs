@@ -218,6 +218,30 @@ async fn who_comes_back_warms_up_unless_it_never_was_away() {
 }
 
 #[tokio::test]
+async fn who_comes_back_during_a_reload_does_not_stay_cold() {
+    let plan = plan(&(three() + "slow_start = { window = \"300ms\" }\n"));
+    for is_settled_later in [true, false] {
+        let (mut controller, table) = controller(&plan);
+        say(&mut controller, "s", Drain);
+        let staged = stage(&mut controller, &plan);
+        drop(controller.check(staged));
+        if is_settled_later {
+            say(&mut controller, "s", Ready);
+        }
+        let settling = controller.settle().expect("it is on its way");
+        if !is_settled_later {
+            say(&mut controller, "s", Ready);
+        }
+        controller.publish(settling.run());
+        let end = Instant::now() + std::time::Duration::from_secs(60);
+        while table.load().pool(PoolId(2)).is_warming_up() {
+            assert!(Instant::now() < end, "it stays cold");
+            drop(controller.tick());
+        }
+    }
+}
+
+#[tokio::test]
 async fn changes_are_counted_and_told() {
     let (mut controller, _) = controller(&plan(&three()));
     let mut events = controller.board.events().subscribe(None).future;
