@@ -4,18 +4,30 @@
 //! only writer. [`Handle`] is how others speak to it: a bounded channel, and what may be read by anyone at any time.
 
 mod adaptive;
+mod board;
+mod change;
 mod controller;
 mod diff;
+mod events;
+mod orders;
 mod passive;
 mod staging;
+mod state_file;
+mod states;
 #[cfg(test)]
 mod tests;
 mod world;
 
-pub use controller::{Controller, GATHER, Retired};
+pub use board::Board;
+pub use change::{Change, Changed, Refused, Reply, Request};
+pub use controller::{Controller, Done, GATHER, Retired};
 pub use diff::{Summary, unchangeable};
-pub use passive::{Change, Ejections, What};
+pub use events::{Event, Events, Subscription};
+pub use orders::Unknown;
+pub use passive::{Ejections, What};
 pub use staging::{Settled, Settling, Staged, Staging};
+pub use state_file::{Opened, StateFile};
+pub use states::{Author, KEPT, MAX_STATES, Said, States};
 pub use world::names;
 
 use std::sync::Arc;
@@ -44,20 +56,42 @@ pub struct ReloadReport {
 #[derive(Clone)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
+    changes: mpsc::Sender<Request>,
     table: Arc<Table>,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
+    board: Arc<Board>,
 }
 
 impl Handle {
-    /// A handle that speaks to whoever holds the other end of `commands`.
+    /// A handle that speaks to whoever holds the other ends of `commands` and `changes`. Those are two, because a
+    /// reload waits for the one before it, and an operator must not.
     pub fn new(
         commands: mpsc::Sender<Command>,
+        changes: mpsc::Sender<Request>,
         table: Arc<Table>,
         metrics: Arc<Metrics>,
         readiness: Arc<Readiness>,
+        board: Arc<Board>,
     ) -> Self {
-        Self { commands, table, metrics, readiness }
+        Self { commands, changes, table, metrics, readiness, board }
+    }
+
+    /// Asks for an operator's state, and waits until it holds and is saved.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn change(&self, change: Change) -> Result<Changed, Refused> {
+        let (reply, result) = oneshot::channel();
+        if self.changes.send(Request { change, reply }).await.is_err() {
+            return Err(Refused::Ending);
+        }
+        result.await.unwrap_or(Err(Refused::Ending))
+    }
+
+    /// What operators have said, and what happens.
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
     }
 
     /// Asks for a reload and waits for its end.
@@ -107,6 +141,11 @@ impl Readiness {
     /// Draining begins; there is no way back.
     pub fn set_draining(&self) {
         self.0.store(DRAINING, Ordering::Relaxed);
+    }
+
+    /// Whether accepting has begun, ever.
+    pub fn is_past_start(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != STARTING
     }
 
     fn check(&self) -> Result<(), &'static str> {

@@ -152,8 +152,23 @@ impl PoolState {
         in_flight < tier.usable_weight.saturating_mul(u64::from(capacity))
     }
 
-    /// Whether its servers would be judged as they were.
-    pub fn is_current(&self, now: Instant) -> bool {
+    /// The same servers, with what the operator says of them now, judged anew. `None`: that is what they have.
+    pub fn commanded(&self, says: impl Fn(&Server) -> Operator, now: Instant) -> Option<Self> {
+        if self.servers().all(|server| server.operator == says(server)) {
+            return None;
+        }
+        let servers = self.tiers.each_ref().map(|tier| {
+            tier.servers.iter().map(|server| Server { operator: says(server), ..server.clone() }).collect()
+        });
+        Some(self.with_servers(servers, now))
+    }
+
+    /// The same servers, judged anew; `None`: they would be judged as they were.
+    pub fn renewed(&self, now: Instant) -> Option<Self> {
+        (!self.is_current(now)).then(|| self.refreshed(now))
+    }
+
+    fn is_current(&self, now: Instant) -> bool {
         let window = self.settings.slow_start.window;
         let mut verdicts = &*self.verdicts();
         self.tiers.iter().all(|tier| {

@@ -28,6 +28,7 @@ mod admin;
 mod logs;
 mod metrics;
 mod queueing;
+mod operator;
 mod real_peers;
 mod reload;
 mod routing;
