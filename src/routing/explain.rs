@@ -435,10 +435,7 @@ impl Question<'_> {
 fn why(pool: &PoolState, hashed: Option<(&HashSource, u64)>, tier: &Tier, load: u8, panic: bool) -> String {
     let (total, usable) = (tier.servers.len(), places(tier, panic).len());
     let share = match (panic, load) {
-        (true, _) => {
-            let percent = tier.usable_weight * 100 / tier.total_weight.max(1);
-            format!("panic: {percent} % of the tier is usable and no other has room")
-        }
+        (true, _) => format!("panic: {} % of the tier is usable and no other has room", tier.usable_percent),
         (false, 100) => "its tier takes all load".to_owned(),
         (false, load) => format!("its tier takes {load} % of the load"),
     };

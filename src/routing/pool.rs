@@ -54,9 +54,9 @@ impl Candidate for Server {
 /// One pool as it is now.
 ///
 /// In the order of the memory: with many pools, the one that a request needs is in no cache, and what a request reads
-/// in the usual case (the first tier whole) is in the first line.
+/// in the usual case (the first tier whole) is in the first line. So a state begins where a line does, and has three.
 #[derive(Debug, Clone)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct PoolState {
     /// Primaries, replicas: the order of [`Role::ALL`](crate::model::Role::ALL).
     pub tiers: [Tier; 2],
@@ -74,6 +74,8 @@ pub struct PoolState {
 pub struct Tier {
     /// How much of a request's load it can take, in percent: see [`tiers::health`]. 0 if it has no servers.
     pub health: u8,
+    /// How much of its weight is usable, in percent, rounded down; 100 if it has no servers.
+    pub usable_percent: u8,
     /// The largest weight, as of [`Candidate::weight`].
     pub heaviest: u32,
     /// All of them, in the order of the file.
@@ -84,9 +86,9 @@ pub struct Tier {
     pub usable_in_panic: Places,
     /// Weight of the usable.
     pub usable_weight: u64,
-    /// Weight of all.
-    pub total_weight: u64,
 }
+
+const _: () = assert!(size_of::<PoolState>() == 192 || size_of::<usize>() != 8);
 
 /// Places in a tier, ascending. All of a few are a slice that everyone shares: nothing to allocate for it, and nothing
 /// to miss a cache.
@@ -229,14 +231,15 @@ impl Tier {
             _ => (0..).zip(verdicts).filter(|(_, verdict)| wanted(verdict)).map(|(place, _)| place).collect(),
         };
         let usable = || servers.iter().zip(verdicts).filter(|(_, verdict)| verdict.usable).map(|(server, _)| server);
+        let usable_weight = usable().map(|server| u64::from(server.weight)).sum();
         let total_weight = servers.iter().map(|server| u64::from(server.weight)).sum();
         // What warms up can't take its whole load yet, so that a tier that comes back is loaded little by little, too.
         let warm_weight = usable().map(|server| u64::from(server.weight())).sum();
         Self {
             usable: places(|verdict| verdict.usable),
             usable_in_panic: places(|verdict| verdict.usable_in_panic),
-            usable_weight: usable().map(|server| u64::from(server.weight)).sum(),
-            total_weight,
+            usable_percent: tiers::usable_percent(usable_weight, total_weight),
+            usable_weight,
             heaviest: servers.iter().map(Candidate::weight).max().unwrap_or(1),
             health: tiers::health(warm_weight, total_weight * u64::from(WHOLE), overprovisioning),
             servers,
