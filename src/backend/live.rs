@@ -48,7 +48,8 @@ pub(super) struct Line {
     failures: AtomicU32,
     /// The same since the last one that ended well; with [`DEEP`] if one of them was such an error.
     errors: AtomicU32,
-    /// A [`Passive`] as a number. Written by the control plane alone.
+    /// Low two bits: a [`Passive`] as a number. The others: how often the backend has been ejected, so that a request from
+    /// before an ejection does not decide what comes after it. Written by the control plane alone.
     passive: AtomicU32,
     /// Answers since they were last taken, in the high 24 bits, and how long they took together, in microseconds. Written
     /// only where limits adapt.
@@ -122,10 +123,10 @@ impl Backend {
         &self.line.latency
     }
 
-    /// Counts one more request, unless `max` are in flight already, or as many as are good for it (one, if it is
-    /// half-open), or somebody waits for a place.
+    /// Counts one more request, unless `max` are in flight already, or as many as are good for it, or somebody waits for a
+    /// place.
     pub fn try_request(&self, max: u32) -> Option<InFlight> {
-        self.line.take(max, |n| n).then(|| InFlight(self.line.clone()))
+        self.line.take(max, |n| n).then(|| InFlight::new(&self.line))
     }
 
     /// How many requests at once are good for it, as far as that is found out.
@@ -189,7 +190,9 @@ impl Backend {
 
     fn set_passive(&self, passive: Passive) {
         self.forget_errors();
-        self.line.passive.store(passive.number(), Relaxed);
+        let before = self.line.passive.load(Relaxed) & !3;
+        let epoch = if passive == Passive::Ejected { before.wrapping_add(4) } else { before };
+        self.line.passive.store(epoch | passive.number(), Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Standing> {
@@ -198,12 +201,17 @@ impl Backend {
 
     /// The same, past those who wait: for who can't wait.
     pub fn try_request_past(&self, max: u32) -> Option<InFlight> {
-        self.line.take_past(max).then(|| InFlight(self.line.clone()))
+        self.line.take_past(max).then(|| InFlight::new(&self.line))
+    }
+
+    /// Whether another request would be counted.
+    pub fn has_room(&self, max: u32) -> bool {
+        self.line.has_room(max)
     }
 
     /// Whether this place is one of this backend's.
     pub fn gave(&self, place: &InFlight) -> bool {
-        Arc::ptr_eq(&self.line, &place.0)
+        Arc::ptr_eq(&self.line, &place.line)
     }
 
     pub(super) fn line(&self) -> &Arc<Line> {
@@ -267,12 +275,11 @@ impl Line {
 
     /// What a pool's limit comes to, with what is good for the backend.
     fn at_most(&self, max: u32) -> u32 {
-        let max = max.min(self.limit.load(Relaxed)).min(!BARRED);
-        if self.passive() == Passive::HalfOpen { max.min(1) } else { max }
+        max.min(self.limit.load(Relaxed)).min(!BARRED)
     }
 
     fn passive(&self) -> Passive {
-        Passive::from_number(self.passive.load(Relaxed))
+        Passive::from_number(self.passive.load(Relaxed) & 3)
     }
 
     /// From now on, or no longer, somebody waits. Called under the lock of [`Waiting`] alone.
@@ -300,55 +307,67 @@ impl fmt::Debug for Backend {
 
 /// One request in flight at a backend, until dropped.
 #[must_use = "dropped at once, it counts nothing"]
-pub struct InFlight(pub(super) Arc<Line>);
+pub struct InFlight {
+    line: Arc<Line>,
+    /// The backend's `passive` when the request began.
+    began: u32,
+}
 
 impl InFlight {
+    /// Of a request that has been counted.
+    pub(super) fn new(line: &Arc<Line>) -> Self {
+        Self { began: line.passive.load(Relaxed), line: Arc::clone(line) }
+    }
+
+    /// Whether it began since the last ejection, if there ever was one.
+    fn is_of_now(&self) -> bool {
+        self.began & !3 == self.line.passive.load(Relaxed) & !3
+    }
+
     /// An answer took so long, or there was none after so long.
     pub fn answered(&self, took: Duration) {
         // A single one can't be more than an hour, and sixteen million of them do not come between two looks.
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(3_600_000_000);
-        self.0.answers.fetch_add(1 << MICROS | micros, Relaxed);
+        self.line.answers.fetch_add(1 << MICROS | micros, Relaxed);
     }
 
-    /// The request ended well. Something has to be said about that if its backend was on probation.
+    /// The request ended well. Something has to be said about that if its backend was on probation, or had been spared.
     pub fn succeeded(&self) -> Option<Observation> {
         // Nearly always there is nothing to reset, and a look at a line that is at hand costs nothing.
-        if self.0.errors.load(Relaxed) != 0 {
-            self.0.errors.store(0, Relaxed);
+        if self.line.errors.load(Relaxed) != 0 {
+            self.line.errors.store(0, Relaxed);
         }
-        match self.passive() {
-            Passive::HalfOpen => Some(Observation::Recovered(self.0.backend.upgrade()?)),
-            _ => None,
+        if self.line.passive() == Passive::Trusted || !self.is_of_now() {
+            return None;
         }
+        Some(Observation::Recovered(self.line.backend.upgrade()?))
     }
 
     /// The request ended in an error of the backend's. Something has to be said about that if it is one too many.
     /// `shallow`: see [`Backend::are_errors_shallow`].
     pub fn failed(&self, shallow: bool, terms: &Outlier) -> Option<Observation> {
-        self.0.failures.fetch_add(1, Relaxed);
+        self.line.failures.fetch_add(1, Relaxed);
         let more = |n: u32| (n & !DEEP).saturating_add(1).min(!DEEP) | n & DEEP | if shallow { 0 } else { DEEP };
-        let before = self.0.errors.fetch_update(Relaxed, Relaxed, |n| Some(more(n))).unwrap_or_else(|n| n);
+        let before = self.line.errors.fetch_update(Relaxed, Relaxed, |n| Some(more(n))).unwrap_or_else(|n| n);
         let errors = more(before) & !DEEP;
-        let too_many = match self.passive() {
-            Passive::Trusted => errors >= terms.consecutive_errors,
-            Passive::HalfOpen => true,
+        let too_many = match self.line.passive() {
+            // Said again with each one, for the first word may have been lost; where it is counted only, once for each row.
+            Passive::Trusted if terms.enforce => errors >= terms.consecutive_errors,
+            Passive::Trusted => errors.is_multiple_of(terms.consecutive_errors.max(1)),
+            Passive::HalfOpen => terms.enforce && self.is_of_now(),
             Passive::Ejected => false,
         };
         if !too_many {
             return None;
         }
-        Some(Observation::Failing(self.0.backend.upgrade()?, *terms))
-    }
-
-    fn passive(&self) -> Passive {
-        self.0.passive()
+        Some(Observation::Failing(self.line.backend.upgrade()?, *terms))
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.0.requests.fetch_sub(1, Relaxed) as u32 & BARRED != 0 {
-            pass_on(&self.0);
+        if self.line.requests.fetch_sub(1, Relaxed) as u32 & BARRED != 0 {
+            pass_on(&self.line);
         }
     }
 }
@@ -463,9 +482,14 @@ mod tests {
         let now = std::time::Instant::now();
         backend.eject(Ejection { since: now, until: now, detector: Detector::ConsecutiveErrors, shallow: false });
         assert_eq!(told(&[false; 4]), [false; 4]);
+        // One that was spared answers well; a request from before the ejection says nothing about it.
+        assert_eq!(told(&[true]), [false]);
+        let newer = backend.try_request(9).unwrap();
+        assert!(newer.succeeded().is_some());
         backend.half_open();
-        assert!(backend.try_request(9).is_none(), "half-open is one at a time");
-        assert_eq!(told(&[false, true]), [true, true]);
+        assert_eq!(told(&[false, true]), [false, false]);
+        assert!(newer.failed(false, &terms).is_some() && newer.succeeded().is_some());
+        drop(newer);
         backend.trust();
         assert!(backend.are_errors_shallow());
         assert!(request.failed(true, &terms).is_none() && backend.are_errors_shallow());

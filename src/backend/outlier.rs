@@ -5,7 +5,9 @@
 //! enough neighbours and enough requests, or chance would eject.
 //!
 //! Source: Envoy, `source/common/upstream/outlier_detection_impl.cc` (success rate: at least 5 hosts with at least 100
-//! requests in an interval of 10 s; below mean - 1.9 standard deviations). Pure.
+//! requests in an interval of 10 s; below mean - 1.9 standard deviations). Unlike there, a backend must also have
+//! [`MIN_ERRORS`] errors, and be below the mean by five points: of n backends of which one has a single error, that one is
+//! always the root of n - 1 deviations away. Pure.
 
 use std::time::Duration;
 
@@ -15,8 +17,12 @@ pub const INTERVAL: Duration = Duration::from_secs(10);
 pub const MIN_BACKENDS: usize = 5;
 /// Fewer requests than this in an interval say nothing of a backend.
 pub const MIN_REQUESTS: u32 = 100;
+/// Fewer errors than this in an interval are chance.
+pub const MIN_ERRORS: u32 = 5;
 /// How many standard deviations below the mean stand out.
 const DEVIATIONS: f64 = 1.9;
+/// And by how much at least: where all others are without an error, one error in a million is far from the mean, too.
+const MIN_GAP: f64 = 0.05;
 
 /// The places of those that stand out. `rates`: each backend's requests and errors in an interval.
 pub fn outliers(rates: &[(u32, u32)]) -> Vec<usize> {
@@ -31,8 +37,13 @@ pub fn outliers(rates: &[(u32, u32)]) -> Vec<usize> {
     let n = known.len() as f64;
     let mean = known.iter().map(|(_, rate)| rate).sum::<f64>() / n;
     let variance = known.iter().map(|(_, rate)| (rate - mean).powi(2)).sum::<f64>() / n;
-    let bar = mean - DEVIATIONS * variance.sqrt();
-    known.into_iter().filter(|(_, rate)| *rate < bar).map(|(place, _)| place).collect()
+    let bar = (mean - DEVIATIONS * variance.sqrt()).min(mean - MIN_GAP);
+    let errors = |place: usize| rates.get(place).map_or(0, |(_, errors)| *errors);
+    known
+        .into_iter()
+        .filter(|(place, rate)| *rate < bar && errors(*place) >= MIN_ERRORS)
+        .map(|(place, _)| place)
+        .collect()
 }
 
 /// How many of a pool's `backends` may be ejected at once: so many that their share, counted with the last one, is at
@@ -51,6 +62,11 @@ mod tests {
         assert_eq!(outliers(&[good, good, good, good, (1000, 300)]), [4]);
         assert_eq!(outliers(&[good, (1000, 300), good, good, good, good, good]), [1]);
         assert_eq!(outliers(&[good; 7]), [] as [usize; 0]);
+        // A few errors among many are chance, however good the others are.
+        assert_eq!(outliers(&[good, good, good, good, good, (1000, 1)]), [] as [usize; 0]);
+        assert_eq!(outliers(&[good, good, good, good, good, (1000, 40)]), [] as [usize; 0]);
+        assert_eq!(outliers(&[(100, 0), (100, 0), (100, 0), (100, 0), (100, 0), (100, 4)]), [] as [usize; 0]);
+        assert_eq!(outliers(&[good, good, good, good, good, (1000, 80)]), [5]);
         // Too few, or too few requests to say.
         assert_eq!(outliers(&[good, good, good, (1000, 300)]), [] as [usize; 0]);
         assert_eq!(outliers(&[good, good, good, good, (99, 99)]), [] as [usize; 0]);

@@ -96,11 +96,11 @@ pub enum Placed {
 }
 
 impl Target {
-    /// This backend. `lacks_connection`: it had room for the request but no connection for it.
-    pub fn new(backend: &Backend, limit: &Limit, lacks_connection: bool) -> Self {
+    /// This backend, with so many requests at most. `lacks_connection`: it had room for the request but no connection.
+    pub fn new(backend: &Backend, max_requests: u32, limit: &Limit, lacks_connection: bool) -> Self {
         Self {
             line: Arc::clone(backend.line()),
-            max_requests: limit.max_requests,
+            max_requests,
             max_connections: lacks_connection.then_some(limit.max_connections),
         }
     }
@@ -148,7 +148,7 @@ impl Queue {
             QueueOrder::Lifo => waiting.rfind(|(_, entry)| takes(entry)),
         };
         let (&number, _) = found?;
-        state.placed.insert(number, Placed::At(InFlight(Arc::clone(line))));
+        state.placed.insert(number, Placed::At(InFlight::new(line)));
         state.remove(number, self).map(|entry| entry.waker)
     }
 }

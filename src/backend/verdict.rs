@@ -6,7 +6,7 @@
 //! 1. the operator: what is drained or in maintenance gets nothing, whatever else is said;
 //! 2. the checks: what fails them, or has not passed yet, is not used but in panic;
 //! 3. the errors of requests: what was ejected is not used but in panic, as far as its pool allows so many to be out;
-//! 4. the breaker: what was ejected comes back with one request at a time.
+//! 4. the breaker: what was ejected comes back with one request at a time. Until then it counts as one that is out.
 //!
 //! How many may be ejected is a matter of the pool, so a pool's backends are judged together.
 
@@ -109,14 +109,15 @@ pub fn verdicts<'a>(
             judge(voices.operator, status, voices.backend.last_connect_refused(), passive)
         })
         .collect();
-    let ejected = verdicts.iter().filter(|verdict| verdict.why == Why::Ejected).count();
-    let Some(terms) = outlier.filter(|_| ejected > 0) else { return verdicts };
-    let left = verdicts.iter().filter(|verdict| verdict.usable).count();
+    let is_out = |verdict: &Verdict| matches!(verdict.why, Why::Ejected | Why::HalfOpen);
+    let out = verdicts.iter().filter(|verdict| is_out(verdict)).count();
+    let Some(terms) = outlier.filter(|_| out > 0) else { return verdicts };
+    let left = verdicts.iter().filter(|verdict| verdict.usable && !is_out(verdict)).count();
     let allowed = allowance(verdicts.len(), left, terms.max_ejected_percent);
-    if ejected > allowed {
+    if out > allowed {
         // Those that went first stay out.
         let since = |backend: &Backend| backend.standing().ejection.map(|ejection| ejection.since);
-        let out = pool.zip(&mut verdicts).filter(|(_, verdict)| verdict.why == Why::Ejected);
+        let out = pool.zip(&mut verdicts).filter(|(_, verdict)| is_out(verdict));
         let mut out: Vec<(Option<Instant>, &mut Verdict)> =
             out.map(|(voices, verdict)| (since(voices.backend), verdict)).collect();
         out.sort_by_key(|(since, _)| *since);
@@ -226,6 +227,13 @@ mod tests {
         assert_eq!(words(&pool(1, &[0]), &terms, &[]), [spared]);
         assert_eq!(words(&pool(2, &[1, 0]), &terms, &[]), [spared, out]);
         assert_eq!(words(&pool(2, &[1]), &Outlier { max_ejected_percent: 0, ..terms }, &[]), [up, out]);
+        // Half-open it is still out; the only one of a pool is spared one request at a time, too.
+        let half = pool(3, &[2, 0]);
+        half[2].half_open();
+        assert_eq!(words(&half, &terms, &[]), [spared, up, "half-open"]);
+        let alone = pool(1, &[0]);
+        alone[0].half_open();
+        assert_eq!(words(&alone, &terms, &[]), [spared]);
         // The other one does not count as left when the operator has taken it out.
         assert_eq!(words(&pool(2, &[1]), &Outlier { max_ejected_percent: 0, ..terms }, &[0]), [drain, spared]);
         assert_eq!(words(&pool(2, &[1, 0]), &Outlier { max_ejected_percent: 100, ..terms }, &[]), [out, out]);

@@ -41,6 +41,9 @@ pub const GATHER: Duration = Duration::from_millis(10);
 /// A sweep looks at every backend, so with more of them than this it comes less often.
 const SWEPT_PER_TICK: usize = 10_000;
 
+/// Between two words in the log about ejections that are only counted.
+const COUNTED_PAUSE: Duration = Duration::from_secs(10);
+
 /// Turns a Plan and facts into Snapshots. See the module.
 pub struct Controller {
     table: Arc<Table>,
@@ -63,6 +66,8 @@ pub struct Controller {
     /// While a Plan is being settled.
     overtaking: Option<operator::Overtaking>,
     ejections: Ejections,
+    /// No word in the log about ejections that are only counted, until then.
+    counted_until: Option<Instant>,
     limiters: Limiters,
     retired: Vec<Retired>,
     /// Ticks to go.
@@ -95,6 +100,7 @@ impl Controller {
             sweep: None,
             overtaking: None,
             ejections: Ejections::new(Instant::now()),
+            counted_until: None,
             limiters: Limiters::default(),
             retired: Vec::new(),
             until_sweep: 0,
@@ -196,7 +202,7 @@ impl Controller {
             }
             self.tell_health(transition, world);
         }
-        if transition.comes_back() {
+        if transition.comes_back() && self.is_out(backend) {
             backend.warm_up(now);
             let pools = pools.to_vec();
             self.world.warming.extend(pools);
@@ -218,6 +224,7 @@ impl Controller {
 
     fn apply(&mut self, Change { backend, what }: &Change) {
         let now = Instant::now();
+        let was_out = self.is_out(backend);
         self.tell_ejection(backend, what, now);
         let (name, region) = (&*backend.label, &*backend.identity.region);
         match what {
@@ -232,17 +239,19 @@ impl Controller {
                 );
             }
             What::Counted(detector) => {
-                tracing::warn!(
-                    backend = name,
-                    region,
-                    cause = detector.as_str(),
-                    "backend would be ejected (enforce = false)"
-                );
+                // A backend that goes on failing must not fill the log; the counter has them all.
+                if self.counted_until.is_none_or(|until| until <= now) {
+                    self.counted_until = Some(now + COUNTED_PAUSE);
+                    let cause = detector.as_str();
+                    tracing::warn!(backend = name, region, cause, "backend would be ejected (enforce = false)");
+                }
             }
             What::HalfOpened => tracing::info!(backend = name, region, "backend is half-open: one request at a time"),
             What::Closed => {
                 tracing::info!(backend = name, region, "backend is no longer ejected");
-                backend.warm_up(now);
+                if was_out {
+                    backend.warm_up(now);
+                }
             }
         }
         let snapshot = self.table.load();
@@ -264,11 +273,20 @@ impl Controller {
                 What::Counted(_) | What::Closed | What::HalfOpened => {}
             }
         }
+        if matches!(what, What::Counted(_)) {
+            return;
+        }
         if matches!(what, What::Closed) {
             let pools = self.world.pools_of(backend).to_vec();
             self.world.warming.extend(pools);
         }
         self.touch(backend);
+    }
+
+    /// Whether no pool sends anything to this backend: one that goes on serving somewhere is warm.
+    fn is_out(&self, backend: &Arc<Backend>) -> bool {
+        let snapshot = self.table.load();
+        !self.world.pools_of(backend).iter().any(|&id| snapshot.pool(id).uses(backend))
     }
 
     /// The pools of a backend have to be judged anew.
@@ -321,7 +339,7 @@ impl Controller {
     #[must_use = "free it where that keeps nobody waiting"]
     pub fn tick(&mut self) -> Vec<Retired> {
         let (now, snapshot) = (Instant::now(), self.table.load());
-        for change in self.ejections.tick(&snapshot, self.world.comparable(), now) {
+        for change in self.ejections.tick(&snapshot, self.world.comparable(), |backend| self.world.has(backend), now) {
             self.apply(&change);
         }
         self.limiters.tick(&snapshot, self.world.adaptive());

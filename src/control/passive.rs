@@ -58,8 +58,7 @@ impl Ejections {
     pub fn observe(&mut self, observation: Observation, now: Instant) -> Option<Change> {
         match observation {
             Observation::Failing(backend, terms) => self.eject(backend, &terms, Detector::ConsecutiveErrors, now),
-            Observation::Recovered(backend) if backend.passive() == Passive::HalfOpen => self.close(backend, now),
-            Observation::Recovered(_) => None,
+            Observation::Recovered(backend) => self.close(backend, now),
         }
     }
 
@@ -68,9 +67,23 @@ impl Ejections {
         if backend.passive() == Passive::Trusted { None } else { self.close(Arc::clone(backend), now) }
     }
 
-    /// To be called every now and then. `pools`: those that are compared.
-    pub fn tick(&mut self, snapshot: &Snapshot, pools: impl Iterator<Item = PoolId>, now: Instant) -> Vec<Change> {
+    /// To be called every now and then. `pools`: those that are compared. `lives`: whether a backend is in any pool; what
+    /// is in none is forgotten, or nobody would ever let go of it.
+    pub fn tick(
+        &mut self,
+        snapshot: &Snapshot,
+        pools: impl Iterator<Item = PoolId>,
+        lives: impl Fn(&Arc<Backend>) -> bool,
+        now: Instant,
+    ) -> Vec<Change> {
         let mut changes = Vec::new();
+        self.breakers.retain(|_, (backend, _)| {
+            let lives = lives(backend);
+            if !lives {
+                backend.trust();
+            }
+            lives
+        });
         self.breakers.retain(|_, (backend, breaker)| match breaker.tick(now) {
             Tick::Same => true,
             Tick::HalfOpened => {
@@ -99,8 +112,9 @@ impl Ejections {
                     let (requests, errors) = server.backend.tally();
                     let place = Arc::as_ptr(&server.backend) as usize;
                     self.tallies.entry(place).or_insert_with(|| (Arc::clone(&server.backend), (requests, errors)));
-                    // One that was not there before has done all that it did since.
-                    let (requests_then, errors_then) = before.get(&place).map_or((0, 0), |(_, tally)| *tally);
+                    // Of one that was not there before nobody knows what it has done since.
+                    let (requests_then, errors_then) =
+                        before.get(&place).map_or((requests, errors), |(_, tally)| *tally);
                     (requests.wrapping_sub(requests_then), errors.wrapping_sub(errors_then))
                 })
                 .collect();
@@ -116,7 +130,6 @@ impl Ejections {
 
     fn eject(&mut self, backend: Arc<Backend>, terms: &Outlier, detector: Detector, now: Instant) -> Option<Change> {
         if !terms.enforce {
-            backend.forget_errors();
             return Some(Change { backend, what: What::Counted(detector) });
         }
         let new = || (Arc::clone(&backend), Breaker::new(now));

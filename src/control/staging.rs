@@ -24,7 +24,7 @@ use crate::routing::{Index, Origin, Server, Snapshot, rebuild};
 pub(super) struct Known {
     pub(super) registry: Registry,
     pub(super) answers: Answers,
-    /// Backends that were not there before, of pools with a slow start.
+    /// Backends that were not there before.
     pub(super) added: Vec<Arc<Backend>>,
 }
 
@@ -80,7 +80,7 @@ fn find(known: &mut Known, index: &Index, pool: &Pool, address: Address) -> Foun
     let before = registry.len();
     let region = index.plan.regions.get(pool.region.index()).map_or_else(|| "".into(), |region| region.name.clone());
     let backend = registry.backend(Identity { region, address, protocol: pool.settings.protocol });
-    if registry.len() > before && !pool.settings.slow_start.window.is_zero() {
+    if registry.len() > before {
         known.added.push(Arc::clone(&backend));
     }
     let check = pool.settings.health.as_ref().map(|health| registry.check(&backend, health, Instant::now()));
@@ -128,6 +128,7 @@ impl Staging {
             // When the process starts, everything is equally cold.
             known.added.clear();
         }
+        known.added.retain(|backend| world.warms_up(backend));
         Staged { known, next: Next { world, snapshot, summary } }
     }
 }

@@ -243,7 +243,7 @@ async fn who_fails_more_than_its_neighbours_is_ejected() {
     let mut ejections = Ejections::new(start);
     let mut tick = |seconds: u64| {
         let now = start + std::time::Duration::from_secs(seconds);
-        ejections.tick(&snapshot, [PoolId(0)].into_iter(), now).len()
+        ejections.tick(&snapshot, [PoolId(0)].into_iter(), |_| true, now).len()
     };
     servers.iter().for_each(|server| requests(server, 200, 2));
     assert_eq!(tick(10), 0, "they are all alike");
@@ -258,7 +258,6 @@ async fn who_fails_more_than_its_neighbours_is_ejected() {
     assert_eq!(tick(50), 1, "half-open");
     assert_eq!(names(&table)[5], "half-open");
     let probe = servers[5].backend.try_request(9).expect("one");
-    assert!(servers[5].backend.try_request(9).is_none());
     let told = probe.succeeded().expect("it was half-open");
     assert!(ejections.observe(told, start + std::time::Duration::from_secs(51)).is_some());
     assert_eq!(names(&table)[5], "not-checked");
@@ -278,9 +277,68 @@ async fn a_lost_word_is_said_again_and_an_old_one_does_no_harm() {
     assert_eq!((names(&table)[0].as_str(), healths(&table)[0]), ("ejected", 70));
     controller.observe(and_again);
     assert_eq!(backend.standing().ejection.map(|ejection| ejection.detector), Some(Detector::ConsecutiveErrors));
+    // The one that is left fails as well: it is spared, and goes on with as many requests as before, half-open, too. One
+    // that it answers well is enough.
+    let other = Arc::clone(&servers(&table, 0)[1].backend);
+    (0..3).for_each(|_| {
+        if let Some(told) = other.try_request(9).expect("room").failed(false, &terms) {
+            controller.observe(told);
+        }
+    });
+    controller.flush();
+    assert_eq!(names(&table), ["ejected", "spared"]);
+    let told = other.try_request(9).expect("room").succeeded().expect("it was spared");
+    controller.observe(told);
+    controller.flush();
+    assert_eq!(names(&table), ["ejected", "not-checked"]);
     // A reload leaves it out.
     put_in_force(&mut controller, &plan(&(pool("A.r", "\"10.0.0.1:1\", \"10.0.0.3:1\"") + NO_CHECKS)));
     assert_eq!((names(&table)[0].as_str(), healths(&table)[0]), ("ejected", 70));
 }
 
 const NO_CHECKS: &str = "[defaults]\nhealth = false\n";
+
+#[tokio::test]
+async fn who_leaves_while_out_is_let_go_of_and_comes_back_without_a_past() {
+    let two = pool("A.r", "\"10.0.0.1:1\", \"10.0.0.2:1\"") + NO_CHECKS;
+    let (mut controller, table) = controller(&plan(&two));
+    let terms = Outlier { consecutive_errors: 1, ..Outlier::default() };
+    let told =
+        servers(&table, 0)[0].backend.try_request(9).expect("room").failed(false, &terms).expect("one is too many");
+    controller.observe(told);
+    controller.flush();
+    assert_eq!(names(&table), ["ejected", "not-checked"]);
+    put_in_force(&mut controller, &plan(&(pool("A.r", "\"10.0.0.2:1\"") + NO_CHECKS)));
+    drop(controller.tick());
+    drop(controller.tick());
+    assert_eq!(controller.backends(), 1);
+    put_in_force(&mut controller, &plan(&two));
+    assert_eq!(names(&table), ["not-checked", "not-checked"]);
+}
+
+#[tokio::test]
+async fn pools_that_share_a_backend_do_not_spoil_each_others_terms() {
+    let text = pool("A.r", "\"10.0.0.1:1\", \"10.0.0.2:1\"")
+        + &pool("B.r", "\"10.0.0.1:1\", \"10.0.0.3:1\"")
+        + "outlier = { enforce = false, consecutive_errors = 2 }\n"
+        + &pool("C.r", "\"10.0.0.1:1\"")
+        + "outlier = false\n"
+        + NO_CHECKS;
+    let (mut controller, table) = controller(&plan(&text));
+    let backend = Arc::clone(&servers(&table, 0)[0].backend);
+    let counted = Outlier { enforce: false, consecutive_errors: 2, ..Outlier::default() };
+    // The errors that a pool only counts are errors for the one that acts on them.
+    for terms in [counted, counted, Outlier::default(), counted, Outlier::default()] {
+        if let Some(told) = backend.try_request(9).expect("room").failed(false, &terms) {
+            controller.observe(told);
+        }
+    }
+    controller.flush();
+    let why = |pool: u32| table.load().pool(PoolId(pool)).verdicts()[0].why.to_string();
+    assert_eq!([why(0), why(1), why(2)], ["ejected", "not-checked", "not-checked"]);
+    // Half-open, it gets one at a time where it was out, and as many as ever elsewhere.
+    backend.half_open();
+    put_in_force(&mut controller, &plan(&(text.clone() + "[limits]\nmax_headers = 99\n")));
+    let at_most = |pool: u32| servers(&table, pool)[0].at_most(1024);
+    assert_eq!([at_most(0), at_most(1), at_most(2)], [1, 1024, 1024]);
+}

@@ -82,6 +82,17 @@ impl World {
         self.by_backend.get(&place(backend)).map_or(&[], |(_, pools)| pools)
     }
 
+    /// Whether a backend is in any of its pools.
+    pub(super) fn has(&self, backend: &Arc<Backend>) -> bool {
+        self.by_backend.contains_key(&place(backend))
+    }
+
+    /// Whether a backend is in a pool with a slow start.
+    pub(super) fn warms_up(&self, backend: &Arc<Backend>) -> bool {
+        let pools = self.pools_of(backend).iter().filter_map(|id| self.index.plan.pools.get(id.index()));
+        pools.into_iter().any(|pool| !pool.settings.slow_start.window.is_zero())
+    }
+
     /// The pools with so many servers that comparing them means something.
     pub(super) fn comparable(&self) -> impl Iterator<Item = PoolId> + '_ {
         self.comparable.iter().copied()

@@ -180,8 +180,8 @@ struct Slot {
     link: Option<Link>,
     /// The state that was last announced, while a newer one waits for room in the channel.
     announced: Option<Status>,
-    /// The last check failed.
-    failed: bool,
+    /// When the last check failed, if it did.
+    failed: Option<Instant>,
     /// To be announced: what the backend was ejected for is over.
     clears: bool,
     /// In the newest order; false only while one is being taken up.
@@ -277,7 +277,7 @@ impl Task {
             interval,
             link: None,
             announced: None,
-            failed: false,
+            failed: None,
             clears: false,
             wanted: true,
         });
@@ -323,9 +323,11 @@ impl Task {
             slot.machine.note(result, settings.rise, settings.fall);
             if result.is_ok() {
                 let ejection = slot.check.backend.standing().ejection;
-                slot.clears |= ejection.is_some_and(|ejection| ejection.shallow || slot.failed || done.was_refused);
+                let seen = slot.failed.is_some() || done.was_refused;
+                slot.clears |=
+                    ejection.is_some_and(|ejection| (ejection.shallow || seen) && done.started >= ejection.since);
             }
-            slot.failed = result.is_err();
+            slot.failed = result.is_err().then_some(done.started);
         }
         let after = slot.machine.status();
         let hurry = slot.machine.in_transition() || result.is_none();

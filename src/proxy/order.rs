@@ -176,10 +176,12 @@ impl<'a> Order<'a> {
         let mut targets = Vec::new();
         for (pool, tier) in self.roomy() {
             let servers = self.usable(pool, tier).iter().filter_map(|&place| tier.servers.get(place as usize));
-            for backend in servers.map(|server| &server.backend) {
+            for server in servers {
+                let (backend, limits) = (&server.backend, &pool.settings.limits);
                 let place = Arc::as_ptr(backend);
                 if !self.tried.iter().take(self.spent).any(|spent| *spent == place) {
-                    targets.push(Target::new(backend, &pool.settings.limits, lacking.contains(&place)));
+                    let max = server.at_most(limits.max_requests);
+                    targets.push(Target::new(backend, max, limits, lacking.contains(&place)));
                 }
             }
         }

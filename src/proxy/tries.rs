@@ -239,7 +239,7 @@ where
         let backend = &next.server.backend;
         // A place that is for another backend is passed on here.
         let given = self.past.as_mut().and_then(|past| past.place.take()).filter(|place| backend.gave(place));
-        given.or_else(|| room(backend, next.pool.settings.limits.max_requests, self.has_queue()))
+        given.or_else(|| room(backend, next.server.at_most(next.pool.settings.limits.max_requests), self.has_queue()))
     }
 
     /// Now, and how much of the route's time is left, if any is.

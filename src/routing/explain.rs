@@ -416,7 +416,9 @@ impl Question<'_> {
             let usable = places(tier, panic);
             let group = Group { servers: &tier.servers, usable, heaviest: tier.heaviest };
             let max = pool.settings.limits.max_requests;
-            let is_full = |place: usize| tier.servers.get(place).is_none_or(|server| server.backend.in_flight() >= max);
+            let is_full = |place: usize| {
+                tier.servers.get(place).is_none_or(|server| !server.backend.has_room(server.at_most(max)))
+            };
             let hashed = self.hash(pool);
             let rule = pool.rule(role, |_| hashed.map(|(_, hash)| hash), || self.now);
             let place = balance::pick(rule, group, is_full, &mut Rotation::default(), random)?;

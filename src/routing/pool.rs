@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::rule::{Tables, tables};
-use crate::backend::{Backend, Check, Verdict, Voices, verdicts};
+use crate::backend::{Backend, Check, Verdict, Voices, Why, verdicts};
 use crate::balance::slow_start::{self, WHOLE};
 use crate::balance::{Candidate, tiers};
 use crate::model::{Operator, PoolId, PoolSettings};
@@ -28,12 +28,21 @@ pub struct Server {
     pub operator: Operator,
     /// How much of its weight it has, of [`WHOLE`]; set by whoever judges it.
     pub share: u16,
+    /// It gets one request at a time; set by whoever judges it.
+    pub is_half_open: bool,
 }
 
 impl Server {
     /// One of which neither the operator nor anyone else says anything.
     pub fn new(backend: Arc<Backend>, check: Option<Arc<Check>>, weight: u16) -> Self {
-        Self { backend, check, weight, operator: Operator::Ready, share: WHOLE }
+        Self { backend, check, weight, operator: Operator::Ready, share: WHOLE, is_half_open: false }
+    }
+}
+
+impl Server {
+    /// How many requests it may have in flight, of as many as the pool's limits allow.
+    pub fn at_most(&self, max_requests: u32) -> u32 {
+        if self.is_half_open { max_requests.min(1) } else { max_requests }
     }
 }
 
@@ -162,7 +171,8 @@ impl PoolState {
         let servers = self.tiers.each_ref().map(|tier| {
             tier.servers.iter().map(|server| Server { operator: says(server), ..server.clone() }).collect()
         });
-        Some(self.with_servers(servers, now))
+        let next = Self::new(self.id, Arc::clone(&self.settings), servers, now);
+        Some(Self { tables: self.tables.clone(), ..next })
     }
 
     /// The same servers, judged anew; `None`: they would be judged as they were.
@@ -178,6 +188,18 @@ impl PoolState {
             verdicts = rest;
             tier.is_judged(own)
         }) && self.servers().all(|server| server.share == share(server, window, now))
+            && self
+                .servers()
+                .zip(&self.verdicts())
+                .all(|(server, verdict)| server.is_half_open == is_half_open(verdict))
+    }
+
+    /// Whether requests are sent to this backend, as the tiers say.
+    pub fn uses(&self, backend: &Backend) -> bool {
+        self.tiers.iter().any(|tier| {
+            let mut servers = tier.usable.iter().filter_map(|&place| tier.servers.get(place as usize));
+            servers.any(|server| std::ptr::eq(&*server.backend, backend))
+        })
     }
 
     /// Whether a server has less than its whole weight, which changes with time.
@@ -196,6 +218,15 @@ impl PoolState {
         let tiers = servers.map(|servers| {
             let (own, others) = rest.split_at(servers.len().min(rest.len()));
             rest = others;
+            let is_so = |(server, verdict): (&Server, &Verdict)| server.is_half_open == is_half_open(verdict);
+            let servers = match servers.iter().zip(own).all(is_so) {
+                true => servers,
+                false => servers
+                    .iter()
+                    .zip(own)
+                    .map(|(server, verdict)| Server { is_half_open: is_half_open(verdict), ..server.clone() })
+                    .collect(),
+            };
             Tier::new(servers, own, settings.failover.overprovisioning)
         });
         Self { tiers, settings, id, tables }
@@ -209,6 +240,10 @@ fn judge<'a>(servers: impl Iterator<Item = &'a Server> + Clone, settings: &PoolS
         operator: server.operator,
     });
     verdicts(voices, settings.outlier.as_ref())
+}
+
+fn is_half_open(verdict: &Verdict) -> bool {
+    verdict.why == Why::HalfOpen
 }
 
 fn share(server: &Server, window: Duration, now: Instant) -> u16 {

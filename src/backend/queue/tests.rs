@@ -26,7 +26,7 @@ fn limit(max_requests: u32, max_queue: u32, queue_order: QueueOrder) -> Limit {
 }
 
 fn targets(backends: &[Arc<Backend>], limit: &Limit) -> Vec<Target> {
-    backends.iter().map(|backend| Target::new(backend, limit, false)).collect()
+    backends.iter().map(|backend| Target::new(backend, limit.max_requests, limit, false)).collect()
 }
 
 fn look(waiter: &Waiter) -> Option<Placed> {
@@ -172,7 +172,7 @@ fn who_lacks_a_connection_waits_for_one() {
     let connection = backends[0].try_connection(1).unwrap();
     assert!(backends[0].try_connection(1).is_none());
     let mut waiter = Waiter::new(Arc::default());
-    assert!(waiter.enter(&limit, vec![Target::new(&backends[0], &limit, true)]));
+    assert!(waiter.enter(&limit, vec![Target::new(&backends[0], limit.max_requests, &limit, true)]));
     waiter.look();
     assert!(look(&waiter).is_none());
     assert!(backends[0].starved());

@@ -82,8 +82,10 @@ struct Request {
     tried: Vec<*const Backend>,
     retries: u32,
     free: u32,
-    /// A backend may have run it.
-    seen: bool,
+    /// How many backends may have run it.
+    ran: u32,
+    /// Pools in which it waited in vain, once for each time.
+    silent: Vec<PoolId>,
 }
 
 pub struct World {
@@ -240,7 +242,7 @@ impl World {
             Event::Tick => {
                 self.plan(Duration::from_millis(500), Event::Tick);
                 let pools: Vec<_> = self.snapshot.pools().map(|pool| pool.id).collect();
-                let mut changes = self.ejections.tick(&self.snapshot, pools.into_iter(), self.now);
+                let mut changes = self.ejections.tick(&self.snapshot, pools.into_iter(), |_| true, self.now);
                 // They come in the order of addresses in memory, of which a seed says nothing.
                 changes.sort_by_key(|change| self.places[&Arc::as_ptr(&change.backend)]);
                 changes.into_iter().for_each(|change| self.touch(&change.backend));
@@ -254,7 +256,7 @@ impl World {
         let region = self.random.u16(0..REGIONS.len() as u16);
         let key = Key { asset: Some(AssetId(asset)), region: RegionId(region) };
         let is_get = self.random.u8(0..4) > 0;
-        Request { key, is_get, tried: Vec::new(), retries: 0, free: 0, seen: false }
+        Request { key, is_get, tried: Vec::new(), retries: 0, free: 0, ran: 0, silent: Vec::new() }
     }
 
     /// The next try, or the end of the request.
@@ -283,6 +285,10 @@ impl World {
         let all: Vec<(&PoolState, Role, &Tier)> = self.snapshot.tiers(&chain).collect();
         let first = tiers::choose(loads.shares(), self.random.u8(0..100)).unwrap_or(0);
         for &(pool, role, tier) in all[first..].iter().chain(&all[..first]) {
+            // Two that let it wait in vain are enough of one pool.
+            if request.silent.iter().filter(|silent| **silent == pool.id).count() >= 2 {
+                continue;
+            }
             let usable = if loads.is_panic(pool, tier) { &tier.usable_in_panic } else { &tier.usable };
             let group = Group { servers: &tier.servers, usable, heaviest: tier.heaviest };
             let rotation = self.rotations.entry((pool.id, role as usize)).or_default();
@@ -323,6 +329,11 @@ impl World {
         if let Some(observation) = observation {
             self.observe(observation);
         }
+        request.ran += u32::from(outcome != Outcome::Refused);
+        self.report.repeated_posts += u64::from(!request.is_get && request.ran > 1);
+        if outcome == Outcome::Lost {
+            request.silent.push(self.pools_of[place][0]);
+        }
         match outcome {
             Outcome::Good => {}
             Outcome::Cut => {
@@ -337,11 +348,9 @@ impl World {
             }
             _ if request.is_get && request.retries < RETRIES => {
                 request.retries += 1;
-                request.seen = true;
                 self.send(request);
             }
             _ => {
-                request.seen |= outcome != Outcome::Refused;
                 self.lose(&request);
             }
         }
@@ -350,15 +359,14 @@ impl World {
     fn lose(&mut self, request: &Request) {
         if !request.is_get {
             self.report.lost_posts += 1;
-            self.report.repeated_posts += u64::from(request.retries > 0);
             return;
         }
-        // All three tries met trouble: that is no fault if there was hardly anything else.
+        // It is no fault if there was hardly anything but trouble.
         let chain = self.snapshot.index.chain(request.key);
         let machines = self.snapshot.tiers(&chain).flat_map(|(.., tier)| tier.servers.iter());
         let moods = machines.map(|server| self.machines[self.places[&Arc::as_ptr(&server.backend)]].mood);
         let (well, ill): (Vec<Mood>, Vec<Mood>) = moods.partition(|mood| *mood == Mood::Well);
-        self.report.lost_gets += u64::from(well.len() > ill.len() && request.retries < RETRIES);
+        self.report.lost_gets += u64::from(well.len() > ill.len());
     }
 
     fn observe(&mut self, observation: Observation) {
