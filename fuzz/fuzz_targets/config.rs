@@ -17,7 +17,7 @@ fuzz_target!(|text: &str| {
         Ok(loaded) => {
             let plan = Arc::new(loaded.plan);
             assert!(!plan.listeners.is_empty());
-            build(Arc::new(Index::new(plan)), 0, |_| [Vec::new(), Vec::new()]);
+            build(Arc::new(Index::new(plan)), 0, std::time::Instant::now(), |_| [Vec::new(), Vec::new()]);
         }
     }
 });

@@ -39,7 +39,7 @@ primaries = ["127.0.0.1:2"]
 
 static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
     let plan = load_str(CONFIG).unwrap_or_else(|errors| panic!("{errors}")).plan;
-    build(Arc::new(Index::new(Arc::new(plan))), 0, |_| [Vec::new(), Vec::new()])
+    build(Arc::new(Index::new(Arc::new(plan))), 0, Instant::now(), |_| [Vec::new(), Vec::new()])
 });
 
 fuzz_target!(|input: (&[u8], Vec<(u8, &[u8])>)| {
