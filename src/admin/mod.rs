@@ -8,6 +8,7 @@
 mod collector;
 mod explain;
 mod guard;
+mod load;
 mod problem;
 mod socket;
 mod status;
@@ -16,10 +17,10 @@ mod view;
 use std::time::{Duration, Instant};
 
 use axum::error_handling::HandleErrorLayer;
-use axum::extract::{Query, Request, State};
+use axum::extract::{DefaultBodyLimit, Query, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, get, post, put};
 use axum::{BoxError, Json, Router};
 use http::{StatusCode, header};
 use serde_json::{Value, json};
@@ -65,6 +66,7 @@ fn app(handle: Handle) -> Router {
             .layer(TimeoutLayer::new(timeout));
         route.layer(layers)
     };
+    let report = bounded(put(load::put).layer(DefaultBodyLimit::max(load::MAX_BODY)), TIMEOUT);
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
@@ -72,6 +74,7 @@ fn app(handle: Handle) -> Router {
         .route("/api/v1/status", bounded(get(status), TIMEOUT))
         .route("/api/v1/explain", bounded(get(explain), TIMEOUT))
         .route("/api/v1/reload", bounded(post(reload), RELOAD_TIMEOUT))
+        .route("/api/v1/pools/{asset}/{region}/backends/{address}/load", report)
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "not_found", "nothing is served at this path"))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "not with this method: see Allow")
@@ -223,6 +226,8 @@ mod tests {
             ("GET /api/v1/explain?url=%ZZ", 400, "bad_request"),
             ("POST /api/v1/reload", 422, "error: no"),
             ("GET /api/v1/reload", 405, "method_not_allowed"),
+            ("GET /api/v1/pools/x/here/backends/10.0.0.1:80/load", 405, "method_not_allowed"),
+            ("PUT /api/v1/pools/x/here/backends/10.0.0.1:80/load", 400, "bad_request"),
             ("GET /", 404, "not_found"),
         ] {
             let (method, target) = request.split_once(' ').unwrap();

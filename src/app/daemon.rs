@@ -143,7 +143,9 @@ impl Daemon {
         let opened = listeners.prepare(&plan, workers)?;
 
         let (command_sender, commands) = mpsc::channel(16);
-        let handle = Handle::new(command_sender, Arc::clone(&table), Arc::clone(metrics), Arc::clone(&readiness));
+        let (observations_in, observations) = mpsc::channel(OBSERVATIONS);
+        let handle = Handle::new(command_sender, Arc::clone(&table), Arc::clone(metrics), Arc::clone(&readiness))
+            .with_observations(observations_in.clone());
         let admin = match &plan.admin {
             None => None,
             Some(config) => {
@@ -156,7 +158,6 @@ impl Daemon {
             }
         };
 
-        let (observations_in, observations) = mpsc::channel(OBSERVATIONS);
         let shared = Shared::new(workers, Arc::clone(metrics));
         let queues = Arc::<Queues>::default();
         let threads = receivers

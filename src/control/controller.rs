@@ -19,6 +19,7 @@ use rustc_hash::FxHashMap;
 
 use super::Summary;
 use super::adaptive::Limiters;
+use super::heard::Heard;
 use super::passive::{Change, Ejections, What};
 use super::staging::{Finder, Known, Next, Settled, Settling, Staged, Staging};
 use super::world::{Answers, World};
@@ -27,6 +28,8 @@ use crate::health::{Prober, Transition};
 use crate::model::{Plan, PoolId};
 use crate::routing::{Snapshot, Table};
 use crate::telemetry::{Cause, Metrics, Subject};
+
+mod words;
 
 /// How long facts are gathered before they are published.
 pub const GATHER: Duration = Duration::from_millis(10);
@@ -51,6 +54,7 @@ pub struct Controller {
     dirty: BTreeSet<PoolId>,
     ejections: Ejections,
     limiters: Limiters,
+    heard: Heard,
     retired: Vec<Retired>,
     /// Ticks to go.
     until_sweep: usize,
@@ -78,6 +82,7 @@ impl Controller {
             dirty: BTreeSet::new(),
             ejections: Ejections::new(Instant::now()),
             limiters: Limiters::default(),
+            heard: Heard::new(Instant::now()),
             retired: Vec::new(),
             until_sweep: 0,
         }
@@ -166,7 +171,7 @@ impl Controller {
             let world = staged.unwrap_or(&self.world);
             for &id in world.pools_of(backend) {
                 let (asset, region) = world.index.pool_labels(id);
-                self.metrics.transition(&asset, &region, &backend.label, transition.to_up(), Cause::Active);
+                self.metrics.transition(&asset, &region, &backend.label, transition.to_up(), transition.teller());
             }
         }
         if transition.comes_back() {
@@ -175,6 +180,9 @@ impl Controller {
             self.world.warming.extend(pools);
         }
         self.touch(backend);
+        if transition.ends_drain() {
+            self.end_drain(backend, "checks", now);
+        }
         if transition.clears
             && let Some(change) = self.ejections.cleared(backend, now)
         {
@@ -184,7 +192,10 @@ impl Controller {
 
     /// A worker has something to say about a backend.
     pub fn observe(&mut self, observation: Observation) {
-        if let Some(change) = self.ejections.observe(observation, Instant::now()) {
+        let now = Instant::now();
+        if let Some(observation) = self.hear(observation, now)
+            && let Some(change) = self.ejections.observe(observation, now)
+        {
             self.apply(&change);
         }
     }
@@ -246,6 +257,11 @@ impl Controller {
     /// The pools of a backend have to be judged anew.
     fn touch(&mut self, backend: &Arc<Backend>) {
         self.dirty.extend(self.world.pools_of(backend));
+        self.note_overtaking(backend);
+    }
+
+    /// A Plan that is being judged does not know this of a backend.
+    fn note_overtaking(&mut self, backend: &Arc<Backend>) {
         if let Some(since) = &mut self.since {
             since.insert(Arc::as_ptr(backend) as usize, Arc::clone(backend));
         }
@@ -296,6 +312,7 @@ impl Controller {
             self.apply(&change);
         }
         self.limiters.tick(&snapshot, self.world.adaptive());
+        self.listen(now);
         self.dirty.extend(&self.world.warming);
         self.flush();
         let snapshot = self.table.load();

@@ -6,6 +6,7 @@
 mod adaptive;
 mod controller;
 mod diff;
+mod heard;
 mod passive;
 mod staging;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::backend::Observation;
 use crate::routing::{Snapshot, Table};
 use crate::telemetry::Metrics;
 
@@ -46,6 +48,8 @@ pub struct Handle {
     table: Arc<Table>,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
+    /// `None`: what is said of backends is heard by nobody.
+    observations: Option<mpsc::Sender<Observation>>,
 }
 
 impl Handle {
@@ -56,7 +60,17 @@ impl Handle {
         metrics: Arc<Metrics>,
         readiness: Arc<Readiness>,
     ) -> Self {
-        Self { commands, table, metrics, readiness }
+        Self { commands, table, metrics, readiness, observations: None }
+    }
+
+    /// The same, by which something can be said of backends, as workers do.
+    pub fn with_observations(self, observations: mpsc::Sender<Observation>) -> Self {
+        Self { observations: Some(observations), ..self }
+    }
+
+    /// Says something of a backend. False: it was not heard.
+    pub fn tell(&self, observation: Observation) -> bool {
+        self.observations.as_ref().is_some_and(|sender| sender.try_send(observation).is_ok())
     }
 
     /// Asks for a reload and waits for its end.

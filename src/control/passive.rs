@@ -56,7 +56,8 @@ impl Ejections {
         match observation {
             Observation::Failing(backend, terms) => self.eject(backend, &terms, Detector::ConsecutiveErrors, now),
             Observation::Recovered(backend) if backend.passive() == Passive::HalfOpen => self.close(backend, now),
-            Observation::Recovered(_) => None,
+            // What is said of other things is not for here.
+            Observation::Recovered(_) | Observation::Announced(..) | Observation::Reports(_) => None,
         }
     }
 

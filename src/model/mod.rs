@@ -27,6 +27,6 @@ pub use pool::{Member, Pool, PoolAsset, Role};
 pub use reason::{Outcome, Reason};
 pub use route::{Action, HeaderEdits, HostPattern, Rewrite, Route, Source, SourceKind};
 pub use settings::{
-    Failover, HashSource, HealthCheck, HostHeader, HttpCheck, Limit, Policy, PoolSettings, Protocol,
+    AgentCheck, Failover, HashSource, HealthCheck, HostHeader, HttpCheck, Limit, Policy, PoolSettings, Protocol,
     QueueOrder, Retry, RetryOn, RetryOverride, StatusRange, Timeouts, TimeoutsOverride, Via,
 };

@@ -111,6 +111,8 @@ pub enum Cause {
     Active,
     /// Errors of requests.
     Passive,
+    /// What the backend says of itself, or its agent.
+    Announced,
 }
 
 impl Cause {
@@ -119,6 +121,7 @@ impl Cause {
         match self {
             Self::Active => "active",
             Self::Passive => "passive",
+            Self::Announced => "announced",
         }
     }
 }
