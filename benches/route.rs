@@ -4,7 +4,7 @@
 //! worst case, real traffic has favourites. `alone` makes each look-up wait for the one before, as the look-up of one
 //! request does; `stream` lets the processor overlap them.
 //!
-//! `memory_alone` is one such wait for memory and nothing else, a pool's 200 bytes chosen at random: the floor for whatever
+//! `memory_alone` is one such wait for memory and nothing else, a pool's 192 bytes chosen at random: the floor for whatever
 //! ends at a pool's state, on this machine and with its neighbours of the moment. Samples are short, so that on a busy
 //! machine some of them run undisturbed: read the column `fastest` there, and `median` on a quiet one.
 //!
@@ -172,7 +172,7 @@ fn key_to_pools_alone(bencher: Bencher<'_, '_>, pools: usize) {
 #[divan::bench(args = POOLS, sample_count = 5000, sample_size = 200)]
 fn memory_alone(bencher: Bencher<'_, '_>, pools: usize) {
     // Written to, or all of it would be the one page of zeros.
-    let memory = vec![[1u64; 25]; pools];
+    let memory = vec![[1u64; 24]; pools];
     let (last, zero, mut random) = (Cell::new(0), black_box(0), fastrand::Rng::with_seed(5));
     bencher.with_inputs(|| random.usize(..pools)).bench_local_values(|at| {
         last.set(memory[at ^ (last.get() & zero)][0] as usize);

@@ -4,7 +4,8 @@
 //! `cargo bench --bench scale`. Each size runs in a process of its own, so that the peak of memory (`VmHWM` of
 //! `proc_pid_status(5)`) is its own. `load` is files to Plan; `build` is Plan to the Snapshot in force, by the steps that
 //! the daemon takes. `after` is what is resident when the allocator has given back what it does not need. `flip` is a
-//! fact about one backend, whose thirty pools are spread over all pages, from the fact to the Snapshot in force. `reload`
+//! fact about one backend, whose thirty pools are spread over all pages, from the fact to the Snapshot in force. `drain`
+//! and `ready` are an operator's word about a tenth of the pools, done in slices between which other things come. `reload`
 //! reads everything again after a change of the included file; of that, only `check` and `publish` are done on the
 //! control plane's own thread, and only `publish` is a moment of which requests could notice anything.
 //!
@@ -19,9 +20,9 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 use shardgate::backend::{Cause, Check, Status};
 use shardgate::config;
-use shardgate::control::{Controller, Settled};
+use shardgate::control::{Author, Board, Change, Controller, Request, Settled, States};
 use shardgate::health::{Prober, Transition};
-use shardgate::model::{Plan, PoolId};
+use shardgate::model::{Operator, Plan, PoolId, Target};
 use shardgate::routing::{Index, Table, build};
 use shardgate::telemetry::Metrics;
 
@@ -98,7 +99,7 @@ fn measure(file: &Path) {
     let loaded = began.elapsed();
     let index = Arc::new(Index::new(Arc::new(plan.of_nothing())));
     let table = Arc::new(Table::new(build(index, 0, Instant::now(), |_| Default::default())));
-    let mut controller = Controller::new(Arc::clone(&table), metrics, prober);
+    let mut controller = Controller::new(Arc::clone(&table), metrics, prober, Board::new(States::default()));
     let (settled, _) = steps(&mut controller, plan);
     controller.publish(settled);
     let built = began.elapsed() - loaded;
@@ -148,6 +149,20 @@ fn measure(file: &Path) {
         ));
     }
     println(&format!("  after the reloads {} MB", settled_memory()));
+
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    for state in [Operator::Drain, Operator::Ready] {
+        let mut slices: Vec<_> = (0..REGIONS).map(|region| sweep(&mut controller, region, state)).collect();
+        let first = slices.first().map(|slices| slices.iter().sum::<Duration>()).unwrap_or_default();
+        let all: Vec<_> = slices.drain(..).flatten().collect();
+        let (sum, longest) = (all.iter().sum::<Duration>(), all.iter().max().copied().unwrap_or_default());
+        println(&format!(
+            "  {} of a region {first:.2?}, of all {sum:.2?} in {} slices, the longest {longest:.2?}; peak {} MB",
+            state.as_str(),
+            all.len(),
+            memory("VmHWM:"),
+        ));
+    }
 }
 
 /// User and system time of this process.
@@ -182,6 +197,24 @@ fn flip(controller: &mut Controller, check: Arc<Check>) -> Duration {
     controller.transition(&Transition { check, from, to, clears: false, is_back: false });
     controller.flush();
     began.elapsed()
+}
+
+/// An operator's word about a region: how long each slice of it keeps the control plane.
+fn sweep(controller: &mut Controller, region: usize, state: Operator) -> Vec<Duration> {
+    let (reply, _told) = tokio::sync::oneshot::channel();
+    let target = Target::Region(format!("region-{region}").into());
+    let change = Change { target, state, author: Author::default() };
+    let mut slices = Vec::new();
+    let mut began = Instant::now();
+    assert!(controller.operate(Request { change, reply }).is_none(), "it takes a while");
+    while controller.is_sweeping() {
+        let done = controller.sweep();
+        slices.push(began.elapsed());
+        assert_eq!(done.is_some(), !controller.is_sweeping());
+        began = Instant::now();
+    }
+    drop(controller.tick());
+    slices
 }
 
 /// Megabytes that stay resident. A little work now and then, as in the daemon.

@@ -139,7 +139,7 @@ mod tests {
             Some(path) => Bind::Unix(path.into()),
             None => Bind::Tcp(bind.parse().unwrap()),
         };
-        Guard::new(&Admin { bind, token: token.map(|token| Secret(token.into())), protect_metrics })
+        Guard::new(&Admin { bind, token: token.map(|token| Secret(token.into())), protect_metrics, state_file: None })
     }
 
     /// 200 stands for let through.

@@ -12,14 +12,11 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::operator;
 use super::problem::Problem;
-use crate::backend::{Backend, Observation};
-use crate::control::Handle;
-use crate::model::LoadReport;
-use crate::routing::Snapshot;
-
-/// Bytes of a body, at most.
-pub(super) const MAX_BODY: usize = 4096;
+use crate::backend::Observation;
+use crate::control::{Handle, Refused};
+use crate::model::{LoadReport, Target};
 
 /// What is reported.
 #[derive(Debug, Deserialize)]
@@ -38,11 +35,11 @@ pub(super) async fn put(
     path: Result<Path<(String, String, String)>, PathRejection>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Problem> {
-    let bad_path = |error: PathRejection| Problem::new(StatusCode::BAD_REQUEST, "bad_request", error.body_text());
-    let Path((asset, region, address)) = path.map_err(bad_path)?;
+    let Path((asset, region, address)) = path.map_err(operator::bad_path)?;
     let body = body.map_err(|error| Problem::new(error.status(), "bad_request", error.body_text()))?;
     let report = reported(&body)?;
-    let backend = find(&handle.snapshot(), &asset, &region, &address)?;
+    let target = Target::Backend(asset.into(), region.into(), address.into());
+    let backend = handle.backend(&target).map_err(|unknown| operator::refused(Refused::Unknown(unknown)))?;
     let words = backend.words_or_new();
     if words.report(report, true) && !handle.tell(Observation::Reports(Arc::clone(&backend))) {
         words.unwatched();
@@ -62,23 +59,6 @@ fn reported(body: &[u8]) -> Result<LoadReport, Problem> {
         let detail = "utilization is a number above 0 (1.0: all that the server can do); rps and eps are not negative";
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_report", detail)
     })
-}
-
-/// The backend of this name.
-fn find(snapshot: &Snapshot, asset: &str, region: &str, address: &str) -> Result<Arc<Backend>, Problem> {
-    let unknown = |reason, detail| Problem::new(StatusCode::NOT_FOUND, reason, detail);
-    let index = &snapshot.index;
-    let Some(id) = index.region(region) else {
-        return Err(unknown("unknown_region", format!("there is no region {region}")));
-    };
-    let named = if asset == "*" { Some(None) } else { index.asset(asset).map(Some) };
-    let Some(pool) = named.and_then(|asset| index.own_pool(asset, id)) else {
-        return Err(unknown("unknown_pool", format!("{asset} has no pool in {region}")));
-    };
-    let found = snapshot.pool(pool).servers().find(|server| *server.backend.label == *address);
-    found
-        .map(|server| Arc::clone(&server.backend))
-        .ok_or_else(|| unknown("unknown_backend", format!("{asset}/{region} has no backend {address}")))
 }
 
 #[cfg(test)]

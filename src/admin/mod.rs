@@ -6,14 +6,17 @@
 //! whoever comes on top is told so at once. Probes are not among those: a slow scrape must not look like a death.
 
 mod collector;
+mod events;
 mod explain;
 mod guard;
 mod load;
+mod operator;
 mod problem;
 mod socket;
 mod status;
 mod view;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::error_handling::HandleErrorLayer;
@@ -22,8 +25,10 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post, put};
 use axum::{BoxError, Json, Router};
-use http::{StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
+use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tower::ServiceBuilder;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::load_shed::LoadShedLayer;
@@ -32,6 +37,7 @@ use tower::timeout::TimeoutLayer;
 use explain::Question;
 use guard::Guard;
 use problem::Problem;
+use socket::Peer;
 pub use socket::Socket;
 use status::Status;
 
@@ -66,7 +72,11 @@ fn app(handle: Handle) -> Router {
             .layer(TimeoutLayer::new(timeout));
         route.layer(layers)
     };
-    let report = bounded(put(load::put).layer(DefaultBodyLimit::max(load::MAX_BODY)), TIMEOUT);
+    let readers = Arc::new(Semaphore::new(events::MAX_READERS));
+    let follow = async move |State(handle): State<Handle>, headers: HeaderMap| {
+        events::follow(&handle, &headers, Arc::clone(&readers))
+    };
+    let change = |route: MethodRouter<Handle>| bounded(route.layer(DefaultBodyLimit::max(operator::MAX_BODY)), TIMEOUT);
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
@@ -74,7 +84,13 @@ fn app(handle: Handle) -> Router {
         .route("/api/v1/status", bounded(get(status), TIMEOUT))
         .route("/api/v1/explain", bounded(get(explain), TIMEOUT))
         .route("/api/v1/reload", bounded(post(reload), RELOAD_TIMEOUT))
-        .route("/api/v1/pools/{asset}/{region}/backends/{address}/load", report)
+        .route("/api/v1/regions/{region}/state", change(put(operator::region)))
+        .route("/api/v1/pools/{asset}/{region}/state", change(put(operator::pool)))
+        .route("/api/v1/pools/{asset}/{region}/backends/{address}/state", change(put(operator::backend)))
+        .route("/api/v1/pools/{asset}/{region}/backends/{address}/load", change(put(load::put)))
+        .route("/api/v1/states", bounded(get(operator::list), TIMEOUT))
+        // Without the bounds of what is worked out: it lasts for as long as its reader likes.
+        .route("/api/v1/events", get(follow))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "not_found", "nothing is served at this path"))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "not with this method: see Allow")
@@ -88,10 +104,23 @@ async fn guarded(State(handle): State<Handle>, request: Request, next: Next) -> 
     let guard = handle.snapshot().index.plan.admin.as_ref().map(Guard::new).unwrap_or_default();
     let mut response = match guard.check(request.method(), request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+        Err(problem) => {
+            if !matches!(*request.method(), Method::GET | Method::HEAD) {
+                denied(&request, &problem);
+            }
+            problem.into_response()
+        }
     };
     response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
     response
+}
+
+/// Somebody may not write here: a line in the audit.
+fn denied(request: &Request, problem: &Problem) {
+    let from = request.extensions().get::<Peer>().map(|Peer(peer)| &**peer);
+    let path: String = request.uri().path().chars().take(256).collect();
+    let (method, reason) = (request.method().as_str(), problem.reason());
+    tracing::warn!(target: "audit", method, path, reason, from, "a write was denied");
 }
 
 /// What the bounds in number and time become.
@@ -117,7 +146,8 @@ async fn metrics(State(handle): State<Handle>) -> Result<Response, Problem> {
 async fn status(State(handle): State<Handle>) -> Result<Response, Problem> {
     json(move || {
         let snapshot = handle.snapshot();
-        serde_json::to_vec(&Status::new(&snapshot, handle.readiness(), Instant::now()))
+        let states = handle.board().states();
+        serde_json::to_vec(&Status::new(&snapshot, &states, handle.readiness(), Instant::now()))
     })
     .await
 }
@@ -130,13 +160,10 @@ async fn explain(
     json(move || {
         let snapshot = handle.snapshot();
         let mut random = fastrand::Rng::new();
-        serde_json::to_vec(&routing::explain(
-            &snapshot,
-            &question.request,
-            question.client,
-            Instant::now(),
-            &mut random,
-        ))
+        let told = routing::explain(&snapshot, &question.request, question.client, Instant::now(), &mut random);
+        let mut told = serde_json::to_value(told)?;
+        operator::annotate(&mut told, &handle.board().states(), Timestamp::now());
+        serde_json::to_vec(&told)
     })
     .await
 }
@@ -163,14 +190,12 @@ async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use http_body_util::BodyExt;
     use tokio::sync::mpsc;
     use tower::ServiceExt;
 
     use super::*;
-    use crate::control::{Command, Readiness, ReloadReport};
+    use crate::control::{Board, Command, ReloadReport};
     use crate::model::{Admin, Bind, Limits, Log, Plan, Region, RegionId, Server};
     use crate::routing::{Index, Table, build};
     use crate::telemetry::Metrics;
@@ -181,7 +206,12 @@ mod tests {
             hash: "00ff".into(),
             server: Server { workers: None, drain_delay: drain, drain_timeout: drain, default_region: RegionId(0) },
             listeners: Vec::new(),
-            admin: Some(Admin { bind: Bind::Tcp(([127, 0, 0, 1], 9600).into()), token: None, protect_metrics: false }),
+            admin: Some(Admin {
+                bind: Bind::Tcp(([127, 0, 0, 1], 9600).into()),
+                token: None,
+                protect_metrics: false,
+                state_file: None,
+            }),
             regions: vec![Region { name: "here".into(), clients: Vec::new(), fallback: Vec::new() }],
             assets: Vec::new(),
             pools: Vec::new(),
@@ -193,12 +223,15 @@ mod tests {
     }
 
     /// The app, and what arrives at the control plane.
-    fn start() -> (Router, mpsc::Receiver<Command>) {
+    fn start() -> (Router, mpsc::Receiver<Command>, Arc<Board>) {
         let (sender, commands) = mpsc::channel(2 * MAX_REQUESTS);
         let table =
             Table::new(build(Arc::new(Index::new(Arc::new(plan()))), 7, Instant::now(), |_| Default::default()));
-        let handle = Handle::new(sender, Arc::new(table), Metrics::new(10), Arc::new(Readiness::default()));
-        (app(handle), commands)
+        let (changes, _) = mpsc::channel(1);
+        let board = Board::new(Default::default());
+        let (metrics, readiness) = (Metrics::new(10), Arc::default());
+        let handle = Handle::new(sender, changes, Arc::new(table), metrics, readiness, Arc::clone(&board));
+        (app(handle), commands, board)
     }
 
     async fn ask(app: &Router, method: &str, target: &str) -> (StatusCode, String) {
@@ -210,7 +243,7 @@ mod tests {
 
     #[tokio::test]
     async fn answers_and_problems() {
-        let (app, mut commands) = start();
+        let (app, mut commands, _) = start();
         tokio::spawn(async move {
             while let Some(Command::Reload(reply)) = commands.recv().await {
                 let _ = reply.send(ReloadReport { result: Err("error: no".into()) });
@@ -236,9 +269,54 @@ mod tests {
         }
     }
 
+    fn follow(last: Option<&str>) -> http::Request<axum::body::Body> {
+        let request = http::Request::builder().uri("/api/v1/events").header("host", "localhost");
+        let request = last.into_iter().fold(request, |request, last| request.header("last-event-id", last));
+        request.body(axum::body::Body::empty()).unwrap()
+    }
+
+    /// So many events of a stream: what they are and their data.
+    async fn read(body: &mut axum::body::Body, n: usize) -> Vec<String> {
+        let mut text = String::new();
+        while text.matches("\n\n").count() < n {
+            let frame = body.frame().await.expect("it goes on").expect("it is whole");
+            text.push_str(std::str::from_utf8(frame.data_ref().expect("data")).expect("UTF-8"));
+        }
+        text.split_terminator("\n\n").map(str::to_owned).collect()
+    }
+
+    #[tokio::test]
+    async fn readers_of_events_are_bounded_and_the_slow_are_told_what_they_missed() {
+        let (app, _commands, board) = start();
+        let mut readers = Vec::new();
+        for _ in 0..events::MAX_READERS {
+            let answer = app.clone().oneshot(follow(None)).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            assert_eq!(answer.headers()["content-type"], "text/event-stream");
+            readers.push(answer.into_body());
+        }
+        assert_eq!(app.clone().oneshot(follow(None)).await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(ask(&app, "GET", "/api/v1/status").await.0, 200, "they take no place from others");
+        let mut slow = readers.pop().unwrap();
+        board.events().emit("test", &[("n", 0.into())]);
+        for reader in &mut readers {
+            assert!(read(reader, 1).await[0].contains("event: test\ndata: {\"n\":0,\"time\":"));
+        }
+        for n in 1..1034 {
+            board.events().emit("test", &[("n", n.into())]);
+        }
+        let told = read(&mut slow, 2).await;
+        assert_eq!(told[0], "event: missed\ndata: {\"missed\":10}");
+        assert!(told[1].contains("\"n\":10,"), "{}", told[1]);
+        let id = told[1].lines().find_map(|line| line.strip_prefix("id: ")).expect("an id").to_owned();
+        drop(readers);
+        let again = app.clone().oneshot(follow(Some(&id))).await.unwrap();
+        assert!(read(&mut again.into_body(), 1).await[0].contains("\"n\":11,"));
+    }
+
     #[tokio::test]
     async fn whoever_comes_on_top_is_told_and_probes_go_on() {
-        let (app, mut commands) = start();
+        let (app, mut commands, _) = start();
         let ask_for_reload = || {
             let app = app.clone();
             tokio::spawn(async move { ask(&app, "POST", "/api/v1/reload").await.0 })

@@ -23,6 +23,11 @@ impl Problem {
         Self { status, reason, detail: detail.into(), errors: None }
     }
 
+    /// The word.
+    pub(super) fn reason(&self) -> &'static str {
+        self.reason
+    }
+
     /// A configuration was refused, for these reasons.
     pub(super) fn refused(errors: String) -> Self {
         let detail = "the configuration has errors; the one before stays in force";

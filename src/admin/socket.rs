@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::ServiceExt;
 
 use crate::model::Bind;
 
@@ -89,12 +91,13 @@ impl Socket {
             let Ok(place) = places.clone().acquire_owned().await else { return };
             while connections.try_join_next().is_some() {}
             let accepted = match &self.kind {
-                SocketKind::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                SocketKind::Tcp(listener) => listener.accept().await.map(|(stream, peer)| {
                     let _ = stream.set_nodelay(true); // Only a matter of speed.
-                    connections.spawn(connection(stream, app.clone(), place));
+                    connections.spawn(connection(stream, Peer(peer.to_string().into()), app.clone(), place));
                 }),
                 SocketKind::Unix(listener) => listener.accept().await.map(|(stream, _)| {
-                    connections.spawn(connection(stream, app.clone(), place));
+                    let peer = Peer::of_socket(&stream);
+                    connections.spawn(connection(stream, peer, app.clone(), place));
                 }),
             };
             if let Err(error) = accepted {
@@ -105,7 +108,28 @@ impl Socket {
     }
 }
 
-async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, app: Router, _place: OwnedSemaphorePermit) {
+/// Who is at the other end, for the audit: an address, or of a Unix socket the user and the process.
+#[derive(Debug, Clone)]
+pub(super) struct Peer(pub(super) Arc<str>);
+
+impl Peer {
+    fn of_socket(stream: &UnixStream) -> Self {
+        let Ok(peer) = stream.peer_cred() else { return Self("unix".into()) };
+        let process = peer.pid().map_or_else(String::new, |pid| format!(" pid {pid}"));
+        Self(format!("unix uid {}{process}", peer.uid()).into())
+    }
+}
+
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: Peer,
+    app: Router,
+    _place: OwnedSemaphorePermit,
+) {
+    let app = app.map_request(move |mut request: http::Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        request
+    });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(64 * 1024);
     let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)).await;

@@ -1,13 +1,17 @@
 //! `/api/v1/status`: what is configured and how it is, as JSON.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
+use super::operator::Shown;
 use super::view;
-use crate::backend::{Passive, Verdict, Why, Words};
+use crate::backend::{self, Passive, Verdict, Why};
 use crate::balance::slow_start::WHOLE;
-use crate::model::{Policy, RegionId, Role};
+use crate::control::States;
+use crate::model::{Operator, Policy, RegionId, Role, Target};
 use crate::routing::{Server, Snapshot};
 
 /// All of it.
@@ -37,6 +41,8 @@ struct Listener<'s> {
 struct Region<'s> {
     name: &'s str,
     fallback: Vec<&'s str>,
+    /// What an operator has said of it; none: it is ready.
+    operator: Option<Shown<'s>>,
 }
 
 #[derive(Serialize)]
@@ -50,6 +56,8 @@ struct Pool<'s> {
     asset: String,
     region: String,
     balance: &'static str,
+    /// What an operator has said of it.
+    operator: Option<Shown<'s>>,
     /// Those of a request for this asset in this region, in failover order; the first are the pool's own.
     tiers: Vec<Tier>,
     backends: Vec<Backend<'s>>,
@@ -77,6 +85,8 @@ struct Backend<'s> {
     state: &'static str,
     /// Whether it gets requests.
     usable: bool,
+    /// Why it is in drain or maintenance: what holds of what has been said of it, its pool and its region.
+    operator: Option<Shown<'s>>,
     /// Why it is down or ejected; in what it has announced drain.
     cause: Option<String>,
     /// Seconds since its state changed; none without checks.
@@ -99,16 +109,47 @@ struct Backend<'s> {
     latency: Option<f64>,
 }
 
+/// What operators have said, at one time.
+#[derive(Clone, Copy)]
+struct Words<'s> {
+    states: &'s States,
+    now: Timestamp,
+}
+
+impl<'s> Words<'s> {
+    /// Of this very thing.
+    fn of(self, target: impl FnOnce() -> Target) -> Option<Shown<'s>> {
+        let said = if self.states.is_empty() { None } else { self.states.get(&target()) };
+        said.map(|said| Shown::new(said, self.now))
+    }
+
+    /// What keeps a server out of a pool.
+    fn holding(self, pool: &view::PoolView<'_>, server: &Server) -> Option<Shown<'s>> {
+        if server.operator == Operator::Ready {
+            return None;
+        }
+        let said = self.states.holding(&pool.asset, &pool.region, &server.backend.label)?;
+        Some(Shown::new(said, self.now))
+    }
+}
+
 impl<'s> Status<'s> {
     /// As it is `now`.
-    pub(super) fn new(snapshot: &'s Snapshot, readiness: Result<(), &'static str>, now: Instant) -> Self {
+    pub(super) fn new(
+        snapshot: &'s Snapshot,
+        states: &'s States,
+        readiness: Result<(), &'static str>,
+        now: Instant,
+    ) -> Self {
+        let said = Words { states, now: Timestamp::now() };
         let plan = &snapshot.index.plan;
         let name = |region: &RegionId| plan.regions.get(region.index()).map(|region| &*region.name);
         let listeners = plan.listeners.iter().map(|l| Listener { name: &l.name, bind: l.bind.to_string() });
-        let regions = plan
-            .regions
-            .iter()
-            .map(|region| Region { name: &region.name, fallback: region.fallback.iter().filter_map(name).collect() });
+        let regions = plan.regions.iter().map(|region| Region {
+            name: &region.name,
+            fallback: region.fallback.iter().filter_map(name).collect(),
+            operator: said.of(|| Target::Region(Arc::clone(&region.name))),
+        });
         let assets = plan.assets.iter().map(|asset| Asset { name: &asset.name, aliases: &asset.aliases });
         Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -118,13 +159,13 @@ impl<'s> Status<'s> {
             listeners: listeners.collect(),
             regions: regions.collect(),
             assets: assets.collect(),
-            pools: view::pools(snapshot).map(|pool| Pool::new(snapshot, &pool, now)).collect(),
+            pools: view::pools(snapshot).map(|pool| Pool::new(snapshot, said, &pool, now)).collect(),
         }
     }
 }
 
 impl<'s> Pool<'s> {
-    fn new(snapshot: &'s Snapshot, pool: &view::PoolView<'s>, now: Instant) -> Self {
+    fn new(snapshot: &'s Snapshot, said: Words<'s>, pool: &view::PoolView<'s>, now: Instant) -> Self {
         let tiers = view::tiers(snapshot, pool.state);
         let verdicts = pool.state.verdicts();
         let roles =
@@ -134,13 +175,17 @@ impl<'s> Pool<'s> {
             asset: pool.asset.to_string(),
             region: pool.region.to_string(),
             balance: pool.state.settings.balance.as_str(),
+            operator: said.of(|| Target::Pool(Arc::clone(&pool.asset), Arc::clone(&pool.region))),
             tiers: tiers.iter().map(Tier::new).collect(),
             backends: pool
                 .state
                 .servers()
                 .zip(roles)
                 .zip(&verdicts)
-                .map(|((server, role), verdict)| Backend::new(server, role, *verdict, measured, now))
+                .map(|((server, role), verdict)| {
+                    let operator = said.holding(pool, server);
+                    Backend { operator, ..Backend::new(server, role, *verdict, measured, now) }
+                })
                 .collect(),
         }
     }
@@ -169,6 +214,7 @@ impl<'s> Backend<'s> {
             weight: server.weight,
             state: verdict.why.as_str(),
             usable: verdict.usable,
+            operator: None,
             cause: match verdict.why {
                 Why::Down(cause) => Some(cause.to_string()),
                 Why::Announced(by) => Some(by.as_str().to_owned()),
@@ -178,7 +224,7 @@ impl<'s> Backend<'s> {
             since: since.map(|since| since.as_secs_f64()),
             ejected_for: left,
             slow_start: (server.share < WHOLE).then(|| f64::from(server.share) / f64::from(WHOLE)),
-            utilization: server.backend.words().and_then(Words::utilization),
+            utilization: server.backend.words().and_then(backend::Words::utilization),
             load_weight: server.load_weight(),
             agent: server.agent.as_ref().and_then(|agent| agent.agent()?.line()),
             in_flight: server.backend.in_flight(),

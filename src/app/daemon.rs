@@ -9,20 +9,21 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
+use tokio::time::Instant;
 
 use super::background::Background;
+use super::keeper::Keeper;
 use super::listeners::{Listeners, Open};
 use super::reload::{self, Job, Step};
+use super::signals::Signals;
 use super::worker::{self, Kit, Order};
 use super::{Addresses, Options, RunError, Source, descriptors, notify};
 use crate::admin;
 use crate::backend::Observation;
 use crate::backend::queue::Queues;
 use crate::config::{Diagnostics, Loaded};
-use crate::control::{self, Command, Controller, GATHER, Handle, Readiness, ReloadReport, Settled};
+use crate::control::{self, Board, Command, Controller, GATHER, Handle, Readiness, ReloadReport, Settled};
 use crate::discovery::{Resolved, Resolver};
 use crate::health::{Prober, Transition};
 use crate::listen::Shared;
@@ -30,12 +31,20 @@ use crate::model::{Bind, Plan};
 use crate::routing::{self, Index, Table};
 use crate::telemetry::{AccessSink, AccessWriter, MainLog, Metrics, init_logging};
 
+mod operator;
+mod wait;
+
+use wait::{drained, due, interval, step, until};
+
 /// How often the control plane lets go of what is past its time.
 const TICK: Duration = Duration::from_millis(500);
 /// How long the logs may take to be written at the end.
 const FLUSH: Duration = Duration::from_secs(1);
 /// Between the end of `drain_timeout` and the end of the workers.
 const STOP: Duration = Duration::from_millis(500);
+
+/// Characters of the errors of a refused configuration in its event; all of them are in the log.
+const EVENT_TEXT: usize = 2048;
 
 /// What workers have to say that the control plane has not heard yet, at most.
 const OBSERVATIONS: usize = 1024;
@@ -57,6 +66,7 @@ pub(super) fn run(options: Options) -> Result<(), RunError> {
     let result = runtime.block_on(async {
         let mut daemon = Daemon::start(options.config, plan, &metrics, log, access, max_connections).await?;
         daemon.serve(options.ready).await;
+        daemon.finish_keeping().await;
         daemon.stop();
         Ok(())
     });
@@ -79,6 +89,9 @@ struct Daemon {
     admin: Option<Bind>,
     signals: Signals,
     commands: mpsc::Receiver<Command>,
+    changes: mpsc::Receiver<control::Request>,
+    board: Arc<Board>,
+    keeper: Keeper,
     health: mpsc::Receiver<Transition>,
     resolved: mpsc::Receiver<Resolved>,
     observations: mpsc::Receiver<Observation>,
@@ -94,26 +107,6 @@ enum Drain {
     Delay(Instant),
     /// Connections are ending; all of them by then.
     Ending(Drained),
-}
-
-struct Signals {
-    hup: Signal,
-    term: Signal,
-    int: Signal,
-    usr1: Signal,
-    usr2: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            hup: signal(SignalKind::hangup())?,
-            term: signal(SignalKind::terminate())?,
-            int: signal(SignalKind::interrupt())?,
-            usr1: signal(SignalKind::user_defined1())?,
-            usr2: signal(SignalKind::user_defined2())?,
-        })
-    }
 }
 
 impl Daemon {
@@ -144,7 +137,11 @@ impl Daemon {
 
         let (command_sender, commands) = mpsc::channel(16);
         let (observations_in, observations) = mpsc::channel(OBSERVATIONS);
-        let handle = Handle::new(command_sender, Arc::clone(&table), Arc::clone(metrics), Arc::clone(&readiness))
+        let (change_sender, changes) = mpsc::channel(16);
+        let (board, keeper) = operator::restore(plan.admin.as_ref().and_then(|admin| admin.state_file.as_ref()));
+        let (of_table, of_metrics) = (Arc::clone(&table), Arc::clone(metrics));
+        let (of_readiness, of_board) = (Arc::clone(&readiness), Arc::clone(&board));
+        let handle = Handle::new(command_sender, change_sender, of_table, of_metrics, of_readiness, of_board)
             .with_observations(observations_in.clone());
         let admin = match &plan.admin {
             None => None,
@@ -192,7 +189,7 @@ impl Daemon {
             background,
             metrics: Arc::clone(metrics),
             readiness,
-            controller: Controller::new(table, Arc::clone(metrics), prober),
+            controller: Controller::new(table, Arc::clone(metrics), prober, Arc::clone(&board)),
             resolver,
             listeners,
             threads,
@@ -200,6 +197,9 @@ impl Daemon {
             admin,
             signals,
             commands,
+            changes,
+            board,
+            keeper,
             health,
             resolved,
             observations,
@@ -241,6 +241,9 @@ impl Daemon {
                     self.controller.flush();
                 }
                 Some(Resolved { name, addresses }) = self.resolved.recv() => self.controller.resolved(name, addresses),
+                Some(request) = self.changes.recv(), if self.takes_changes() => self.operate(request),
+                () = std::future::ready(()), if self.controller.is_sweeping() => self.sweep().await,
+                () = self.keeper.written() => {}
                 _ = self.signals.hup.recv(), if idle => self.reload(None),
                 Some(Command::Reload(reply)) = self.commands.recv(), if self.job.is_none() => {
                     if idle {
@@ -283,6 +286,7 @@ impl Daemon {
         if !retired.is_empty() {
             self.background.free(retired);
         }
+        self.keeper.begin();
     }
 
     /// Takes the configuration on its way one step further.
@@ -333,6 +337,10 @@ impl Daemon {
                 job.step = Box::pin(reload::settle(&self.background, settling));
                 job.is_indebted = true;
             }
+            Step::Settled(settled) if self.controller.is_overtaken(&settled) => {
+                job.step = Box::pin(reload::settle(&self.background, self.controller.settle_again(*settled)));
+                job.is_indebted = true;
+            }
             Step::Settled(settled) => return self.put_in_force(job, *settled).await,
         }
         self.job = Some(job);
@@ -354,6 +362,10 @@ impl Daemon {
     fn refuse(&mut self, job: Job, text: String) {
         tracing::error!("the configuration was refused, the old one goes on\n{text}");
         self.metrics.reload(false);
+        self.board.events().emit(
+            "reload",
+            &[("result", "refused".into()), ("errors", text.chars().take(EVENT_TEXT).collect::<String>().into())],
+        );
         notify::ready("reload refused, the old configuration goes on");
         if let Some(reply) = job.reply {
             let _ = reply.send(ReloadReport { result: Err(text) });
@@ -363,6 +375,7 @@ impl Daemon {
     async fn put_in_force(&mut self, job: Job, settled: Settled) {
         let summary = self.controller.publish(settled);
         let plan = Arc::clone(self.controller.plan());
+        self.keeper.keep(self.controller.states());
         self.resolver.set(self.controller.names());
         self.listeners.commit(job.opened, plan.server.drain_timeout).await;
         self.log.configure(&plan.log);
@@ -375,6 +388,9 @@ impl Daemon {
             tracing::info!(hash = plan.hash, "ready");
         } else {
             self.metrics.reload(true);
+            let changes = summary.to_string().into();
+            let about = [("result", "taken".into()), ("hash", (&*plan.hash).into()), ("changes", changes)];
+            self.board.events().emit("reload", &about);
             tracing::info!(hash = plan.hash, changes = %summary, "reloaded");
         }
         notify::ready(&status);
@@ -395,6 +411,7 @@ impl Daemon {
         }
         let delay = self.controller.plan().server.drain_delay;
         tracing::info!(delay = delay.as_secs_f64(), "draining");
+        self.board.events().emit("drain", &[("delay", delay.as_secs_f64().into())]);
         if let Some(job) = self.job.take() {
             // Put in force now, it would open listeners that are about to close.
             self.controller.abandon();
@@ -444,43 +461,6 @@ impl Daemon {
         access.flush(FLUSH);
         log.flush(FLUSH);
     }
-}
-
-async fn step(job: &mut Option<Job>) -> Step {
-    match job {
-        Some(job) => job.step.as_mut().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn drained(drain: &mut Drain) {
-    match drain {
-        Drain::No => std::future::pending().await,
-        Drain::Delay(until) => sleep_until(*until).await,
-        Drain::Ending(done) => done.as_mut().await,
-    }
-}
-
-async fn due(interval: &mut Option<Interval>) {
-    match interval {
-        Some(interval) => {
-            interval.tick().await;
-        }
-        None => std::future::pending().await,
-    }
-}
-
-fn interval(period: Duration) -> Interval {
-    let mut interval = tokio::time::interval(period);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
 }
 
 /// What is doubtful about a configuration, a line each.

@@ -7,9 +7,11 @@
 mod background;
 mod daemon;
 mod descriptors;
+mod keeper;
 mod listeners;
 mod notify;
 mod reload;
+mod signals;
 mod worker;
 
 use std::path::PathBuf;

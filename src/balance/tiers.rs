@@ -70,11 +70,16 @@ pub fn choose(loads: &[u8], random: u8) -> Option<usize> {
     None
 }
 
+/// How much of a tier's weight is usable, in whole percents, rounded down: what [`is_panic`] compares. All of nothing.
+pub fn usable_percent(usable_weight: u64, total_weight: u64) -> u8 {
+    (usable_weight * 100).checked_div(total_weight).unwrap_or(100).min(100) as u8
+}
+
 /// Whether a tier uses servers again that it would not: less than `panic_percent` of its weight is usable, while the
 /// tiers together lack capacity (`room`, what [`loads`] returned, is below 100). Better to send a request to a server
 /// that may be down than to break the rest by overload; and when most of a tier looks down, the checks may be wrong.
-pub fn is_panic(usable_weight: u64, total_weight: u64, panic_percent: u8, room: u8) -> bool {
-    room < 100 && usable_weight * 100 < total_weight * u64::from(panic_percent)
+pub fn is_panic(usable_percent: u8, panic_percent: u8, room: u8) -> bool {
+    room < 100 && usable_percent < panic_percent
 }
 
 #[cfg(test)]
@@ -128,10 +133,13 @@ mod tests {
 
     #[test]
     fn panic_needs_both() {
-        assert!(is_panic(49, 100, 50, 99));
-        assert!(!is_panic(50, 100, 50, 99));
-        assert!(!is_panic(0, 100, 50, 100));
-        assert!(!is_panic(0, 100, 0, 0));
+        let percent = usable_percent;
+        assert!(is_panic(percent(49, 100), 50, 99) && is_panic(percent(499_999, 1_000_000), 50, 99));
+        assert!(!is_panic(percent(50, 100), 50, 99) && !is_panic(percent(1, 2), 50, 99));
+        assert!(!is_panic(percent(0, 100), 50, 100));
+        assert!(!is_panic(percent(0, 100), 0, 0));
+        assert!(!is_panic(percent(0, 0), 100, 0), "nobody is there to be used again");
+        assert_eq!(percent(u64::from(u32::MAX), u64::from(u32::MAX)), 100);
     }
 
     proptest! {

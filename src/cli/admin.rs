@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 
 /// `shardgate reload`
 pub(super) fn reload(daemon: &Daemon) -> Result<(), Fault> {
-    let (status, body) = request(daemon, Method::POST, "/api/v1/reload")?;
+    let (status, body) = request(daemon, Method::POST, "/api/v1/reload", None)?;
     let answer: Option<Value> = serde_json::from_slice(&body).ok();
     if daemon.json {
         print(&body)?;
@@ -41,7 +41,7 @@ pub(super) fn reload(daemon: &Daemon) -> Result<(), Fault> {
 
 /// `shardgate status`
 pub(super) fn status(daemon: &Daemon) -> Result<(), Fault> {
-    let (code, body) = request(daemon, Method::GET, "/api/v1/status")?;
+    let (code, body) = request(daemon, Method::GET, "/api/v1/status", None)?;
     if code != StatusCode::OK {
         return Err(refused(code, &body));
     }
@@ -59,7 +59,8 @@ fn told(answer: &Value) -> String {
     }
 }
 
-fn refused(status: StatusCode, body: &[u8]) -> Fault {
+/// An answer that no command knows what to make of.
+pub(super) fn refused(status: StatusCode, body: &[u8]) -> Fault {
     let hint = match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => " (does it need --token-file?)",
         StatusCode::NOT_FOUND => " (is this the admin address?)",
@@ -76,7 +77,13 @@ enum Target {
     Unix(PathBuf),
 }
 
-fn request(daemon: &Daemon, method: Method, path: &str) -> Result<(StatusCode, Bytes), Fault> {
+/// Asks the daemon, with JSON or without.
+pub(super) fn request(
+    daemon: &Daemon,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<(StatusCode, Bytes), Fault> {
     let target = match daemon.admin.strip_prefix("unix:") {
         Some(path) => Target::Unix(path.into()),
         None => {
@@ -98,7 +105,11 @@ fn request(daemon: &Daemon, method: Method, path: &str) -> Result<(StatusCode, B
         value.set_sensitive(true);
         request = request.header(header::AUTHORIZATION, value);
     }
-    let request = request.body(Empty::<Bytes>::new()).context("the admin address")?;
+    let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
+    if !body.is_empty() {
+        request = request.header(header::CONTENT_TYPE, "application/json");
+    }
+    let request = request.body(Full::new(body)).context("the admin address")?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answer = runtime.block_on(async {
@@ -118,7 +129,7 @@ fn request(daemon: &Daemon, method: Method, path: &str) -> Result<(StatusCode, B
     })?)
 }
 
-async fn exchange<S>(socket: std::io::Result<S>, request: Request<Empty<Bytes>>) -> anyhow::Result<(StatusCode, Bytes)>
+async fn exchange<S>(socket: std::io::Result<S>, request: Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, Bytes)>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

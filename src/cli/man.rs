@@ -18,13 +18,19 @@ const SIGNALS: [(&str, &str); 4] = [
 
 const EXIT: [(&str, &str); 5] = [
     ("0", "Done; after SIGTERM: everything drained."),
-    ("1", "The configuration, or the request of explain, is wrong."),
+    ("1", "The configuration, or the request of explain, or the target of drain, is wrong."),
     ("2", "Wrong usage of the command line."),
     ("3", "A listener can't be bound."),
     ("4", "Anything else."),
 ];
 
-const FILES: [(&str, &str); 1] = [(super::DEFAULT_CONFIG, "The configuration, unless --config names another.")];
+const FILES: [(&str, &str); 2] = [
+    (super::DEFAULT_CONFIG, "The configuration, unless --config names another."),
+    (
+        "/var/lib/shardgate/states.json",
+        "Under systemd: what drain and ready have said, unless admin.state_file says where.",
+    ),
+];
 
 /// The page, in roff.
 pub(super) fn page(mut command: Command) -> io::Result<Vec<u8>> {

@@ -9,6 +9,7 @@ mod demo;
 mod explain;
 mod fault;
 mod man;
+mod operator;
 mod serve;
 mod status;
 
@@ -21,6 +22,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use fault::Fault;
 
 use crate::config;
+use crate::model::Operator;
 
 /// Where the configuration is unless said otherwise.
 const DEFAULT_CONFIG: &str = "/etc/shardgate/shardgate.toml";
@@ -71,6 +73,29 @@ enum Command {
     },
     /// Show regions, pools and backends of the running daemon
     Status {
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Take a region, a pool or a backend out: it finishes what it has and gets nothing new
+    Drain {
+        /// REGION, ASSET/REGION, or ASSET/REGION/ADDRESS
+        target: String,
+        /// It is being worked on: the same, and shown as that
+        #[arg(long)]
+        maintenance: bool,
+        /// Why, for the audit and for whoever looks at `status`
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Bring a region, a pool or a backend back
+    Ready {
+        /// REGION, ASSET/REGION, or ASSET/REGION/ADDRESS
+        target: String,
+        /// Why, for the audit
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
         #[command(flatten)]
         daemon: Daemon,
     },
@@ -128,6 +153,13 @@ impl Command {
             Self::Schema => print(serde_json::to_string_pretty(&config::schema())? + "\n"),
             Self::Reload { daemon } => admin::reload(&daemon),
             Self::Status { daemon } => admin::status(&daemon),
+            Self::Drain { target, maintenance, reason, daemon } => {
+                let state = if maintenance { Operator::Maintenance } else { Operator::Drain };
+                operator::operate(&daemon, &target, state, reason.as_deref())
+            }
+            Self::Ready { target, reason, daemon } => {
+                operator::operate(&daemon, &target, Operator::Ready, reason.as_deref())
+            }
             Self::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), "shardgate", &mut script);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use super::address::bind;
 use super::context::Context;
@@ -11,12 +12,12 @@ use super::source::Span;
 use super::tree::{Kind, Value};
 use crate::model::{Admin, Bind, Secret};
 
-pub(super) const KEYS: &[&str] = &["bind", "token_file", "protect_metrics"];
+pub(super) const KEYS: &[&str] = &["bind", "token_file", "protect_metrics", "state_file"];
 
 /// `None`: `admin = false`. `listeners` says what is bound already.
 pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>, listeners: &HashMap<Bind, Span>) -> Option<Admin> {
     let default = Bind::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 9600)));
-    let mut admin = Admin { bind: default, token: None, protect_metrics: false };
+    let mut admin = Admin { bind: default, token: None, protect_metrics: false, state_file: given_by_systemd(cx) };
     let mut span = Span::whole_file(0);
     if let Some(value) = value {
         span = value.span;
@@ -36,6 +37,9 @@ pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>, listeners: &Ha
         }
         admin.token = fields.read("token_file", token);
         admin.protect_metrics = fields.read("protect_metrics", boolean).unwrap_or(false);
+        if let Some(file) = fields.read("state_file", state_file) {
+            admin.state_file = file;
+        }
         if admin.protect_metrics && fields.get("token_file").is_none() {
             let at = fields.span("protect_metrics").unwrap_or(span);
             cx.note(Fault::error(at, "`protect_metrics` needs a `token_file`").absence());
@@ -55,6 +59,25 @@ pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>, listeners: &Ha
         });
     }
     Some(admin)
+}
+
+/// `"off"` is `Some(None)`.
+fn state_file(cx: &Context<'_>, value: &Value<'_>) -> Option<Option<PathBuf>> {
+    if matches!(value.kind, Kind::Boolean(_)) {
+        expected_help(cx, value, "a string", Some("write \"off\", or the path of a file".to_owned()));
+        return None;
+    }
+    Some(match text(cx, value)? {
+        "off" => None,
+        path => Some(cx.resolve(value.span, path)),
+    })
+}
+
+/// systemd names the directory that `StateDirectory=` makes (`systemd.exec(5)`); of several, the first is ours.
+fn given_by_systemd(cx: &Context<'_>) -> Option<PathBuf> {
+    let directories = (cx.environment)("STATE_DIRECTORY")?;
+    let first = std::env::split_paths(&directories).next()?;
+    first.is_absolute().then(|| first.join("states.json"))
 }
 
 fn token(cx: &Context<'_>, value: &Value<'_>) -> Option<Secret> {

@@ -1,7 +1,7 @@
 //! The nearest right word.
 
 /// What `word` was probably meant to be: the same but for case, dashes and underscores, or few letters away.
-pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.replace(['-', '_'], "").to_ascii_lowercase();
     let wanted = plain(word);
     let longest = (wanted.chars().count() / 3).clamp(1, 3);

@@ -39,6 +39,7 @@ use self::context::{Context, Environment};
 use self::decode::Fields;
 use self::diagnostic::Fault;
 pub use self::diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use self::hint::nearest;
 pub use self::schema::schema;
 use self::source::{Source, Span};
 use self::tree::Table;

@@ -112,14 +112,25 @@ mod tests {
         Source { path: "x.toml".into(), text: text.to_owned() }
     }
 
-    /// The tree and the faults, by pieces and as a whole.
+    /// The tree and what is said of its faults, by pieces and as a whole.
     fn both(text: &str, size: usize) -> (Option<String>, String) {
         let source = source(text);
         let environment = |_: &str| None;
         let (cx, other) = (Context::new(&environment), Context::new(&environment));
-        let by_pieces = parse(&cx, 0, &source, size).map(|tree| format!("{tree:?} {:?}", cx.faults));
-        let whole = tree::parse_whole(&other, 0, &source);
-        (by_pieces, format!("{whole:?} {:?}", other.faults))
+        // Faults are noted in the order of the tree, which is not that of the pieces, and told in that of the text.
+        let told = |tree: String, cx: Context<'_>| format!("{tree} {:?}", cx.faults.finish(&[&source]));
+        let by_pieces = parse(&cx, 0, &source, size).map(|tree| format!("{tree:?}"));
+        let whole = format!("{:?}", tree::parse_whole(&other, 0, &source));
+        (by_pieces.map(|tree| told(tree, cx)), told(whole, other))
+    }
+
+    #[test]
+    fn faults_are_told_in_the_order_of_the_text() {
+        let text = "p.D.r = {}\n[p.A.s]\np = { A = {} }\n[p.B.r]\nl = \"${X}\"\n[[t]]\n[q]\n[p.A.r]\nl = \"${X}\"\n";
+        for size in 1..text.len() {
+            let (by_pieces, whole) = both(text, size);
+            assert!(by_pieces.is_none_or(|tree| tree == whole), "{size}");
+        }
     }
 
     #[test]

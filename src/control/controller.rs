@@ -19,7 +19,9 @@ use rustc_hash::FxHashMap;
 
 use super::Summary;
 use super::adaptive::Limiters;
+use super::board::Board;
 use super::heard::Heard;
+use super::orders::Orders;
 use super::passive::{Change, Ejections, What};
 use super::staging::{Finder, Known, Next, Settled, Settling, Staged, Staging};
 use super::world::{Answers, World};
@@ -29,7 +31,11 @@ use crate::model::{Plan, PoolId};
 use crate::routing::{Snapshot, Table};
 use crate::telemetry::{Cause, Metrics, Subject};
 
+mod operator;
+mod tell;
 mod words;
+
+pub use operator::Done;
 
 /// How long facts are gathered before they are published.
 pub const GATHER: Duration = Duration::from_millis(10);
@@ -40,7 +46,7 @@ const SWEPT_PER_TICK: usize = 10_000;
 /// Turns a Plan and facts into Snapshots. See the module.
 pub struct Controller {
     table: Arc<Table>,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     prober: Prober,
     /// `None` while a step on another thread has it.
     known: Option<Known>,
@@ -52,6 +58,12 @@ pub struct Controller {
     /// While the next Plan is judged anew: what has changed since, by place in memory.
     since: Option<FxHashMap<usize, Arc<Backend>>>,
     dirty: BTreeSet<PoolId>,
+    pub(super) board: Arc<Board>,
+    /// What operators have said, for the Plan in force.
+    orders: Orders,
+    sweep: Option<operator::Sweep>,
+    /// While a Plan is being settled.
+    overtaking: Option<operator::Overtaking>,
     ejections: Ejections,
     limiters: Limiters,
     heard: Heard,
@@ -68,8 +80,9 @@ pub struct Retired {
 
 impl Controller {
     /// A controller whose table holds a Snapshot that nobody is served by yet.
-    pub fn new(table: Arc<Table>, metrics: Arc<Metrics>, prober: Prober) -> Self {
+    pub fn new(table: Arc<Table>, metrics: Arc<Metrics>, prober: Prober, board: Arc<Board>) -> Self {
         let world = World::new(Arc::clone(&table.load().index));
+        let orders = Orders::new(&board.states(), &world.index);
         Self {
             table,
             metrics,
@@ -80,6 +93,10 @@ impl Controller {
             next: None,
             since: None,
             dirty: BTreeSet::new(),
+            board,
+            orders,
+            sweep: None,
+            overtaking: None,
             ejections: Ejections::new(Instant::now()),
             limiters: Limiters::default(),
             heard: Heard::new(Instant::now()),
@@ -107,13 +124,15 @@ impl Controller {
     pub fn settle(&mut self) -> Option<Settling> {
         let (next, known) = (self.next.take()?, self.known.take()?);
         self.since = Some(FxHashMap::default());
-        Some(Settling { known, next })
+        self.overtaking = Some(operator::Overtaking::default());
+        Some(Settling { known, next, states: self.board.states() })
     }
 
     /// Forgets the Plan that is on its way: it could not be put in force.
     pub fn abandon(&mut self) {
         self.next = None;
         self.since = None;
+        self.overtaking = None;
         self.watch();
     }
 
@@ -139,7 +158,12 @@ impl Controller {
             late.extend(world.pools_of(&backend));
             world.warming.extend(world.pools_of(&backend).to_vec());
         }
-        let late: Vec<_> = late.into_iter().map(|id| (id, snapshot.pool(id).refreshed(now))).collect();
+        late.extend(self.overtook(&world));
+        self.orders = Orders::new(&self.board.states(), &world.index);
+        let anew =
+            |id| self.orders.commanded(snapshot.pool(id), now).unwrap_or_else(|| snapshot.pool(id).refreshed(now));
+        let late: Vec<_> = late.into_iter().map(|id| (id, anew(id))).collect();
+        world.warming.extend(late.iter().filter(|(_, pool)| pool.is_warming_up()).map(|(id, _)| *id));
         let mut snapshot = snapshot.with_changes(late);
         snapshot.generation = self.table.load().generation + 1;
         let old = std::mem::replace(&mut self.world, world);
@@ -157,6 +181,7 @@ impl Controller {
         let plan = &self.world.index.plan;
         self.metrics.config(&plan.hash, plan.max_metric_pools, SystemTime::now());
         self.end_series();
+        self.review();
         summary
     }
 
@@ -173,6 +198,7 @@ impl Controller {
                 let (asset, region) = world.index.pool_labels(id);
                 self.metrics.transition(&asset, &region, &backend.label, transition.to_up(), transition.teller());
             }
+            self.tell_health(transition, world);
         }
         if transition.comes_back() {
             backend.warm_up(now);
@@ -202,6 +228,7 @@ impl Controller {
 
     fn apply(&mut self, Change { backend, what }: &Change) {
         let now = Instant::now();
+        self.tell_ejection(backend, what, now);
         let (name, region) = (&*backend.label, &*backend.identity.region);
         match what {
             What::Ejected(ejection) => {
@@ -283,7 +310,8 @@ impl Controller {
         let index = Arc::clone(&self.world.index);
         let mut finder = Finder::new(known, &index);
         let now = Instant::now();
-        let found: Vec<_> = pools.into_iter().map(|id| (id, finder.servers(id))).collect();
+        let mut found: Vec<_> = pools.into_iter().map(|id| (id, finder.servers(id))).collect();
+        found.iter_mut().for_each(|(id, servers)| self.orders.mark(*id, servers));
         known.added.drain(..).for_each(|backend| backend.warm_up(now));
         let changes: Vec<_> =
             found.into_iter().map(|(id, servers)| (id, self.world.replace(snapshot.pool(id), servers, now))).collect();

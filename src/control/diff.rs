@@ -15,6 +15,11 @@ pub fn unchangeable(old: &Plan, new: &Plan) -> Vec<&'static str> {
     if old.admin.as_ref().map(|admin| &admin.bind) != new.admin.as_ref().map(|admin| &admin.bind) {
         names.push("admin.bind");
     }
+    if old.admin.as_ref().map(|admin| &admin.state_file) != new.admin.as_ref().map(|admin| &admin.state_file)
+        && old.admin.is_some() == new.admin.is_some()
+    {
+        names.push("admin.state_file");
+    }
     names
 }
 

@@ -20,14 +20,16 @@ use crate::routing::Snapshot;
 
 /// Something has happened to a backend.
 #[derive(Debug)]
-pub(super) struct Change {
-    pub(super) backend: Arc<Backend>,
-    pub(super) what: What,
+pub struct Change {
+    /// To whom.
+    pub backend: Arc<Backend>,
+    /// What it is now.
+    pub what: What,
 }
 
 /// What.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum What {
+pub enum What {
     /// It is out.
     Ejected(Ejection),
     /// It would be, if its pool enforced that.
@@ -39,7 +41,7 @@ pub(super) enum What {
 }
 
 /// The backends that are not above suspicion, and how all of them did when they were last compared.
-pub(super) struct Ejections {
+pub struct Ejections {
     breakers: FxHashMap<usize, (Arc<Backend>, Breaker)>,
     /// Requests and errors so far, of the backends that are compared.
     tallies: FxHashMap<usize, (Arc<Backend>, (u32, u32))>,
@@ -47,12 +49,13 @@ pub(super) struct Ejections {
 }
 
 impl Ejections {
-    pub(super) fn new(now: Instant) -> Self {
+    /// Everybody is above suspicion.
+    pub fn new(now: Instant) -> Self {
         Self { breakers: FxHashMap::default(), tallies: FxHashMap::default(), compared: now }
     }
 
     /// What a worker has observed.
-    pub(super) fn observe(&mut self, observation: Observation, now: Instant) -> Option<Change> {
+    pub fn observe(&mut self, observation: Observation, now: Instant) -> Option<Change> {
         match observation {
             Observation::Failing(backend, terms) => self.eject(backend, &terms, Detector::ConsecutiveErrors, now),
             Observation::Recovered(backend) if backend.passive() == Passive::HalfOpen => self.close(backend, now),
@@ -62,17 +65,12 @@ impl Ejections {
     }
 
     /// A backend's check has passed that could have seen what was wrong with it.
-    pub(super) fn cleared(&mut self, backend: &Arc<Backend>, now: Instant) -> Option<Change> {
+    pub fn cleared(&mut self, backend: &Arc<Backend>, now: Instant) -> Option<Change> {
         if backend.passive() == Passive::Trusted { None } else { self.close(Arc::clone(backend), now) }
     }
 
     /// To be called every now and then. `pools`: those that are compared.
-    pub(super) fn tick(
-        &mut self,
-        snapshot: &Snapshot,
-        pools: impl Iterator<Item = PoolId>,
-        now: Instant,
-    ) -> Vec<Change> {
+    pub fn tick(&mut self, snapshot: &Snapshot, pools: impl Iterator<Item = PoolId>, now: Instant) -> Vec<Change> {
         let mut changes = Vec::new();
         self.breakers.retain(|_, (backend, breaker)| match breaker.tick(now) {
             Tick::Same => true,

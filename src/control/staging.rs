@@ -12,6 +12,8 @@ use rustc_hash::FxHashMap;
 
 use super::Summary;
 use super::diff::Diff;
+use super::orders::Orders;
+use super::states::States;
 use super::world::{Answers, World};
 use crate::backend::{Backend, Check, Identity, Registry};
 use crate::model::{Address, Plan, Pool, PoolId, RegionId, Role};
@@ -133,11 +135,13 @@ impl Staging {
     }
 }
 
-/// The last step before a Plan is put in force: its Snapshot by what the first round of checks has found. See
+/// The last step before a Plan is put in force: its Snapshot by what the first round of checks has found and by what
+/// operators have said. See
 /// [`Settling::run`].
 pub struct Settling {
     pub(super) known: Known,
     pub(super) next: Next,
+    pub(super) states: Arc<States>,
 }
 
 /// What came of [`Settling`].
@@ -149,17 +153,25 @@ pub struct Settled {
 impl Settling {
     /// Takes the step.
     pub fn run(self) -> Settled {
-        let Self { mut known, next: Next { mut world, mut snapshot, summary } } = self;
+        let Self { mut known, next: Next { mut world, mut snapshot, summary }, states } = self;
+        let orders = Orders::new(&states, &world.index);
         // Names may have got other addresses since.
         let named = world.pools_with_names();
         if !named.is_empty() {
             let index = Arc::clone(&world.index);
             let mut finder = Finder::new(&mut known, &index);
-            let anew = |id| (id, world.replace(snapshot.pool(id), finder.servers(id), Instant::now()));
+            let anew = |id| {
+                let mut servers = finder.servers(id);
+                orders.mark(id, &mut servers);
+                (id, world.replace(snapshot.pool(id), servers, Instant::now()))
+            };
             let changes: Vec<_> = named.into_iter().map(anew).collect();
             snapshot = snapshot.with_changes(changes);
         }
-        snapshot.judge_anew(Instant::now());
+        let now = Instant::now();
+        snapshot.revise(|pool| orders.commanded(pool, now).or_else(|| pool.renewed(now)));
+        // Who has come back since the Snapshot was built.
+        world.warming.extend(snapshot.pools().filter(|pool| pool.is_warming_up()).map(|pool| pool.id));
         Settled { known, next: Next { world, snapshot, summary } }
     }
 }

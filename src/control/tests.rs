@@ -15,6 +15,8 @@ use crate::health::{Prober, Transition};
 use crate::model::{Detector, Outlier, Plan, PoolId};
 use crate::routing::{Index, Server, build};
 
+mod operator;
+
 const BASE: &str = r#"
 [server]
 default_region = "r"
@@ -37,12 +39,16 @@ fn pool(name: &str, members: &str) -> String {
 
 /// A controller with this Plan in force. Nothing is really checked: the prober gets no time.
 fn controller(first: &Arc<Plan>) -> (Controller, Arc<Table>) {
+    controller_of(first, Board::new(States::default()))
+}
+
+fn controller_of(first: &Arc<Plan>, board: Arc<Board>) -> (Controller, Arc<Table>) {
     let metrics = Metrics::new(100);
     let (facts, _) = mpsc::channel(1);
     let prober = Prober::spawn(facts, Arc::clone(&metrics));
     let index = Arc::new(Index::new(Arc::new(first.of_nothing())));
     let table = Arc::new(Table::new(build(index, 0, Instant::now(), |_| Default::default())));
-    let mut controller = Controller::new(Arc::clone(&table), metrics, prober);
+    let mut controller = Controller::new(Arc::clone(&table), metrics, prober, board);
     put_in_force(&mut controller, first);
     (controller, table)
 }

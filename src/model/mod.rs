@@ -20,7 +20,7 @@ pub use address::{Address, Bind};
 pub use key::{AssetId, Key, PoolId, RegionId};
 pub use load_report::{Announcement, LoadReport};
 pub use names::Names;
-pub use operator::Operator;
+pub use operator::{Operator, Target};
 pub use outlier::{Detector, Outlier, SlowStart};
 pub use plan::{Admin, Asset, Limits, Listener, Log, LogFormat, LogLevel, LogSink, Plan, Region, Secret, Server};
 pub use pool::{Member, Pool, PoolAsset, Role};

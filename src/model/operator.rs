@@ -1,5 +1,8 @@
 //! What an operator says about a backend, a pool or a region, over what checks and requests say.
 
+use std::fmt;
+use std::sync::Arc;
+
 /// What the operator says about a backend, a pool or a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
 pub enum Operator {
@@ -23,5 +26,97 @@ impl Operator {
             Self::Drain => "drain",
             Self::Maintenance => "maintenance",
         }
+    }
+
+    /// The state of this word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    }
+}
+
+/// What an operator speaks about, by its names: numbers change with every Plan.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Target {
+    /// Every pool of a region.
+    Region(Arc<str>),
+    /// The pool of an asset (`*` is one of them) in a region.
+    Pool(Arc<str>, Arc<str>),
+    /// The backend of a pool at this address. Elsewhere the same server may be used all the same.
+    Backend(Arc<str>, Arc<str>, Arc<str>),
+}
+
+impl Target {
+    /// From the form on the command line: `REGION`, `ASSET/REGION`, `ASSET/REGION/ADDRESS`. `None`: a part is empty.
+    pub fn from_text(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(3, '/');
+        let target = match (parts.next()?, parts.next(), parts.next()) {
+            (region, None, _) => Self::Region(region.into()),
+            (asset, Some(region), None) => Self::Pool(asset.into(), region.into()),
+            (asset, Some(region), Some(address)) => Self::Backend(asset.into(), region.into(), address.into()),
+        };
+        let is_whole = target.parts().into_iter().flatten().all(|part| !part.is_empty());
+        is_whole.then_some(target)
+    }
+
+    /// Region, asset and address.
+    pub fn parts(&self) -> [Option<&Arc<str>>; 3] {
+        match self {
+            Self::Region(region) => [Some(region), None, None],
+            Self::Pool(asset, region) => [Some(region), Some(asset), None],
+            Self::Backend(asset, region, address) => [Some(region), Some(asset), Some(address)],
+        }
+    }
+
+    /// The word for what it is.
+    pub fn level(&self) -> &'static str {
+        match self {
+            Self::Region(_) => "region",
+            Self::Pool(..) => "pool",
+            Self::Backend(..) => "backend",
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Region(region) => f.write_str(region),
+            Self::Pool(asset, region) => write!(f, "{asset}/{region}"),
+            Self::Backend(asset, region, address) => write!(f, "{asset}/{region}/{address}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_read_as_they_are_written() {
+        let table = [
+            ("north", Some("region")),
+            ("gold/north", Some("pool")),
+            ("*/north", Some("pool")),
+            ("gold/north/10.0.0.1:80", Some("backend")),
+            ("gold/north/[2001:db8::1]:80", Some("backend")),
+            ("gold/north/unix:/run/gold.sock", Some("backend")),
+            ("", None),
+            ("/north", None),
+            ("gold/", None),
+            ("gold//10.0.0.1:80", None),
+            ("gold/north/", None),
+        ];
+        for (text, level) in table {
+            let target = Target::from_text(text);
+            assert_eq!(target.as_ref().map(Target::level), level, "{text:?}");
+            assert!(target.is_none_or(|target| target.to_string() == text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn states_are_in_the_order_of_how_much_they_take_away() {
+        assert!(Operator::ALL.is_sorted());
+        assert!(Operator::ALL.iter().all(|state| Operator::from_word(state.as_str()) == Some(*state)));
+        assert_eq!(Operator::from_word("Drain"), None);
     }
 }

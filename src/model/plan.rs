@@ -88,6 +88,8 @@ pub struct Admin {
     pub token: Option<Secret>,
     /// Whether `/metrics` needs the token too, on a bind beyond loopback.
     pub protect_metrics: bool,
+    /// Where the operator's states are kept over restarts; `None`: nowhere.
+    pub state_file: Option<PathBuf>,
 }
 
 /// Something that must not be printed.

@@ -382,10 +382,13 @@ pub struct Failover {
     pub overprovisioning: f64,
     /// Below this usable share of a tier, and with no room elsewhere, unusable backends are used again; 0: never.
     pub panic_percent: u8,
+    /// Requests in flight per unit of weight that the pool is sized for: beyond that it takes no requests that other
+    /// regions fail over to it. `None`: it takes them as long as its limits allow.
+    pub capacity: Option<u32>,
 }
 
 impl Default for Failover {
     fn default() -> Self {
-        Self { overprovisioning: 1.4, panic_percent: 50 }
+        Self { overprovisioning: 1.4, panic_percent: 50, capacity: None }
     }
 }

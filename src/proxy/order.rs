@@ -133,6 +133,7 @@ impl<'a> Order<'a> {
             let stays = self.unseen < FREE_PER_TIER && self.silent < SILENT_PER_POOL;
             if (self.again || stays)
                 && let Some((pool, tier, role)) = self.tier(at)
+                && Self::is_roomy(at, pool, tier)
             {
                 let slot = slots.borrow_mut().pool(index, pool.id);
                 if let Some(place) = self.pick(index, pool, tier, role, &slot)
@@ -151,7 +152,7 @@ impl<'a> Order<'a> {
 
     /// Whether there is a backend that was not tried yet.
     pub(crate) fn has_next(&self) -> bool {
-        (0..self.count).filter_map(|at| self.tier(at)).any(|(pool, tier, _)| {
+        self.roomy().any(|(pool, tier)| {
             let servers = self.usable(pool, tier).iter().filter_map(|&place| tier.servers.get(place as usize));
             servers.into_iter().any(|server| !self.was_tried(server))
         })
@@ -173,7 +174,7 @@ impl<'a> Order<'a> {
     /// Every backend that the request could wait for; `lacking`: those that had no connection for it.
     pub(crate) fn targets(&self, lacking: &[*const Backend]) -> Vec<Target> {
         let mut targets = Vec::new();
-        for (pool, tier, _) in (0..self.count).filter_map(|at| self.tier(at)) {
+        for (pool, tier) in self.roomy() {
             let servers = self.usable(pool, tier).iter().filter_map(|&place| tier.servers.get(place as usize));
             for backend in servers.map(|server| &server.backend) {
                 let place = Arc::as_ptr(backend);
@@ -183,6 +184,24 @@ impl<'a> Order<'a> {
             }
         }
         targets
+    }
+
+    /// Whether another region has backends for it, but no room.
+    pub(crate) fn lacks_room(&self) -> bool {
+        (0..self.count).any(|at| {
+            self.tier(at).is_some_and(|(pool, tier, _)| !tier.usable.is_empty() && !Self::is_roomy(at, pool, tier))
+        })
+    }
+
+    /// The home pool's room is a matter of its limits; another region's is what its own load leaves.
+    fn is_roomy(at: usize, pool: &PoolState, tier: &Tier) -> bool {
+        at / Role::ALL.len() == 0 || pool.has_room(tier)
+    }
+
+    /// Every tier, without those of other regions that have no room.
+    fn roomy(&self) -> impl Iterator<Item = (&'a PoolState, &'a Tier)> + '_ {
+        let tier = |at: usize| self.tier(at).filter(|(pool, tier, _)| Self::is_roomy(at, pool, tier));
+        (0..self.count).filter_map(tier).map(|(pool, tier, _)| (pool, tier))
     }
 
     /// The last try failed before a byte was written.

@@ -12,6 +12,7 @@
 //! When all that could be tried are full, the request waits for one of them, without holding anything that others wait
 //! for: where a backend has given an answer that is not liked, that answer is as good as a place in a queue.
 
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,15 +23,16 @@ use tokio::time::{Instant, sleep};
 
 use super::attempt::{Failure, Sent, Try};
 use super::budget::Counted;
-use super::order::{Order, Sender, Tried};
+use super::order::{Next, Order, Sender, Tried as Spent};
 use super::outgoing::Outgoing;
+use super::slots::PoolSlot;
 use super::ticket::Ticket;
 use super::wait::{End, Stay};
 use super::{BoxError, Proxy, UpstreamBody};
 use crate::backend::{Backend, InFlight};
 use crate::message::body::RequestBody;
-use crate::model::{Reason, Route, Timeouts};
-use crate::routing::{Snapshot, Target};
+use crate::model::{PoolId, Reason, Retry, Role, Route, Timeouts};
+use crate::routing::{Chain, Index, PoolState, Snapshot, Target};
 use crate::telemetry::RetryResult;
 
 /// Free tries of one request.
@@ -44,6 +46,15 @@ pub(super) const SILENT_PER_POOL: u32 = 2;
 /// Bytes of a body that are kept so that a free try can be followed by another, where no retry is configured.
 const KEEP_FOR_FREE: u64 = 64 * 1024;
 
+/// What the tries of a request come to.
+type Answer<B> = Result<Sent<UpstreamBody<B>>, Reason>;
+/// What one of them comes to.
+type Tried<B> = Result<Sent<UpstreamBody<B>>, Failure>;
+
+/// Tries until there is an answer that is good, or nothing is left to be tried.
+///
+/// In rounds: each goes through the backends as they are judged at its beginning. Another follows where those that are
+/// left were full, and the request has waited for one of them.
 pub(super) async fn run<B>(
     proxy: &Proxy<B>,
     snapshot: &Snapshot,
@@ -52,165 +63,326 @@ pub(super) async fn run<B>(
     outgoing: &Outgoing<'_>,
     body: &RequestBody<B>,
     ticket: &mut Ticket,
-) -> Result<Sent<UpstreamBody<B>>, Reason>
+) -> Answer<B>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    let mut random = proxy.random.borrow_mut().fork();
     let Some(home) = target.chain.iter().next().map(|id| snapshot.pool(id)) else {
         return Err(Reason::NoHealthyBackend);
     };
-    let retry = route.retry.over(home.settings.retry);
-    let repeatable = retry.filter(|_| outgoing.is_idempotent());
-    body.keep(retry.map_or(KEEP_FOR_FREE, |retry| retry.body_limit));
     let slot = proxy.slots.borrow_mut().pool(&snapshot.index, home.id);
     let _active = slot.budget.enter();
-
-    let mut held: Option<Sent<_>> = None;
-    let mut last = None;
-    let mut free = 0;
-    let mut retries = 0;
-    let mut asked_to_wait = 0;
-    let mut retrying: Option<Counted> = None;
-    let mut failed_over_to = None;
-    let has_queue = home.settings.limits.max_queue > 0;
-    // Of a request that met a full backend: few ever do.
-    let mut past: Option<Box<Past>> = None;
+    let mut tries = Tries::new(proxy, home, &slot, route, outgoing, body, ticket);
     let mut newer: Option<Arc<Snapshot>> = None;
     let mut is_queued = false;
-    // The clock is read once for a request that goes well.
-    let mut now = Some(ticket.started);
-    'rounds: loop {
+    loop {
         let snapshot = newer.as_deref().unwrap_or(snapshot);
-        let tried = past.as_mut().map_or_else(Tried::new, |past| std::mem::take(&mut past.tried));
-        let sender = Sender { head: outgoing.head(), conn: Rc::clone(&ticket.conn), started: ticket.started };
-        let mut order = Order::new(snapshot, &target.chain, sender, random, tried);
-        while !is_queued
-            && let Some(next) =
-                order.next(&proxy.slots, &snapshot.index, past.as_ref().and_then(|past| past.place.as_ref()))
-        {
-            let settings = &next.pool.settings;
-            let backend = &next.server.backend;
-            // A place that is for another backend is passed on here.
-            let given = past.as_mut().and_then(|past| past.place.take()).filter(|place| backend.gave(place));
-            let Some(in_flight) = given.or_else(|| room(backend, settings.limits.max_requests, has_queue)) else {
-                last.get_or_insert(Reason::Overloaded);
-                continue;
-            };
-            let began = now.take().unwrap_or_else(Instant::now);
-            let left = due(route, body, ticket).map_or(Duration::MAX, |due| due.saturating_duration_since(began));
-            if left.is_zero() {
-                last.get_or_insert(Reason::UpstreamTimeout);
-                break 'rounds;
+        let mut order = tries.order(snapshot, &target.chain);
+        if !is_queued {
+            if let ControlFlow::Break(answer) = tries.round(&mut order, &snapshot.index).await {
+                return answer;
             }
-            let pool = next.slot;
-            let tier = Some((next.pool.id, next.role));
-            if !next.is_first_tier
-                && failed_over_to != tier
-                && let Some(key) = &ticket.key
-            {
-                key.cells.failover(&pool.region, next.role);
-                failed_over_to = tier;
+            if !tries.may_wait(&order) {
+                return tries.last_word();
             }
-            let timeouts = route.timeouts.over(settings.timeouts);
-            let attempt = Try {
-                backend,
-                server: &next.server_slot,
-                pool: &pool,
-                settings,
-                timeouts: Timeouts { connect: timeouts.connect.min(left), ..timeouts },
-                per_try: retry.and_then(|retry| retry.per_try_timeout),
-                total: route.timeout,
-                began,
-            };
-            let result = attempt.send(in_flight, proxy, outgoing, body, ticket).await;
-            if let Err(Failure::Full) = result {
-                last.get_or_insert(Reason::Overloaded);
-                past.get_or_insert_default().lacks(backend);
-                continue;
-            }
-            let good = matches!(&result, Ok(sent) if !sent.is_gateway_error());
-            if !good {
-                order.note_spent();
-            }
-            // What costs nothing goes on at the next backend; if it was a retry, that is still the same one.
-            if let Err(Failure::Unseen(reason)) = result {
-                last = Some(reason);
-                order.note_unseen();
-                free += 1;
-                let may_go_on = order.has_next() || held.is_none() && order.has_full();
-                if free < FREE && body.is_replayable() && may_go_on {
-                    continue;
-                }
-            }
-            if retrying.take().is_some()
-                && let Some(key) = &ticket.key
-            {
-                key.cells.retry(if good { RetryResult::Success } else { RetryResult::Failure });
-            }
-            let wanted = match result {
-                Ok(sent) if good => return Ok(sent),
-                Ok(sent) => {
-                    asked_to_wait += u32::from(sent.asks_to_wait());
-                    held = Some(sent);
-                    repeatable.filter(|retry| retry.on.gateway_error && asked_to_wait < WAITS)
-                }
-                Err(Failure::Client(reason)) => return Err(reason),
-                Err(Failure::Full | Failure::Unseen(_)) => repeatable.filter(|retry| retry.on.connect_failure),
-                Err(Failure::Seen(reason)) => {
-                    last = Some(reason);
-                    if reason == Reason::UpstreamTimeout {
-                        order.note_silent();
-                    }
-                    repeatable.filter(|retry| retry.on.reset)
-                }
-            };
-            let Some(terms) = wanted.filter(|terms| retries < terms.max && body.is_replayable()) else { break 'rounds };
-            if !order.has_next() && (held.is_some() || !order.has_full()) {
-                break 'rounds;
-            }
-            sleep(pause(retries, &mut order.random)).await;
-            retrying = slot.budget.wait(&terms, &mut order.random).await;
-            if retrying.is_none() {
-                if let Some(key) = &ticket.key {
-                    key.cells.retry(RetryResult::NoBudget);
-                }
-                break 'rounds;
-            }
-            retries += 1;
         }
-        if !is_queued && (held.is_some() || !has_queue || !order.has_full()) {
-            break;
-        }
-        let past = past.get_or_insert_default();
-        // Nobody waits with a place in hand.
-        drop(past.place.take());
-        let targets = order.targets(&past.lacking);
-        let new = || Stay::new(Arc::clone(slot.queue(&proxy.queues)), Rc::clone(&slot.cells));
-        let stay = past.stay.get_or_insert_with(new);
         // In memory of its own, for few requests ever wait.
-        let end = Box::pin(stay.wait(proxy, snapshot, &home.settings.limits, targets, due(route, body, ticket))).await;
-        (past.tried, random) = order.into_spent();
-        is_queued = false;
-        now = None;
-        match end {
-            End::Place(place) => past.place = Some(place),
+        match Box::pin(tries.wait(snapshot, order)).await {
+            End::Place(place) => {
+                tries.past.get_or_insert_default().place = Some(place);
+                is_queued = false;
+            }
             End::Newer(snapshot) => {
                 newer = Some(snapshot);
                 is_queued = true;
             }
-            // What became of a try that a backend may have seen says more.
             End::Nothing(reason) => {
-                last = last.filter(|_| retrying.is_some()).or(Some(reason));
-                break;
+                // What became of a try that a backend may have seen says more.
+                tries.last = tries.last.filter(|_| tries.retrying.is_some()).or(Some(reason));
+                return tries.last_word();
             }
         }
     }
-    // The last word of a backend is better than any of ours.
-    let answer = held.ok_or_else(|| last.unwrap_or(Reason::NoHealthyBackend))?;
-    ticket.backend = Some(Rc::clone(answer.server()));
-    Ok(answer)
+}
+
+/// The tries of one request: what they go by, and what they have come to so far.
+struct Tries<'a, B> {
+    proxy: &'a Proxy<B>,
+    route: &'a Route,
+    outgoing: &'a Outgoing<'a>,
+    body: &'a RequestBody<B>,
+    ticket: &'a mut Ticket,
+    /// The first pool of the key. Its settings for retries are the request's, and its budget, and its queue.
+    home: &'a PoolState,
+    slot: &'a PoolSlot,
+    retry: Option<Retry>,
+    /// An answer that is not liked; the best one so far.
+    held: Option<Sent<UpstreamBody<B>>>,
+    /// Why there is none.
+    last: Option<Reason>,
+    free: u32,
+    retries: u32,
+    asked_to_wait: u32,
+    /// This try is a retry, in the budget.
+    retrying: Option<Counted>,
+    /// The tier that was counted as failed over to.
+    failed_over_to: Option<(PoolId, Role)>,
+    /// Of a request that met a full backend: few ever do.
+    past: Option<Box<Past>>,
+    /// The clock is read once for a request that goes well.
+    now: Option<Instant>,
+}
+
+/// What a failed try may be followed by.
+enum Then {
+    /// Another one for free.
+    Free,
+    /// A retry by these terms.
+    Retry(Retry),
+    Nothing,
+}
+
+impl<'a, B> Tries<'a, B>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn new(
+        proxy: &'a Proxy<B>,
+        home: &'a PoolState,
+        slot: &'a PoolSlot,
+        route: &'a Route,
+        outgoing: &'a Outgoing<'a>,
+        body: &'a RequestBody<B>,
+        ticket: &'a mut Ticket,
+    ) -> Self {
+        let retry = route.retry.over(home.settings.retry);
+        body.keep(retry.map_or(KEEP_FOR_FREE, |retry| retry.body_limit));
+        let now = Some(ticket.started);
+        let (held, last, retrying, failed_over_to, past) = (None, None, None, None, None);
+        let (free, retries, asked_to_wait) = (0, 0, 0);
+        Self {
+            proxy,
+            route,
+            outgoing,
+            body,
+            ticket,
+            home,
+            slot,
+            retry,
+            held,
+            last,
+            free,
+            retries,
+            asked_to_wait,
+            retrying,
+            failed_over_to,
+            past,
+            now,
+        }
+    }
+
+    /// The backends as they are judged now, without those that the request has been sent to.
+    fn order<'s>(&mut self, snapshot: &'s Snapshot, chain: &Chain) -> Order<'s>
+    where
+        'a: 's,
+    {
+        let spent = self.past.as_mut().and_then(|past| past.spent.take());
+        let (tried, random) = spent.unwrap_or_else(|| (Spent::new(), self.proxy.random.borrow_mut().fork()));
+        let (conn, started) = (Rc::clone(&self.ticket.conn), self.ticket.started);
+        let sender = Sender { head: self.outgoing.head(), conn, started };
+        Order::new(snapshot, chain, sender, random, tried)
+    }
+
+    /// Goes through the backends of this order. It ends with what the tries have come to, or because none of the backends
+    /// that are left has room.
+    async fn round(&mut self, order: &mut Order<'_>, index: &Index) -> ControlFlow<Answer<B>> {
+        while let Some(next) = self.next(order, index) {
+            let Some(place) = self.place(&next) else {
+                self.last.get_or_insert(Reason::Overloaded);
+                continue;
+            };
+            let Some((now, left)) = self.time() else {
+                self.last.get_or_insert(Reason::UpstreamTimeout);
+                return ControlFlow::Break(self.last_word());
+            };
+            self.count_failover(&next);
+            match self.send(&next, place, now, left).await {
+                Ok(sent) if !sent.is_gateway_error() => {
+                    self.count_retry(RetryResult::Success);
+                    return ControlFlow::Break(Ok(sent));
+                }
+                Err(Failure::Full) => {
+                    self.last.get_or_insert(Reason::Overloaded);
+                    self.past.get_or_insert_default().lacks(&next.server.backend);
+                }
+                failed => match self.failed(failed, order) {
+                    Err(reason) => return ControlFlow::Break(Err(reason)),
+                    Ok(Then::Free) => {}
+                    Ok(Then::Retry(terms)) if self.may_retry(&terms, order).await => {}
+                    Ok(Then::Retry(_) | Then::Nothing) => return ControlFlow::Break(self.last_word()),
+                },
+            }
+        }
+        self.note_lack_of_room(order);
+        ControlFlow::Continue(())
+    }
+
+    /// The backend that the request waited for, else the next in the order.
+    fn next<'s>(&self, order: &mut Order<'s>, index: &Index) -> Option<Next<'s>> {
+        order.next(&self.proxy.slots, index, self.past.as_ref().and_then(|past| past.place.as_ref()))
+    }
+
+    /// A place among the requests in flight at the backend, if it has room.
+    fn place(&mut self, next: &Next<'_>) -> Option<InFlight> {
+        let backend = &next.server.backend;
+        // A place that is for another backend is passed on here.
+        let given = self.past.as_mut().and_then(|past| past.place.take()).filter(|place| backend.gave(place));
+        given.or_else(|| room(backend, next.pool.settings.limits.max_requests, self.has_queue()))
+    }
+
+    /// Now, and how much of the route's time is left, if any is.
+    fn time(&mut self) -> Option<(Instant, Duration)> {
+        let now = self.now.take().unwrap_or_else(Instant::now);
+        let left = self.due().map_or(Duration::MAX, |due| due.saturating_duration_since(now));
+        (!left.is_zero()).then_some((now, left))
+    }
+
+    async fn send(&mut self, next: &Next<'_>, place: InFlight, began: Instant, left: Duration) -> Tried<B> {
+        let settings = &*next.pool.settings;
+        let timeouts = self.route.timeouts.over(settings.timeouts);
+        let attempt = Try {
+            backend: &next.server.backend,
+            server: &next.server_slot,
+            pool: &next.slot,
+            settings,
+            timeouts: Timeouts { connect: timeouts.connect.min(left), ..timeouts },
+            per_try: self.retry.and_then(|retry| retry.per_try_timeout),
+            total: self.route.timeout,
+            began,
+        };
+        attempt.send(place, self.proxy, self.outgoing, self.body, self.ticket).await
+    }
+
+    /// Remembers how a try failed, and says what may follow. When it was the client who failed, nothing may.
+    fn failed(&mut self, result: Tried<B>, order: &mut Order<'_>) -> Result<Then, Reason> {
+        order.note_spent();
+        if let Err(Failure::Unseen(reason)) = result {
+            self.last = Some(reason);
+            order.note_unseen();
+            self.free += 1;
+            if self.free < FREE && self.body.is_replayable() && self.is_any_left(order) {
+                // If it was a retry, it still is the same one.
+                return Ok(Then::Free);
+            }
+        }
+        self.count_retry(RetryResult::Failure);
+        let terms = self.retry.filter(|_| self.outgoing.is_idempotent());
+        let terms = match result {
+            Ok(sent) => {
+                self.asked_to_wait += u32::from(sent.asks_to_wait());
+                self.held = Some(sent);
+                terms.filter(|retry| retry.on.gateway_error && self.asked_to_wait < WAITS)
+            }
+            Err(Failure::Client(reason)) => return Err(reason),
+            Err(Failure::Full | Failure::Unseen(_)) => terms.filter(|retry| retry.on.connect_failure),
+            Err(Failure::Seen(reason)) => {
+                self.last = Some(reason);
+                if reason == Reason::UpstreamTimeout {
+                    order.note_silent();
+                }
+                terms.filter(|retry| retry.on.reset)
+            }
+        };
+        let is_any_left = self.is_any_left(order);
+        if !is_any_left {
+            self.note_lack_of_room(order);
+        }
+        let terms = terms.filter(|terms| self.retries < terms.max && self.body.is_replayable());
+        Ok(terms.filter(|_| is_any_left).map_or(Then::Nothing, Then::Retry))
+    }
+
+    /// Pauses, and waits for room in the budget.
+    async fn may_retry(&mut self, terms: &Retry, order: &mut Order<'_>) -> bool {
+        sleep(pause(self.retries, &mut order.random)).await;
+        self.retrying = self.slot.budget.wait(terms, &mut order.random).await;
+        self.retries += 1;
+        if self.retrying.is_none()
+            && let Some(key) = &self.ticket.key
+        {
+            key.cells.retry(RetryResult::NoBudget);
+        }
+        self.retrying.is_some()
+    }
+
+    /// Waits until a backend of this order has room, or is judged otherwise.
+    async fn wait(&mut self, snapshot: &Snapshot, order: Order<'_>) -> End {
+        let (due, limits) = (self.due(), &self.home.settings.limits);
+        let past = self.past.get_or_insert_default();
+        // Nobody waits with a place in hand.
+        drop(past.place.take());
+        let targets = order.targets(&past.lacking);
+        let new = || Stay::new(Arc::clone(self.slot.queue(&self.proxy.queues)), Rc::clone(&self.slot.cells));
+        let stay = past.stay.get_or_insert_with(new);
+        let end = stay.wait(self.proxy, snapshot, limits, targets, due).await;
+        past.spent = Some(order.into_spent());
+        self.now = None;
+        end
+    }
+
+    /// The answer where no further try is made: the last word of a backend is better than any of ours.
+    fn last_word(&mut self) -> Answer<B> {
+        let answer = self.held.take().ok_or_else(|| self.last.unwrap_or(Reason::NoHealthyBackend))?;
+        self.ticket.backend = Some(Rc::clone(answer.server()));
+        Ok(answer)
+    }
+
+    /// That another region would serve it, had it room, says more than that nobody listens at home.
+    fn note_lack_of_room(&mut self, order: &Order<'_>) {
+        if order.lacks_room() {
+            self.last = self.last.filter(|reason| *reason != Reason::ConnectFailed).or(Some(Reason::Overloaded));
+            self.proxy.slots.borrow().metrics().metrics().limit_hit("capacity");
+        }
+    }
+
+    fn has_queue(&self) -> bool {
+        self.home.settings.limits.max_queue > 0
+    }
+
+    /// Whether there is a backend to go on with, or to wait for.
+    fn is_any_left(&self, order: &Order<'_>) -> bool {
+        order.has_next() || self.held.is_none() && order.has_full()
+    }
+
+    fn may_wait(&self, order: &Order<'_>) -> bool {
+        self.held.is_none() && self.has_queue() && order.has_full()
+    }
+
+    /// Until when there must be a response head; nothing is due while the client is still sending.
+    fn due(&self) -> Option<Instant> {
+        self.body.done().map(|done| done.max(self.ticket.started) + self.route.timeout)
+    }
+
+    fn count_failover(&mut self, next: &Next<'_>) {
+        let tier = Some((next.pool.id, next.role));
+        if !next.is_first_tier
+            && self.failed_over_to != tier
+            && let Some(key) = &self.ticket.key
+        {
+            key.cells.failover(&next.slot.region, next.role);
+            self.failed_over_to = tier;
+        }
+    }
+
+    /// If this try was a retry.
+    fn count_retry(&mut self, result: RetryResult) {
+        if self.retrying.take().is_some()
+            && let Some(key) = &self.ticket.key
+        {
+            key.cells.retry(result);
+        }
+    }
 }
 
 /// What a request that met a full backend has to remember.
@@ -219,8 +391,8 @@ struct Past {
     stay: Option<Stay>,
     /// What it came back with.
     place: Option<InFlight>,
-    /// Where it had been sent before.
-    tried: Tried,
+    /// Of the round before: where it was sent, and the source of randomness.
+    spent: Option<(Spent, fastrand::Rng)>,
     /// Backends that had room for it but no connection.
     lacking: Vec<*const Backend>,
 }
@@ -238,14 +410,6 @@ impl Past {
 fn room(backend: &Backend, max: u32, has_queue: bool) -> Option<InFlight> {
     let room = backend.try_request(max);
     if room.is_none() && !has_queue { backend.try_request_past(max) } else { room }
-}
-
-/// Until when there must be a response head; nothing is due while the client is still sending.
-fn due<B>(route: &Route, body: &RequestBody<B>, ticket: &Ticket) -> Option<Instant>
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    body.done().map(|done| done.max(ticket.started) + route.timeout)
 }
 
 /// Before a retry: at random between 25 ms and a bound that doubles from 50 to 250 ms, so that the requests that failed

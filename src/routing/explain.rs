@@ -412,6 +412,9 @@ impl Question<'_> {
         let first = first.unwrap_or(0);
         (first..tiers.len()).chain(0..first).find_map(|at| {
             let &(pool, role, tier) = tiers.get(at)?;
+            if at / Role::ALL.len() > 0 && !pool.has_room(tier) {
+                return None;
+            }
             let panic = loads.is_panic(pool, tier);
             let usable = places(tier, panic);
             let group = Group { servers: &tier.servers, usable, heaviest: tier.heaviest };
@@ -435,10 +438,7 @@ impl Question<'_> {
 fn why(pool: &PoolState, hashed: Option<(&HashSource, u64)>, tier: &Tier, load: u8, panic: bool) -> String {
     let (total, usable) = (tier.servers.len(), places(tier, panic).len());
     let share = match (panic, load) {
-        (true, _) => {
-            let percent = tier.usable_weight * 100 / tier.total_weight.max(1);
-            format!("panic: {percent} % of the tier is usable and no other has room")
-        }
+        (true, _) => format!("panic: {} % of the tier is usable and no other has room", tier.usable_percent),
         (false, 100) => "its tier takes all load".to_owned(),
         (false, load) => format!("its tier takes {load} % of the load"),
     };

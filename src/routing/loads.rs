@@ -36,7 +36,7 @@ impl Loads {
     /// Whether this tier uses servers again that it would not.
     pub fn is_panic(&self, pool: &PoolState, tier: &Tier) -> bool {
         let percent = pool.settings.failover.panic_percent;
-        tiers::is_panic(tier.usable_weight, tier.total_weight, percent, self.room)
+        tiers::is_panic(tier.usable_percent, percent, self.room)
     }
 }
 

@@ -80,9 +80,9 @@ impl Candidate for Server {
 /// One pool as it is now.
 ///
 /// In the order of the memory: with many pools, the one that a request needs is in no cache, and what a request reads
-/// in the usual case (the first tier whole) is in the first line.
+/// in the usual case (the first tier whole) is in the first line. So a state begins where a line does, and has three.
 #[derive(Debug, Clone)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct PoolState {
     /// Primaries, replicas: the order of [`Role::ALL`](crate::model::Role::ALL).
     pub tiers: [Tier; 2],
@@ -100,6 +100,8 @@ pub struct PoolState {
 pub struct Tier {
     /// How much of a request's load it can take, in percent: see [`tiers::health`]. 0 if it has no servers.
     pub health: u8,
+    /// How much of its weight is usable, in percent, rounded down; 100 if it has no servers.
+    pub usable_percent: u8,
     /// The largest weight, as of [`Candidate::weight`].
     pub heaviest: u32,
     /// All of them, in the order of the file.
@@ -110,9 +112,9 @@ pub struct Tier {
     pub usable_in_panic: Places,
     /// Weight of the usable.
     pub usable_weight: u64,
-    /// Weight of all.
-    pub total_weight: u64,
 }
+
+const _: () = assert!(size_of::<PoolState>() == 192 || size_of::<usize>() != 8);
 
 /// Places in a tier, ascending. All of a few are a slice that everyone shares: nothing to allocate for it, and nothing
 /// to miss a cache.
@@ -173,8 +175,32 @@ impl PoolState {
         Self::judged(self.id, Arc::clone(&self.settings), servers, self.tables.clone())
     }
 
-    /// Whether its servers would be judged as they were.
-    pub fn is_current(&self, now: Instant) -> bool {
+    /// Whether a tier has room for requests of other regions: fewer in flight than it is sized for, by the weight that is
+    /// usable now. What is in flight is its own load, first of all.
+    pub fn has_room(&self, tier: &Tier) -> bool {
+        let Some(capacity) = self.settings.failover.capacity else { return true };
+        let servers = tier.usable.iter().filter_map(|&place| tier.servers.get(place as usize));
+        let in_flight: u64 = servers.map(|server| u64::from(server.backend.in_flight())).sum();
+        in_flight < tier.usable_weight.saturating_mul(u64::from(capacity))
+    }
+
+    /// The same servers, with what the operator says of them now, judged anew. `None`: that is what they have.
+    pub fn commanded(&self, says: impl Fn(&Server) -> Operator, now: Instant) -> Option<Self> {
+        if self.servers().all(|server| server.operator == says(server)) {
+            return None;
+        }
+        let servers = self.tiers.each_ref().map(|tier| {
+            tier.servers.iter().map(|server| Server { operator: says(server), ..server.clone() }).collect()
+        });
+        Some(self.with_servers(servers, now))
+    }
+
+    /// The same servers, judged anew; `None`: they would be judged as they were.
+    pub fn renewed(&self, now: Instant) -> Option<Self> {
+        (!self.is_current(now)).then(|| self.refreshed(now))
+    }
+
+    fn is_current(&self, now: Instant) -> bool {
         let mut verdicts = &*self.verdicts();
         self.tiers.iter().all(|tier| {
             let (own, rest) = verdicts.split_at(tier.servers.len().min(verdicts.len()));
@@ -271,6 +297,7 @@ impl Tier {
             _ => (0..).zip(verdicts).filter(|(_, verdict)| wanted(verdict)).map(|(place, _)| place).collect(),
         };
         let usable = || servers.iter().zip(verdicts).filter(|(_, verdict)| verdict.usable).map(|(server, _)| server);
+        let usable_weight = usable().map(|server| u64::from(server.weight)).sum();
         let total_weight = servers.iter().map(|server| u64::from(server.weight)).sum();
         // What warms up can't take its whole load yet, so that a tier that comes back is loaded little by little, too.
         // What servers say of themselves moves load within their tier only: they may all be busy at once.
@@ -278,8 +305,8 @@ impl Tier {
         Self {
             usable: places(|verdict| verdict.usable),
             usable_in_panic: places(|verdict| verdict.usable_in_panic),
-            usable_weight: usable().map(|server| u64::from(server.weight)).sum(),
-            total_weight,
+            usable_percent: tiers::usable_percent(usable_weight, total_weight),
+            usable_weight,
             heaviest: servers.iter().map(Candidate::weight).max().unwrap_or(1),
             health: tiers::health(warm_weight, total_weight * u64::from(WHOLE), overprovisioning),
             servers,

@@ -61,12 +61,11 @@ impl Snapshot {
         Self { generation: self.generation + 1, index, pages: pages.into() }
     }
 
-    /// Judges every pool again, `now`. Pages of which no pool is judged otherwise stay shared.
-    pub fn judge_anew(&mut self, now: Instant) {
+    /// Looks at every pool; what it is to be instead, or `None`. Pages of which no pool changes stay shared.
+    pub fn revise(&mut self, anew: impl Fn(&PoolState) -> Option<PoolState>) {
         for page in &mut self.pages {
             for place in 0..page.len() {
-                let stale = page.get(place).filter(|pool| !pool.is_current(now)).map(|pool| pool.refreshed(now));
-                if let Some(pool) = stale
+                if let Some(pool) = page.get(place).and_then(&anew)
                     && let Some(place) = Arc::make_mut(page).get_mut(place)
                 {
                     *place = pool;
@@ -142,17 +141,17 @@ mod tests {
     }
 
     #[test]
-    fn judging_anew_copies_only_the_pages_of_those_judged_otherwise() {
+    fn a_revision_copies_only_the_pages_of_those_judged_otherwise() {
         use crate::backend::Status;
         let index = Arc::clone(&testing::many_pools(2 * PAGE).index);
         let servers = testing::servers("r", 1, &[Some(Status::Unchecked), Some(Status::Up)]);
         let of = |id: PoolId| [vec![servers[usize::from(id.0 != 1500)].clone()], vec![]];
         let snapshot = super::super::build(index, 1, Instant::now(), of);
         let mut next = snapshot.with_changes([]);
-        next.judge_anew(Instant::now());
+        next.revise(|pool| pool.renewed(Instant::now()));
         assert!(snapshot.pages.iter().zip(&next.pages).all(|(a, b)| Arc::ptr_eq(a, b)));
         servers[0].check.as_ref().unwrap().set(Status::Up, Instant::now());
-        next.judge_anew(Instant::now());
+        next.revise(|pool| pool.renewed(Instant::now()));
         let shared: Vec<_> = snapshot.pages.iter().zip(&next.pages).map(|(a, b)| Arc::ptr_eq(a, b)).collect();
         assert_eq!(shared, [true, false]);
         let health = |snapshot: &Snapshot| snapshot.pool(PoolId(1500)).tiers[0].health;

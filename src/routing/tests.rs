@@ -346,7 +346,7 @@ fn tiers_are_judged_at_build_and_anew() {
     let snapshot = build(index, 1, std::time::Instant::now(), |_| [servers("us", 1, &states), vec![]]);
     let tier = &snapshot.pool(PoolId(0)).tiers[0];
     assert_eq!((&*tier.usable, &*tier.usable_in_panic), (&[0, 3][..], &[0, 1, 3][..]));
-    assert_eq!((tier.usable_weight, tier.total_weight, tier.health), (2, 5, 56));
+    assert_eq!((tier.usable_percent, tier.usable_weight, tier.health), (40, 2, 56));
     assert_eq!(snapshot.pool(PoolId(0)).tiers[1].health, 0);
 
     tier.servers[1].check.as_ref().unwrap().set(Status::Up, std::time::Instant::now());

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use tracing::Subscriber;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, fmt, reload};
@@ -19,6 +19,9 @@ use tracing_subscriber::{Layer, fmt, reload};
 use super::metrics::Metrics;
 use super::sink::Sink;
 use crate::model::{Log, LogFormat, LogLevel};
+
+/// The target of what operators did.
+const AUDIT: &str = "audit";
 
 /// Lines, and bytes of lines, that may wait to be written.
 const QUEUE_LINES: usize = 8192;
@@ -45,14 +48,14 @@ pub fn init_logging(log: &Log, metrics: &Metrics) -> io::Result<MainLog> {
 /// Two layers, one of which is off.
 fn subscriber(log: &Log, terminal: bool, queue: &Queue) -> (impl Subscriber + Send + Sync + 'static, Levels) {
     let [text_level, json_level] = levels(log, terminal);
-    let (text_level, text_handle) = reload::Layer::new(text_level);
-    let (json_level, json_handle) = reload::Layer::new(json_level);
+    let (text_level, text_handle) = reload::Layer::new(filter(text_level));
+    let (json_level, json_handle) = reload::Layer::new(filter(json_level));
     let text = fmt::layer().with_ansi(terminal).with_writer(queue.clone()).with_filter(text_level);
     let json = fmt::layer().json().flatten_event(true).with_writer(queue.clone()).with_filter(json_level);
     // A handle fails only when its subscriber is gone; the global one never goes.
     let levels: Levels = [
-        Box::new(move |level| drop(text_handle.reload(level))),
-        Box::new(move |level| drop(json_handle.reload(level))),
+        Box::new(move |level| drop(text_handle.reload(filter(level)))),
+        Box::new(move |level| drop(json_handle.reload(filter(level)))),
     ];
     (tracing_subscriber::registry().with(text).with(json), levels)
 }
@@ -81,6 +84,12 @@ impl std::fmt::Debug for MainLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MainLog").finish_non_exhaustive()
     }
+}
+
+/// Who changed what is written whatever the level is.
+fn filter(level: LevelFilter) -> Targets {
+    let audit = if level == LevelFilter::OFF { level } else { level.max(LevelFilter::INFO) };
+    Targets::new().with_default(level).with_target(AUDIT, audit)
 }
 
 /// Of the text form and of the JSON form.
@@ -193,6 +202,9 @@ mod tests {
                 tracing::debug!(round, "fine");
                 tracing::info!(round, name = "a\"b", "usual");
                 tracing::warn!(round, "odd");
+                if round == 2 {
+                    tracing::info!(target: AUDIT, round, "who did what");
+                }
             }
         });
         assert!(main.flush(Duration::from_secs(30)));
@@ -200,14 +212,14 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         let lines: Vec<_> = text.lines().collect();
-        let [usual, odd, fine, usual_1, odd_1, odd_2, usual_3, odd_3] = &lines[..] else { panic!("{text}") };
+        let [usual, odd, fine, usual_1, odd_1, odd_2, audit_2, usual_3, odd_3] = &lines[..] else { panic!("{text}") };
         let parsed: serde_json::Value = serde_json::from_str(usual).unwrap();
         assert_eq!((&parsed["level"], &parsed["message"]), (&"INFO".into(), &"usual".into()));
         assert_eq!((&parsed["name"], &parsed["round"]), (&"a\"b".into(), &0.into()));
         for line in [odd, fine, usual_1, odd_1] {
             assert!(line.starts_with('{'), "{line}");
         }
-        for line in [odd_2, usual_3, odd_3] {
+        for line in [odd_2, audit_2, usual_3, odd_3] {
             assert!(!line.starts_with('{'), "{line}");
         }
     }

@@ -111,6 +111,8 @@ pub enum Cause {
     Active,
     /// Errors of requests.
     Passive,
+    /// The operator's word.
+    Admin,
     /// What the backend says of itself, or its agent.
     Announced,
 }
@@ -121,6 +123,7 @@ impl Cause {
         match self {
             Self::Active => "active",
             Self::Passive => "passive",
+            Self::Admin => "admin",
             Self::Announced => "announced",
         }
     }

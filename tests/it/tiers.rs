@@ -99,3 +99,37 @@ fn below_the_panic_threshold_the_sick_are_used_again_but_not_the_dead() {
     }
     proxy.metric_until("shardgate_pool_panic", &[], |panic| panic == 1.0);
 }
+
+#[test]
+fn another_region_is_given_only_what_it_has_room_for() {
+    let [near, far_one, far_two] = origins(["near", "far-one", "far-two"]);
+    let pools: [(&str, &[&Origin], &[&Origin]); 2] =
+        [("us-east", &[&near], &[]), ("eu-west", &[&far_one, &far_two], &[])];
+    let settings =
+        "health = false\noutlier = false\nretry = false\nlimits = { max_queue = 0 }\nfailover = { capacity = 2 }";
+    let proxy = Proxy::start(&config(settings, &pools));
+    near.kill();
+    // Two of its own and two of the other region's: then there is no room for the other region any more.
+    let gates = [&far_one, &far_two].map(|far| far.hold("/v1/predict/BTC"));
+    let ask = |region: &str| {
+        let mut client = proxy.client();
+        client.send(format!("GET /v1/predict/BTC HTTP/1.1\r\nhost: x\r\nx-region: {region}\r\n\r\n"));
+        client
+    };
+    let in_flight = |n: f64| proxy.metric_until("shardgate_requests_in_flight", &[], |is| is == n);
+    let mut held: Vec<_> = ["eu-west", "us-east", "eu-west", "us-east"].map(ask).into();
+    in_flight(4.0);
+    let turned_away = ask("us-east").response();
+    assert_eq!((turned_away.status, turned_away.reason().as_str()), (503, "overloaded"));
+    assert_eq!(proxy.metric("shardgate_limit_hits_total", &[("limit", "capacity")]), 1.0);
+    let told = proxy.admin_request("GET", "/api/v1/explain?url=/v1/predict/BTC&header=x-region:us-east").json();
+    assert_eq!(told["pick"]["region"], "us-east", "it would still be tried at home");
+    // Its own requests are always let in.
+    held.push(ask("eu-west"));
+    in_flight(5.0);
+    gates.iter().for_each(|gate| gate.open());
+    for client in &mut held {
+        assert_eq!(client.response().status, 200);
+    }
+    assert!(ask("us-east").response().origin().starts_with("far"));
+}

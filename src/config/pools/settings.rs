@@ -39,7 +39,7 @@ pub(in crate::config) const HEALTH_KEYS: &[&str] =
 pub(in crate::config) const LIMITS_KEYS: &[&str] =
     &["max_connections", "max_requests", "adaptive", "max_queue", "queue_timeout", "queue_order"];
 pub(in crate::config) const TIMEOUTS_KEYS: &[&str] = &["connect", "response", "idle", "keepalive"];
-pub(in crate::config) const FAILOVER_KEYS: &[&str] = &["overprovisioning", "panic_percent"];
+pub(in crate::config) const FAILOVER_KEYS: &[&str] = &["overprovisioning", "panic_percent", "capacity"];
 
 /// A request that waits holds its connection and what it has sent; more of them than that is no queue any more.
 const MOST_QUEUED: u64 = 1_000_000;
@@ -58,6 +58,8 @@ pub(in crate::config) struct Overrides {
     timeouts: TimeoutsOverride,
     overprovisioning: Option<f64>,
     panic_percent: Option<u8>,
+    /// `Some(None)`: off.
+    capacity: Option<Option<u32>>,
     outlier: Option<Switch<outlier::Override>>,
     slow_start: Option<SlowStart>,
 }
@@ -125,7 +127,7 @@ impl Overrides {
         let hash_on = f.get("hash_on").map(|value| (hash::decode(cx, value).unwrap_or_default(), value.span));
         // Of a policy that could not be read, nobody knows whether it would take them.
         let hash_on = hash_on.filter(|_| balance.is_some() || f.get("balance").is_none());
-        let (overprovisioning, panic_percent) = failover(cx, f);
+        let (overprovisioning, panic_percent, capacity) = failover(cx, f);
         Self {
             balance,
             hash_on,
@@ -138,6 +140,7 @@ impl Overrides {
             timeouts: f.read("timeouts", timeouts).unwrap_or_default(),
             overprovisioning,
             panic_percent,
+            capacity,
             outlier: f.read("outlier", |cx, value| switch(cx, value, "{ consecutive_errors = 5 }", outlier::decode)),
             slow_start: f.read("slow_start", outlier::slow_start),
         }
@@ -179,6 +182,7 @@ impl Overrides {
             failover: Failover {
                 overprovisioning: self.overprovisioning.unwrap_or(base.failover.overprovisioning),
                 panic_percent: self.panic_percent.unwrap_or(base.failover.panic_percent),
+                capacity: self.capacity.unwrap_or(base.failover.capacity),
             },
             outlier: match self.outlier {
                 None => base.outlier,
@@ -384,8 +388,8 @@ pub(in crate::config) fn timeouts(cx: &Context<'_>, value: &Value<'_>) -> Option
     })
 }
 
-fn failover(cx: &Context<'_>, f: Fields<'_, '_, '_>) -> (Option<f64>, Option<u8>) {
-    let Some(failover) = f.read("failover", |cx, value| table(cx, value)) else { return (None, None) };
+fn failover(cx: &Context<'_>, f: Fields<'_, '_, '_>) -> (Option<f64>, Option<u8>, Option<Option<u32>>) {
+    let Some(failover) = f.read("failover", |cx, value| table(cx, value)) else { return (None, None, None) };
     let f = Fields::new(cx, failover, FAILOVER_KEYS, "a `failover` table");
     let overprovisioning = f.read("overprovisioning", |cx, value| match value.kind {
         Kind::Integer(percent @ 101..) => {
@@ -395,7 +399,15 @@ fn failover(cx: &Context<'_>, f: Fields<'_, '_, '_>) -> (Option<f64>, Option<u8>
         }
         _ => float(cx, value, 1.0..=100.0),
     });
-    (overprovisioning, f.read("panic_percent", integer(0..=100)))
+    let capacity = f.read("capacity", |cx, value| match &value.kind {
+        Kind::String(text) if text == "off" => Some(None),
+        Kind::Integer(_) => integer(1..=u64::from(u32::MAX))(cx, value).map(Some),
+        _ => {
+            expected_help(cx, value, "a whole number or \"off\"", Some("requests in flight per unit of weight".into()));
+            None
+        }
+    });
+    (overprovisioning, f.read("panic_percent", integer(0..=100)), capacity)
 }
 
 #[cfg(test)]

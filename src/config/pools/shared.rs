@@ -56,6 +56,6 @@ fn hash_of(settings: &PoolSettings) -> u64 {
     let mut hasher = FxBuildHasher.build_hasher();
     (balance, hash_on, protocol, host, via, health, agent, retry, limits, timeouts, outlier).hash(&mut hasher);
     slow_start.hash(&mut hasher);
-    (failover.overprovisioning.to_bits(), failover.panic_percent).hash(&mut hasher);
+    (failover.overprovisioning.to_bits(), failover.panic_percent, failover.capacity).hash(&mut hasher);
     hasher.finish()
 }

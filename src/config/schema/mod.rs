@@ -136,6 +136,9 @@ struct Admin {
     token_file: Option<String>,
     /// Whether /metrics needs the token, too. Default: false.
     protect_metrics: Option<bool>,
+    /// Where the operator's states are kept over restarts: a path or "off". Default: states.json in $STATE_DIRECTORY
+    /// (systemd sets it), else "off".
+    state_file: Option<String>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -219,6 +219,9 @@ pub(super) struct Failover {
     /// Below this usable share, and with no room elsewhere, unusable backends are used again; 0: never. Default: 50.
     #[schemars(range(max = 100))]
     panic_percent: Option<u8>,
+    /// Requests in flight per unit of usable weight, beyond which other regions' requests are not taken; "off": no such
+    /// bound. Default: "off".
+    capacity: Option<CapacityOrOff>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -243,4 +246,17 @@ pub(super) struct Outlier {
 pub(super) struct SlowStart {
     /// From a tenth of its weight to all of it; "0s": at once. Default: "0s".
     window: Option<Duration>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum CapacityOrOff {
+    Capacity(#[schemars(range(min = 1))] u32),
+    Off(Word),
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Off,
 }

@@ -43,6 +43,7 @@ impl Controller {
         }
         let (name, region) = (&*backend.label, &*backend.identity.region);
         tracing::info!(backend = name, region, by = "response", "backend announces drain");
+        self.tell_announcement(backend, true, "response");
         self.count_announcement(backend, false);
         self.touch(backend);
     }
@@ -54,6 +55,7 @@ impl Controller {
         }
         let (name, region) = (&*backend.label, &*backend.identity.region);
         tracing::info!(backend = name, region, cause, "backend no longer drains");
+        self.tell_announcement(backend, false, cause);
         // It may have been started anew meanwhile.
         backend.warm_up(now);
         self.count_announcement(backend, true);
