@@ -194,7 +194,7 @@ fn flip(controller: &mut Controller, check: Arc<Check>) -> Duration {
     let to = if from == Status::Up { Status::Down(Cause::Timeout) } else { Status::Up };
     check.set(to, Instant::now());
     let began = Instant::now();
-    controller.transition(&Transition { check, from, to, clears: false });
+    controller.transition(&Transition { check, from, to, clears: false, is_back: false });
     controller.flush();
     began.elapsed()
 }

@@ -5,6 +5,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
 use super::view;
+use crate::backend::Words;
 use crate::control::Handle;
 use crate::model::Role;
 use crate::telemetry::{Family, Kind, Spec};
@@ -14,7 +15,7 @@ const RESULT: &[&str] = &["asset", "region", "backend", "result"];
 const TIER: &[&str] = &["asset", "region", "to_region", "role"];
 
 /// Every metric that is read from the Snapshot.
-pub(super) const SPECS: [Spec; 8] = [
+pub(super) const SPECS: [Spec; 10] = [
     gauge("backend_up", BACKEND, "Whether a backend may be used."),
     gauge("backend_requests_in_flight", BACKEND, "Requests at a backend now, over all pools that it is in."),
     gauge(
@@ -24,6 +25,12 @@ pub(super) const SPECS: [Spec; 8] = [
     ),
     gauge("backend_request_limit", BACKEND, "How many requests at once are good for a backend, where limits adapt."),
     gauge("backend_weight", BACKEND, "Weight of a backend in its pool."),
+    gauge(
+        "backend_load_weight",
+        BACKEND,
+        "What its load reports and its agent make of a backend's weight, as a factor.",
+    ),
+    gauge("backend_utilization", BACKEND, "How busy a backend says it is, 1 being all that it can do."),
     Spec { name: "health_checks_total", help: "Active health checks.", kind: Kind::Counter, labels: RESULT },
     gauge("tier_load_ratio", TIER, "Share of the requests for an asset in a region that goes to a tier."),
     gauge(
@@ -58,7 +65,7 @@ impl Collector for State {
     fn collect(&self) -> Vec<MetricFamily> {
         let snapshot = self.handle.snapshot();
         let mut families = SPECS.map(|spec| spec.family());
-        let [up, in_flight, connections, limit, weight, checks, load, panic] = &mut families;
+        let [up, in_flight, connections, limit, weight, load_weight, utilization, checks, load, panic] = &mut families;
         // Pools that have no series of their own have no place in `_other` either: a sum of states says nothing.
         for pool in view::pools(&snapshot).filter(|pool| self.handle.metrics().admit(&pool.asset, &pool.region)) {
             let verdicts = pool.state.verdicts();
@@ -74,6 +81,12 @@ impl Collector for State {
                         limit.push(&labels, f64::from(found));
                     }
                     weight.push(&labels, f64::from(server.weight));
+                    if let Some(factor) = server.load_weight() {
+                        load_weight.push(&labels, factor);
+                    }
+                    if let Some(busy) = server.backend.words().and_then(Words::utilization) {
+                        utilization.push(&labels, busy);
+                    }
                     let Some(check) = &server.check else { continue };
                     for (result, count) in [("success", check.passes()), ("failure", check.failures())] {
                         checks.push(&[labels[0], labels[1], labels[2], result], count as f64);

@@ -9,6 +9,7 @@ mod collector;
 mod events;
 mod explain;
 mod guard;
+mod load;
 mod operator;
 mod problem;
 mod socket;
@@ -86,6 +87,7 @@ fn app(handle: Handle) -> Router {
         .route("/api/v1/regions/{region}/state", change(put(operator::region)))
         .route("/api/v1/pools/{asset}/{region}/state", change(put(operator::pool)))
         .route("/api/v1/pools/{asset}/{region}/backends/{address}/state", change(put(operator::backend)))
+        .route("/api/v1/pools/{asset}/{region}/backends/{address}/load", change(put(load::put)))
         .route("/api/v1/states", bounded(get(operator::list), TIMEOUT))
         // Without the bounds of what is worked out: it lasts for as long as its reader likes.
         .route("/api/v1/events", get(follow))
@@ -257,6 +259,8 @@ mod tests {
             ("GET /api/v1/explain?url=%ZZ", 400, "bad_request"),
             ("POST /api/v1/reload", 422, "error: no"),
             ("GET /api/v1/reload", 405, "method_not_allowed"),
+            ("GET /api/v1/pools/x/here/backends/10.0.0.1:80/load", 405, "method_not_allowed"),
+            ("PUT /api/v1/pools/x/here/backends/10.0.0.1:80/load", 400, "bad_request"),
             ("GET /", 404, "not_found"),
         ] {
             let (method, target) = request.split_once(' ').unwrap();

@@ -128,11 +128,11 @@ fn asked(body: &[u8]) -> Result<(Operator, Author), Problem> {
     Ok((state, Author { who, reason, from: None }))
 }
 
-fn bad_path(error: PathRejection) -> Problem {
+pub(super) fn bad_path(error: PathRejection) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "bad_request", error.body_text())
 }
 
-fn refused(refused: Refused) -> Problem {
+pub(super) fn refused(refused: Refused) -> Problem {
     match refused {
         Refused::Unknown(unknown) => {
             let reason = match unknown.level {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::operator::Shown;
 use super::view;
-use crate::backend::{Passive, Verdict, Why};
+use crate::backend::{self, Passive, Verdict, Why};
 use crate::balance::slow_start::WHOLE;
 use crate::control::States;
 use crate::model::{Operator, Policy, RegionId, Role, Target};
@@ -81,13 +81,13 @@ struct Backend<'s> {
     role: &'static str,
     weight: u16,
     /// `up`, `down`, `unchecked` (not yet), `not-checked` (checks are off), `ejected`, `spared` (it would be ejected, but
-    /// too many are), `half-open`, `drain`, `maintenance`.
+    /// too many are), `half-open`, `announced-drain` (it says so itself), `drain`, `maintenance`.
     state: &'static str,
     /// Whether it gets requests.
     usable: bool,
     /// Why it is in drain or maintenance: what holds of what has been said of it, its pool and its region.
     operator: Option<Shown<'s>>,
-    /// Why it is down or ejected.
+    /// Why it is down or ejected; in what it has announced drain.
     cause: Option<String>,
     /// Seconds since its state changed; none without checks.
     since: Option<f64>,
@@ -95,6 +95,12 @@ struct Backend<'s> {
     ejected_for: Option<f64>,
     /// How much of its weight it has, 0 to 1, while that grows.
     slow_start: Option<f64>,
+    /// How busy it says it is; none: it has not said so lately.
+    utilization: Option<f64>,
+    /// What its load reports and its agent make of its weight, if not the whole.
+    load_weight: Option<f64>,
+    /// The last line of its agent that said anything.
+    agent: Option<String>,
     in_flight: u32,
     /// How many requests at once are good for it, where `limits.adaptive` finds that out.
     limit: Option<u32>,
@@ -211,12 +217,16 @@ impl<'s> Backend<'s> {
             operator: None,
             cause: match verdict.why {
                 Why::Down(cause) => Some(cause.to_string()),
+                Why::Announced(by) => Some(by.as_str().to_owned()),
                 Why::Ejected | Why::Spared | Why::HalfOpen => ejection.map(|e| e.detector.as_str().to_owned()),
                 _ => None,
             },
             since: since.map(|since| since.as_secs_f64()),
             ejected_for: left,
             slow_start: (server.share < WHOLE).then(|| f64::from(server.share) / f64::from(WHOLE)),
+            utilization: server.backend.words().and_then(backend::Words::utilization),
+            load_weight: server.load_weight(),
+            agent: server.agent.as_ref().and_then(|agent| agent.agent()?.line()),
             in_flight: server.backend.in_flight(),
             limit: server.backend.limit(),
             connections: server.backend.connections(),

@@ -136,11 +136,13 @@ impl Daemon {
         let opened = listeners.prepare(&plan, workers)?;
 
         let (command_sender, commands) = mpsc::channel(16);
+        let (observations_in, observations) = mpsc::channel(OBSERVATIONS);
         let (change_sender, changes) = mpsc::channel(16);
         let (board, keeper) = operator::restore(plan.admin.as_ref().and_then(|admin| admin.state_file.as_ref()));
         let (of_table, of_metrics) = (Arc::clone(&table), Arc::clone(metrics));
         let (of_readiness, of_board) = (Arc::clone(&readiness), Arc::clone(&board));
-        let handle = Handle::new(command_sender, change_sender, of_table, of_metrics, of_readiness, of_board);
+        let handle = Handle::new(command_sender, change_sender, of_table, of_metrics, of_readiness, of_board)
+            .with_observations(observations_in.clone());
         let admin = match &plan.admin {
             None => None,
             Some(config) => {
@@ -153,7 +155,6 @@ impl Daemon {
             }
         };
 
-        let (observations_in, observations) = mpsc::channel(OBSERVATIONS);
         let shared = Shared::new(workers, Arc::clone(metrics));
         let queues = Arc::<Queues>::default();
         let threads = receivers

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::Backend;
+use super::{Agent, Backend};
 use crate::model::HealthCheck;
 
 /// The live state of one backend under one set of check settings. Pools whose settings are equal share it.
@@ -25,6 +25,8 @@ pub struct Check {
     state: AtomicU64,
     passes: AtomicU64,
     failures: AtomicU64,
+    /// Of one that asks an agent: what that has said.
+    agent: Option<Box<Agent>>,
 }
 
 /// What the checks say.
@@ -53,6 +55,10 @@ pub enum Cause {
     Reset,
     /// What came is not a response head, or too long for one.
     Garbage,
+    /// It has announced drain.
+    Draining,
+    /// Its agent says that it does not work.
+    Agent,
 }
 
 impl Cause {
@@ -65,6 +71,8 @@ impl Cause {
             Self::Status(_) => "status",
             Self::Reset => "reset",
             Self::Garbage => "garbage",
+            Self::Draining => "draining",
+            Self::Agent => "agent",
         }
     }
 }
@@ -81,9 +89,11 @@ impl fmt::Display for Cause {
 impl Check {
     /// Of a backend of which nothing is known yet.
     pub fn new(backend: Arc<Backend>, settings: HealthCheck, now: Instant) -> Self {
+        let agent = settings.agent.map(|_| Box::default());
         Self {
             backend,
             settings,
+            agent,
             born: now,
             state: AtomicU64::new(pack(Status::Unchecked, Duration::ZERO)),
             passes: AtomicU64::new(0),
@@ -100,6 +110,11 @@ impl Check {
     pub fn status_since(&self) -> (Status, Instant) {
         let (status, after) = unpack(self.state.load(Relaxed));
         (status, self.born + after)
+    }
+
+    /// What an agent has said, if it is one that is asked.
+    pub fn agent(&self) -> Option<&Agent> {
+        self.agent.as_deref()
     }
 
     /// Checks that passed, ever.
@@ -137,6 +152,8 @@ fn pack(status: Status, after: Duration) -> u64 {
         Status::Down(Cause::Status(code)) => (5, code),
         Status::Down(Cause::Reset) => (6, 0),
         Status::Down(Cause::Garbage) => (7, 0),
+        Status::Down(Cause::Draining) => (8, 0),
+        Status::Down(Cause::Agent) => (9, 0),
     };
     let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).min((1 << 40) - 1);
     kind | u64::from(code) << 8 | after << 24
@@ -152,6 +169,8 @@ fn unpack(word: u64) -> (Status, Duration) {
         4 => Status::Down(Cause::Timeout),
         5 => Status::Down(Cause::Status(u16::from_le_bytes([low, high]))),
         6 => Status::Down(Cause::Reset),
+        8 => Status::Down(Cause::Draining),
+        9 => Status::Down(Cause::Agent),
         _ => Status::Down(Cause::Garbage),
     };
     (status, Duration::from_millis(word >> 24))
@@ -172,6 +191,8 @@ mod tests {
             Cause::Status(u16::MAX),
             Cause::Reset,
             Cause::Garbage,
+            Cause::Draining,
+            Cause::Agent,
         ];
         let states = [Status::Unchecked, Status::Up].into_iter().chain(causes.map(Status::Down));
         for status in states {

@@ -13,12 +13,12 @@
 use std::fmt;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use super::queue::{Waiting, pass_on};
-use super::standing::{Ejection, Passive, Standing};
-use super::{Identity, Latency, Observation};
+use super::standing::{Announced, Ejection, Passive, Standing};
+use super::{Identity, Latency, Observation, Words};
 use crate::model::Outlier;
 
 /// One server. See the module's own words.
@@ -35,6 +35,8 @@ pub struct Backend {
     starved: AtomicBool,
     /// What the control plane has decided. Written by it alone, and read by whoever judges; never on a request's way.
     standing: Mutex<Standing>,
+    /// What it says of itself, if it ever has.
+    words: OnceLock<Box<Words>>,
 }
 
 /// What every request writes. With the two counts of `Arc` before it, 128 bytes.
@@ -100,6 +102,7 @@ impl Backend {
             refused: AtomicBool::new(false),
             starved: AtomicBool::new(false),
             standing: Mutex::default(),
+            words: OnceLock::new(),
         })
     }
 
@@ -172,8 +175,29 @@ impl Backend {
         self.set_passive(Passive::Trusted);
     }
 
+    /// It has announced drain; `None`: that is over. By the control plane alone, too.
+    pub fn announce(&self, announced: Option<Announced>) {
+        self.lock().announced = announced;
+        self.words_or_new().set_drains(announced.is_some());
+    }
+
+    /// Whether it has announced drain.
+    pub fn drains(&self) -> bool {
+        self.words().is_some_and(Words::drains)
+    }
+
+    /// What it says of itself, if it ever has.
+    pub fn words(&self) -> Option<&Words> {
+        self.words.get().map(|words| &**words)
+    }
+
+    /// The same, for the first word.
+    pub fn words_or_new(&self) -> &Words {
+        self.words.get_or_init(Box::default)
+    }
+
     /// From now on it is loaded little by little.
-    pub fn warm_up(&self, now: std::time::Instant) {
+    pub fn warm_up(&self, now: Instant) {
         self.lock().warm_since = Some(now);
     }
 
@@ -406,119 +430,4 @@ fn take(count: &AtomicU32, max: u32) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{Address, Detector, Protocol};
-
-    fn backend() -> Arc<Backend> {
-        let address = Address::Ip("10.1.0.11:8000".parse().unwrap());
-        Backend::new(Identity { region: "north".into(), address, protocol: Protocol::H1 })
-    }
-
-    #[test]
-    fn guards_count_down_when_dropped() {
-        let backend = backend();
-        assert_eq!(&*backend.label, "10.1.0.11:8000");
-        let one = backend.try_request(2);
-        let two = backend.try_request(2);
-        assert!(one.is_some() && two.is_some());
-        assert!(backend.try_request(2).is_none());
-        assert_eq!(backend.in_flight(), 2);
-        drop(one);
-        assert_eq!(backend.in_flight(), 1);
-        assert!(backend.try_request(2).is_some());
-        assert_eq!(backend.in_flight(), 1);
-        drop(two);
-        assert_eq!(backend.in_flight(), 0);
-        assert!(backend.try_request(0).is_none());
-    }
-
-    #[test]
-    fn a_full_backend_is_starved_until_a_connection_closes() {
-        let backend = backend();
-        let held = backend.try_connection(1).unwrap();
-        assert!(!backend.starved());
-        assert!(backend.try_connection(1).is_none());
-        assert!(backend.starved());
-        assert_eq!(held.backend().connections(), 1);
-        drop(held);
-        assert!(!backend.starved());
-        assert_eq!(backend.connections(), 0);
-    }
-
-    #[test]
-    fn the_limit_holds_over_threads() {
-        let backend = backend();
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..5_000 {
-                        let guard = backend.try_request(3);
-                        assert!(backend.in_flight() <= 3);
-                        drop(guard);
-                    }
-                });
-            }
-        });
-        assert_eq!(backend.in_flight(), 0);
-    }
-
-    #[test]
-    fn errors_in_a_row_are_told_and_one_success_ends_the_row() {
-        let backend = backend();
-        let terms = Outlier { consecutive_errors: 3, ..Outlier::default() };
-        let request = backend.try_request(9).unwrap();
-        let told = |ends: &[bool]| -> Vec<bool> {
-            let end = |good: &bool| if *good { request.succeeded() } else { request.failed(false, &terms) }.is_some();
-            ends.iter().map(end).collect()
-        };
-        // Once there are too many each one tells, for the first word may have been lost.
-        assert_eq!(
-            told(&[false, false, true, false, false, false, false]),
-            [[false; 5].as_slice(), &[true; 2]].concat()
-        );
-        assert_eq!(backend.tally(), (1, 6));
-        assert!(!backend.are_errors_shallow());
-        let now = std::time::Instant::now();
-        backend.eject(Ejection { since: now, until: now, detector: Detector::ConsecutiveErrors, shallow: false });
-        assert_eq!(told(&[false; 4]), [false; 4]);
-        // One that was spared answers well; a request from before the ejection says nothing about it.
-        assert_eq!(told(&[true]), [false]);
-        let newer = backend.try_request(9).unwrap();
-        assert!(newer.succeeded().is_some());
-        backend.half_open();
-        assert_eq!(told(&[false, true]), [false, false]);
-        assert!(newer.failed(false, &terms).is_some() && newer.succeeded().is_some());
-        drop(newer);
-        backend.trust();
-        assert!(backend.are_errors_shallow());
-        assert!(request.failed(true, &terms).is_none() && backend.are_errors_shallow());
-        assert_eq!(told(&[true, false, false, false]), [false, false, false, true]);
-        assert_eq!(backend.in_flight(), 1);
-    }
-
-    #[test]
-    fn answers_are_taken_once_and_a_found_limit_holds() {
-        let backend = backend();
-        let request = backend.try_request(9).unwrap();
-        request.answered(Duration::from_millis(3));
-        request.answered(Duration::from_secs(86_400));
-        assert_eq!(backend.take_answers(), (2, Duration::from_millis(3_600_003)));
-        assert_eq!(backend.take_answers(), (0, Duration::ZERO));
-        assert_eq!(backend.limit(), None);
-        backend.set_limit(Some(1));
-        assert!(backend.try_request(9).is_none());
-        backend.set_limit(None);
-        assert!(backend.try_request(9).is_some());
-    }
-
-    #[test]
-    fn the_last_connect_counts() {
-        let backend = backend();
-        assert!(!backend.last_connect_refused());
-        backend.note_connect(true);
-        assert!(backend.last_connect_refused());
-        backend.note_connect(false);
-        assert!(!backend.last_connect_refused());
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@
 //! time passes it in.
 
 mod adaptive;
+mod agent;
 mod breaker;
 mod check;
 mod identity;
@@ -19,13 +20,16 @@ pub mod queue;
 mod registry;
 mod standing;
 mod verdict;
+mod words;
 
 pub use adaptive::Gradient;
+pub use agent::{Agent, AgentLine};
 pub use breaker::{Breaker, Tick};
 pub use check::{Cause, Check, Status};
 pub use identity::Identity;
 pub use latency::Latency;
 pub use live::{Backend, Connection, InFlight};
 pub use registry::Registry;
-pub use standing::{Ejection, Observation, Passive, Standing};
-pub use verdict::{Verdict, Voices, Why, verdicts};
+pub use standing::{Announced, Ejection, Observation, Passive, Standing};
+pub use verdict::{Announcer, Verdict, Voices, Why, verdicts};
+pub use words::Words;

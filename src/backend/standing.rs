@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Backend;
-use crate::model::{Detector, Outlier};
+use crate::model::{Announcement, Detector, Outlier};
 
 /// What a backend's errors have come to: the states of its breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,6 +45,15 @@ pub struct Ejection {
     pub shallow: bool,
 }
 
+/// A backend said in an answer that it wants nothing new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Announced {
+    /// When.
+    pub since: Instant,
+    /// When that is over, unless something ends it before.
+    pub until: Instant,
+}
+
 /// What the control plane has decided about a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Standing {
@@ -52,6 +61,8 @@ pub struct Standing {
     pub ejection: Option<Ejection>,
     /// When it was added to a running process, or came back: from then on it is loaded little by little.
     pub warm_since: Option<Instant>,
+    /// Of one that has announced drain.
+    pub announced: Option<Announced>,
 }
 
 /// What a worker has to say about a backend; the control plane decides what comes of it.
@@ -61,4 +72,8 @@ pub enum Observation {
     Failing(Arc<Backend>, Outlier),
     /// A request went well at one that was half-open.
     Recovered(Arc<Backend>),
+    /// An answer says this, and it is news.
+    Announced(Arc<Backend>, Announcement),
+    /// There is a first load report to be looked at.
+    Reports(Arc<Backend>),
 }

@@ -4,9 +4,10 @@
 //! order in which they are heard:
 //!
 //! 1. the operator: what is drained or in maintenance gets nothing, whatever else is said;
-//! 2. the checks: what fails them, or has not passed yet, is not used but in panic;
-//! 3. the errors of requests: what was ejected is not used but in panic, as far as its pool allows so many to be out;
-//! 4. the breaker: what was ejected comes back with one request at a time. Until then it counts as one that is out.
+//! 2. the server itself: what has announced drain, in an answer, to a check or by its agent, gets nothing either;
+//! 3. the checks: what fails them, or has not passed yet, is not used but in panic; an agent's `down` counts as such;
+//! 4. the errors of requests: what was ejected is not used but in panic, as far as its pool allows so many to be out;
+//! 5. the breaker: what was ejected comes back with one request at a time. Until then it counts as one that is out.
 //!
 //! How many may be ejected is a matter of the pool, so a pool's backends are judged together.
 
@@ -49,10 +50,34 @@ pub enum Why {
     Spared,
     /// They did; now it gets one at a time.
     HalfOpen,
+    /// It has said itself that it wants nothing new.
+    Announced(Announcer),
     /// The operator lets it finish.
     Drain,
     /// The operator works on it.
     Maintenance,
+}
+
+/// In what a server has announced drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Announcer {
+    /// In an answer to a request.
+    Response,
+    /// In an answer to a check.
+    Check,
+    /// Through its agent.
+    Agent,
+}
+
+impl Announcer {
+    /// The word in the API and in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Response => "response",
+            Self::Check => "check",
+            Self::Agent => "agent",
+        }
+    }
 }
 
 impl Why {
@@ -66,6 +91,7 @@ impl Why {
             Self::Ejected => "ejected",
             Self::Spared => "spared",
             Self::HalfOpen => "half-open",
+            Self::Announced(_) => "announced-drain",
             Self::Drain => "drain",
             Self::Maintenance => "maintenance",
         }
@@ -76,6 +102,7 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Down(cause) => write!(f, "down: {cause}"),
+            Self::Announced(by) => write!(f, "announced-drain: {}", by.as_str()),
             other => f.write_str(other.as_str()),
         }
     }
@@ -88,6 +115,8 @@ pub struct Voices<'a> {
     pub backend: &'a Backend,
     /// Its checks; `None`: they are off.
     pub check: Option<&'a Check>,
+    /// Its agent; `None`: none is asked.
+    pub agent: Option<&'a Check>,
     /// The operator, of this backend in this pool.
     pub operator: Operator,
 }
@@ -105,8 +134,8 @@ pub fn verdicts<'a>(
                 Some(terms) if terms.enforce => voices.backend.passive(),
                 _ => Passive::Trusted,
             };
-            let status = voices.check.map(Check::status);
-            judge(voices.operator, status, voices.backend.last_connect_refused(), passive)
+            let own = own_word(voices);
+            judge(voices.operator, own.as_ref(), voices.backend.last_connect_refused(), passive)
         })
         .collect();
     let is_out = |verdict: &Verdict| matches!(verdict.why, Why::Ejected | Why::HalfOpen);
@@ -128,33 +157,62 @@ pub fn verdicts<'a>(
     verdicts
 }
 
-fn judge(operator: Operator, status: Option<Status>, refused: bool, passive: Passive) -> Verdict {
+/// What is said of a server by itself and by whoever asks it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// It wants nothing new.
+    Drains(Announcer),
+    /// Its checks, or its agent, say so.
+    Checked(Status),
+}
+
+fn own_word(voices: Voices<'_>) -> Option<Word> {
+    const DRAINING: Status = Status::Down(Cause::Draining);
+    let agent = voices.agent.map(Check::status);
+    let check = voices.check.map(Check::status);
+    match () {
+        () if agent == Some(DRAINING) => Some(Word::Drains(Announcer::Agent)),
+        () if check == Some(DRAINING) => Some(Word::Drains(Announcer::Check)),
+        () if voices.backend.drains() => Some(Word::Drains(Announcer::Response)),
+        // Until it was asked for the first time: it may be draining.
+        () if agent == Some(Status::Unchecked) => Some(Word::Checked(Status::Unchecked)),
+        // What is down anyway says more about it than its agent.
+        () => match (check, agent) {
+            (None | Some(Status::Up), Some(down @ Status::Down(_))) => Some(Word::Checked(down)),
+            (check, _) => check.map(Word::Checked),
+        },
+    }
+}
+
+fn judge(operator: Operator, own: Option<&Word>, refused: bool, passive: Passive) -> Verdict {
     let never = |why| Verdict { usable: false, usable_in_panic: false, why };
     let only_in_panic = |may, why| Verdict { usable: false, usable_in_panic: may, why };
     let always = |why| Verdict { usable: true, usable_in_panic: !refused, why };
-    match (operator, status, passive) {
+    match (operator, own, passive) {
         (Operator::Maintenance, ..) => never(Why::Maintenance),
         (Operator::Drain, ..) => never(Why::Drain),
-        (_, Some(Status::Unchecked), _) => never(Why::Unchecked),
-        (_, Some(Status::Down(cause)), _) => {
+        (_, Some(Word::Drains(by)), _) => never(Why::Announced(*by)),
+        (_, Some(Word::Checked(Status::Unchecked)), _) => never(Why::Unchecked),
+        (_, Some(Word::Checked(Status::Down(cause))), _) => {
             let answers = !matches!(cause, Cause::Refused | Cause::Unreachable);
-            only_in_panic(answers && !refused, Why::Down(cause))
+            only_in_panic(answers && !refused, Why::Down(*cause))
         }
         (.., Passive::Ejected) => only_in_panic(!refused, Why::Ejected),
         (.., Passive::HalfOpen) => always(Why::HalfOpen),
-        (_, Some(Status::Up), Passive::Trusted) => always(Why::Up),
+        (_, Some(Word::Checked(Status::Up)), Passive::Trusted) => always(Why::Up),
         (_, None, Passive::Trusted) => always(Why::NotChecked),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU16;
     use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
-    use crate::backend::{Ejection, Identity};
-    use crate::model::{Address, Detector};
+    use crate::backend::{Announced, Ejection, Identity};
+    use crate::model::{Address, Detector, HealthCheck};
 
     const UP: Option<Status> = Some(Status::Up);
 
@@ -189,11 +247,46 @@ mod tests {
             (Maintenance, down(Cause::Timeout), false, HalfOpen, false, false, "maintenance"),
         ];
         for (operator, status, refused, passive, usable, usable_in_panic, word) in table {
-            let verdict = judge(operator, status, refused, passive);
+            let verdict = judge(operator, status.map(Word::Checked).as_ref(), refused, passive);
             let seen = (verdict.usable, verdict.usable_in_panic, verdict.why.to_string());
             let case = format!("{operator:?}, {status:?}, refused: {refused}, {passive:?}");
             assert_eq!(seen, (usable, usable_in_panic, word.to_owned()), "{case}");
         }
+    }
+
+    #[test]
+    fn a_server_that_announces_drain_is_used_by_nobody() {
+        let now = Instant::now();
+        let backend = pool(1, &[0]).remove(0);
+        let settings = HealthCheck { agent: NonZeroU16::new(9), ..HealthCheck::default() };
+        let check = Check::new(Arc::clone(&backend), HealthCheck::default(), now);
+        let agent = Check::new(Arc::clone(&backend), settings, now);
+        let word = |check: Option<&Check>, agent: Option<&Check>| {
+            let voices = Voices { backend: &backend, check, agent, operator: Operator::Ready };
+            let verdict = verdicts(std::iter::once(voices), None)[0];
+            (verdict.why.to_string(), verdict.usable, verdict.usable_in_panic)
+        };
+        let is = |word: &str, usable, in_panic| (word.to_owned(), usable, in_panic);
+        check.set(Status::Up, now);
+        assert_eq!(word(Some(&check), Some(&agent)), is("unchecked", false, false), "its agent was not asked yet");
+        agent.set(Status::Up, now);
+        assert_eq!(word(Some(&check), Some(&agent)), is("up", true, true));
+        assert_eq!(word(None, Some(&agent)), is("not-checked", true, true));
+        agent.set(Status::Down(Cause::Agent), now);
+        assert_eq!(word(Some(&check), Some(&agent)), is("down: agent", false, true));
+        assert_eq!(word(None, Some(&agent)), is("down: agent", false, true));
+        check.set(Status::Down(Cause::Refused), now);
+        assert_eq!(word(Some(&check), Some(&agent)), is("down: refused", false, false));
+        backend.announce(Some(Announced { since: now, until: now }));
+        assert_eq!(word(Some(&check), Some(&agent)), is("announced-drain: response", false, false));
+        check.set(Status::Down(Cause::Draining), now);
+        assert_eq!(word(Some(&check), Some(&agent)), is("announced-drain: check", false, false));
+        agent.set(Status::Down(Cause::Draining), now);
+        assert_eq!(word(Some(&check), Some(&agent)), is("announced-drain: agent", false, false));
+        let drained = Voices { backend: &backend, check: None, agent: None, operator: Operator::Drain };
+        assert_eq!(verdicts(std::iter::once(drained), None)[0].why, Why::Drain);
+        backend.announce(None);
+        assert_eq!(word(None, None), is("not-checked", true, true));
     }
 
     /// Backends of which these were ejected, in this order.
@@ -213,6 +306,7 @@ mod tests {
         let voices = pool.iter().enumerate().map(|(place, backend)| Voices {
             backend,
             check: None,
+            agent: None,
             operator: if drained.contains(&place) { Operator::Drain } else { Operator::Ready },
         });
         verdicts(voices, Some(terms)).iter().map(|verdict| verdict.why.as_str()).collect()
@@ -239,7 +333,7 @@ mod tests {
         assert_eq!(words(&pool(2, &[1, 0]), &Outlier { max_ejected_percent: 100, ..terms }, &[]), [out, out]);
         assert_eq!(words(&pool(2, &[1, 0]), &Outlier { enforce: false, ..terms }, &[]), [up, up]);
         let pool = pool(2, &[1, 0]);
-        let voices = pool.iter().map(|backend| Voices { backend, check: None, operator: Operator::Ready });
+        let voices = pool.iter().map(|backend| Voices { backend, check: None, agent: None, operator: Operator::Ready });
         assert!(verdicts(voices, None).iter().all(|verdict| verdict.usable));
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! - [`tiers`]: shares of load over failover tiers (Envoy's priority levels), and when a tier is in panic.
 //! - [`slow_start`]: how much of its weight a server has that has just come back.
+//! - [`load`]: what a server's own word of its load makes of its weight.
 //! - [`pick`] and a file for each policy: one server out of one tier.
 //!
 //! A policy gets the servers of a tier, the places of those that may be used now, and a question it must ask before
@@ -12,6 +13,7 @@
 
 pub mod tiers;
 mod least_request;
+pub mod load;
 mod maglev;
 mod peak_ewma;
 mod random;

@@ -20,6 +20,7 @@ use rustc_hash::FxHashMap;
 use super::Summary;
 use super::adaptive::Limiters;
 use super::board::Board;
+use super::heard::Heard;
 use super::orders::Orders;
 use super::passive::{Change, Ejections, What};
 use super::staging::{Finder, Known, Next, Settled, Settling, Staged, Staging};
@@ -32,6 +33,7 @@ use crate::telemetry::{Cause, Metrics, Subject};
 
 mod operator;
 mod tell;
+mod words;
 
 pub use operator::Done;
 
@@ -69,6 +71,7 @@ pub struct Controller {
     /// No word in the log about ejections that are only counted, until then.
     counted_until: Option<Instant>,
     limiters: Limiters,
+    heard: Heard,
     retired: Vec<Retired>,
     /// Ticks to go.
     until_sweep: usize,
@@ -102,6 +105,7 @@ impl Controller {
             ejections: Ejections::new(Instant::now()),
             counted_until: None,
             limiters: Limiters::default(),
+            heard: Heard::new(Instant::now()),
             retired: Vec::new(),
             until_sweep: 0,
         }
@@ -198,7 +202,7 @@ impl Controller {
             let world = staged.unwrap_or(&self.world);
             for &id in world.pools_of(backend) {
                 let (asset, region) = world.index.pool_labels(id);
-                self.metrics.transition(&asset, &region, &backend.label, transition.to_up(), Cause::Active);
+                self.metrics.transition(&asset, &region, &backend.label, transition.to_up(), transition.teller());
             }
             self.tell_health(transition, world);
         }
@@ -208,6 +212,9 @@ impl Controller {
             self.world.warming.extend(pools);
         }
         self.touch(backend);
+        if transition.ends_drain() {
+            self.end_drain(backend, "checks", now);
+        }
         if transition.clears
             && let Some(change) = self.ejections.cleared(backend, now)
         {
@@ -217,7 +224,10 @@ impl Controller {
 
     /// A worker has something to say about a backend.
     pub fn observe(&mut self, observation: Observation) {
-        if let Some(change) = self.ejections.observe(observation, Instant::now()) {
+        let now = Instant::now();
+        if let Some(observation) = self.hear(observation, now)
+            && let Some(change) = self.ejections.observe(observation, now)
+        {
             self.apply(&change);
         }
     }
@@ -292,6 +302,11 @@ impl Controller {
     /// The pools of a backend have to be judged anew.
     fn touch(&mut self, backend: &Arc<Backend>) {
         self.dirty.extend(self.world.pools_of(backend));
+        self.note_overtaking(backend);
+    }
+
+    /// A Plan that is being judged does not know this of a backend.
+    fn note_overtaking(&mut self, backend: &Arc<Backend>) {
         if let Some(since) = &mut self.since {
             since.insert(Arc::as_ptr(backend) as usize, Arc::clone(backend));
         }
@@ -343,6 +358,7 @@ impl Controller {
             self.apply(&change);
         }
         self.limiters.tick(&snapshot, self.world.adaptive());
+        self.listen(now);
         self.dirty.extend(&self.world.warming);
         self.flush();
         let snapshot = self.table.load();

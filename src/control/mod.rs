@@ -9,6 +9,7 @@ mod change;
 mod controller;
 mod diff;
 mod events;
+mod heard;
 mod orders;
 mod passive;
 mod staging;
@@ -23,6 +24,7 @@ pub use change::{Change, Changed, Refused, Reply, Request};
 pub use controller::{Controller, Done, GATHER, Retired};
 pub use diff::{Summary, unchangeable};
 pub use events::{Event, Events, Subscription};
+use orders::Scope;
 pub use orders::Unknown;
 pub use passive::{Ejections, What};
 pub use staging::{Settled, Settling, Staged, Staging};
@@ -35,6 +37,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::backend::{Backend, Observation};
+use crate::model::Target;
 use crate::routing::{Snapshot, Table};
 use crate::telemetry::Metrics;
 
@@ -61,6 +65,8 @@ pub struct Handle {
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     board: Arc<Board>,
+    /// `None`: what is said of backends is heard by nobody.
+    observations: Option<mpsc::Sender<Observation>>,
 }
 
 impl Handle {
@@ -74,7 +80,33 @@ impl Handle {
         readiness: Arc<Readiness>,
         board: Arc<Board>,
     ) -> Self {
-        Self { commands, changes, table, metrics, readiness, board }
+        Self { commands, changes, table, metrics, readiness, board, observations: None }
+    }
+
+    /// The same, by which something can be said of backends, as workers do.
+    pub fn with_observations(self, observations: mpsc::Sender<Observation>) -> Self {
+        Self { observations: Some(observations), ..self }
+    }
+
+    /// The backend of this name.
+    ///
+    /// # Errors
+    /// The part of the name that nothing has.
+    pub fn backend(&self, target: &Target) -> Result<Arc<Backend>, Unknown> {
+        let snapshot = self.snapshot();
+        let (scope, _) = orders::find(&snapshot, target)?;
+        let found = match scope {
+            Scope::Backend(id, label) => {
+                snapshot.pool(id).servers().find(|server| server.backend.label == label).map(|s| Arc::clone(&s.backend))
+            }
+            _ => None,
+        };
+        found.ok_or_else(|| Unknown { level: "backend", help: format!("{target} is no backend") })
+    }
+
+    /// Says something of a backend. False: it was not heard.
+    pub fn tell(&self, observation: Observation) -> bool {
+        self.observations.as_ref().is_some_and(|sender| sender.try_send(observation).is_ok())
     }
 
     /// Asks for an operator's state, and waits until it holds and is saved.

@@ -59,6 +59,8 @@ impl Ejections {
         match observation {
             Observation::Failing(backend, terms) => self.eject(backend, &terms, Detector::ConsecutiveErrors, now),
             Observation::Recovered(backend) => self.close(backend, now),
+            // What is said of other things is not for here.
+            Observation::Announced(..) | Observation::Reports(_) => None,
         }
     }
 

@@ -28,8 +28,8 @@ pub(super) struct Known {
     pub(super) added: Vec<Arc<Backend>>,
 }
 
-/// A backend, and its check by the settings of the pool that asked.
-type Found = (Arc<Backend>, Option<Arc<Check>>);
+/// A backend, and its check and its agent by the settings of the pool that asked.
+type Found = (Arc<Backend>, [Option<Arc<Check>>; 2]);
 
 /// Finds the live servers of one Plan's pools.
 pub(super) struct Finder<'a> {
@@ -55,10 +55,10 @@ impl<'a> Finder<'a> {
                 Role::Primary => primaries,
                 Role::Replica => replicas,
             };
-            let mut add = |(backend, check): Found| {
+            let mut add = |(backend, [check, agent]): Found| {
                 // Two names may lead to one address; it is one backend all the same.
                 if !tier.iter().any(|server: &Server| Arc::ptr_eq(&server.backend, &backend)) {
-                    tier.push(Server::new(backend, check, member.weight));
+                    tier.push(Server { agent, ..Server::new(backend, check, member.weight) });
                 }
             };
             if let Address::Name(host, port) = &*member.address {
@@ -84,7 +84,10 @@ fn find(known: &mut Known, index: &Index, pool: &Pool, address: Address) -> Foun
         known.added.push(Arc::clone(&backend));
     }
     let check = pool.settings.health.as_ref().map(|health| registry.check(&backend, health, Instant::now()));
-    (backend, check)
+    // Beside a Unix socket there is no other port.
+    let agent = pool.settings.agent.filter(|_| matches!(backend.identity.address, Address::Ip(_)));
+    let agent = agent.map(|agent| registry.check(&backend, &agent.as_check(), Instant::now()));
+    (backend, [check, agent])
 }
 
 /// A Plan, its backends known and its Snapshot built.

@@ -75,7 +75,7 @@ fn check(table: &Table, pool: u32) -> Arc<Check> {
 fn set(controller: &mut Controller, check: &Arc<Check>, to: Status) {
     let from = check.status();
     check.set(to, Instant::now());
-    controller.transition(&Transition { check: Arc::clone(check), from, to, clears: false });
+    controller.transition(&Transition { check: Arc::clone(check), from, to, clears: false, is_back: false });
 }
 
 fn healths(table: &Table) -> Vec<u8> {

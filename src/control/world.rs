@@ -74,6 +74,9 @@ impl World {
                     self.checks.entry(place(check)).or_insert_with(|| (Arc::clone(check), 0)).1 += of_check.len();
                 }
             }
+            for agent in of_one.iter().filter_map(|(server, _)| server.agent.as_ref()) {
+                self.checks.entry(place(agent)).or_insert_with(|| (Arc::clone(agent), 0)).1 += 1;
+            }
         }
     }
 
@@ -113,7 +116,7 @@ impl World {
             if let Err(at) = pools.binary_search(&pool.id) {
                 pools.insert(at, pool.id);
             }
-            if let Some(check) = &server.check {
+            for check in server.checks() {
                 self.checks.entry(place(check)).or_insert_with(|| (Arc::clone(check), 0)).1 += 1;
             }
         }
@@ -167,11 +170,12 @@ impl World {
                     self.by_backend.remove(&place(&server.backend));
                 }
             }
-            let Some(check) = &server.check else { continue };
-            if let Some((_, uses)) = self.checks.get_mut(&place(check)) {
-                *uses = uses.saturating_sub(1);
-                if *uses == 0 {
-                    self.checks.remove(&place(check));
+            for check in server.checks() {
+                if let Some((_, uses)) = self.checks.get_mut(&place(check)) {
+                    *uses = uses.saturating_sub(1);
+                    if *uses == 0 {
+                        self.checks.remove(&place(check));
+                    }
                 }
             }
         }

@@ -12,8 +12,9 @@ use rustix::io::Errno;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
+use super::drain;
 use crate::backend::{Cause, Check};
-use crate::model::{Address, HealthCheck, StatusRange};
+use crate::model::{Address, Announcement, HealthCheck, StatusRange};
 use crate::upstream::{Stream, dial};
 
 /// Bytes of a response head, and fields in it. An answer to a check that is longer is not one.
@@ -53,27 +54,43 @@ pub(super) fn request(check: &Check) -> Option<Box<[u8]>> {
     Some(text.into_bytes().into_boxed_slice())
 }
 
-/// Asks once. Gives the connection back if it can serve again.
-pub(super) async fn ask(
-    check: &Check,
-    request: Option<&[u8]>,
-    kept: Option<Link>,
-) -> (Result<(), Failure>, Option<Link>) {
+/// What came of a check.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) result: Result<(), Failure>,
+    /// The connection, if it can serve again.
+    pub(super) link: Option<Link>,
+    /// What the backend says of itself beside its answer.
+    pub(super) said: Option<Announcement>,
+}
+
+impl Answer {
+    fn failed(cause: Cause) -> Self {
+        Self { result: Err(Failure::Backend(cause)), link: None, said: None }
+    }
+}
+
+/// Asks once.
+pub(super) async fn ask(check: &Check, request: Option<&[u8]>, kept: Option<Link>) -> Answer {
     let HealthCheck { timeout, http, .. } = &check.settings;
     let deadline = Instant::now() + *timeout;
     let expect = http.as_ref().map_or(StatusRange::default(), |http| http.expect);
     let answered = match timeout_at(deadline, answer(check, request, kept)).await {
-        Err(_) => return (Err(Failure::Backend(Cause::Timeout)), None),
-        Ok(Err(failure)) => return (Err(failure), None),
-        Ok(Ok(None)) => return (Ok(()), None),
+        Err(_) => return Answer::failed(Cause::Timeout),
+        Ok(Err(failure)) => return Answer { result: Err(failure), link: None, said: None },
+        Ok(Ok(None)) => return Answer { result: Ok(()), link: None, said: None },
         Ok(Ok(Some(answered))) => answered,
     };
     let (mut link, reply) = answered;
-    if !expect.contains(reply.status) {
-        return (Err(Failure::Backend(Cause::Status(reply.status))), None);
+    let passes = expect.contains(reply.status);
+    if reply.said == Some(Announcement::Drain) || !passes && link.says_drain(&reply, deadline).await {
+        return Answer::failed(Cause::Draining);
+    }
+    if !passes {
+        return Answer { said: reply.said, ..Answer::failed(Cause::Status(reply.status)) };
     }
     let reusable = matches!(timeout_at(deadline, link.skip_body(&reply)).await, Ok(true));
-    (Ok(()), reusable.then_some(link))
+    Answer { result: Ok(()), link: reusable.then_some(link), said: reply.said }
 }
 
 /// Connects unless a kept connection serves, and reads the head of the answer, if any is asked for.
@@ -167,6 +184,21 @@ impl Link {
         }
     }
 
+    /// Whether the body says that the backend drains. Reads as much of it as may matter, and as comes in time.
+    async fn says_drain(&mut self, reply: &Reply, deadline: Instant) -> bool {
+        self.buffer.drain(..reply.head.min(self.buffer.len()));
+        let wanted = reply.body.and_then(|length| usize::try_from(length).ok()).unwrap_or(usize::MAX);
+        let wanted = wanted.min(drain::MAX_BODY);
+        // In chunks the last one is the end.
+        while self.buffer.len() < wanted && !self.buffer.ends_with(b"\r\n0\r\n\r\n") {
+            self.buffer.reserve(512);
+            if !matches!(timeout_at(deadline, self.stream.read_buf(&mut self.buffer)).await, Ok(Ok(1..))) {
+                break;
+            }
+        }
+        drain::is_said(self.buffer.get(..wanted).unwrap_or(&self.buffer))
+    }
+
     /// Reads the rest of an answer. Whether the connection is then good for another.
     async fn skip_body(&mut self, reply: &Reply) -> bool {
         let Some(length) = reply.body.filter(|length| *length <= MAX_BODY) else { return false };
@@ -198,6 +230,8 @@ struct Reply {
     head: usize,
     /// The length of the body that follows; `None`: unknown, or the connection closes after it.
     body: Option<u64>,
+    /// What the backend says of itself in its fields.
+    said: Option<Announcement>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -219,7 +253,10 @@ fn parse(bytes: &[u8]) -> Parsed {
     if status < 100 {
         return Parsed::Garbage;
     }
-    Parsed::Reply(Reply { status, head, body: if version == 1 { body(status, response.headers) } else { None } })
+    let is_word = |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case(Announcement::FIELD);
+    let said = response.headers.iter().rfind(is_word).and_then(|field| Announcement::from_value(field.value));
+    let body = if version == 1 { body(status, response.headers) } else { None };
+    Parsed::Reply(Reply { status, head, body, said })
 }
 
 /// The length of a body after which the connection can be used again. In doubt there is none.
@@ -254,7 +291,7 @@ mod tests {
 
     #[test]
     fn heads() {
-        let reply = |status, head, body| Parsed::Reply(Reply { status, head, body });
+        let reply = |status, head, body| Parsed::Reply(Reply { status, head, body, said: None });
         let table: [(&str, Parsed); 18] = [
             ("", Parsed::Partial),
             ("HTTP/1.1 200 OK\r\ncontent-le", Parsed::Partial),
@@ -277,6 +314,20 @@ mod tests {
         ];
         for (text, expected) in table {
             assert_eq!(parse(text.as_bytes()), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn fields_that_announce() {
+        for (fields, expected) in [
+            ("", None),
+            ("X-Shardgate-State: Drain\r\n", Some(Announcement::Drain)),
+            ("x-shardgate-state: ready\r\n", Some(Announcement::Ready)),
+            ("x-shardgate-state: busy\r\n", None),
+        ] {
+            let text = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
+            let Parsed::Reply(reply) = parse(text.as_bytes()) else { panic!("{text}") };
+            assert_eq!(reply.said, expected, "{text}");
         }
     }
 

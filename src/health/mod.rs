@@ -4,8 +4,10 @@
 //! and pools use it. What it finds stands in `backend::Check`; what changes is announced as a [`Transition`].
 //!
 //! The pure parts stand apart from the sockets: [`RiseFall`] decides, `schedule` spreads, `exchange` asks one backend
-//! one time, `prober` joins them in a single task.
+//! one time (`agent` what stands beside it), `prober` joins them in a single task.
 
+mod agent;
+mod drain;
 mod exchange;
 mod prober;
 mod rise_fall;

@@ -17,10 +17,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout_at};
 
 use super::RiseFall;
-use super::exchange::{self, Failure, Link};
+use super::agent;
+use super::exchange::{self, Answer, Failure, Link};
 use super::schedule::{self, Phase, Schedule};
 use crate::backend::{Cause, Check, Status};
-use crate::telemetry::Metrics;
+use crate::model::Announcement;
+use crate::telemetry::{self, Metrics};
 
 /// Checks under way at once. Each holds a descriptor and, if its backend is silent, does so for its whole timeout.
 const MAX_CONCURRENT: usize = 1024;
@@ -40,6 +42,8 @@ pub struct Transition {
     pub to: Status,
     /// A check has passed that could have seen why the backend was ejected: that is over.
     pub clears: bool,
+    /// The backend has said to a check that it is ready, or was found listening after it had not been.
+    pub is_back: bool,
 }
 
 impl Transition {
@@ -51,6 +55,19 @@ impl Transition {
     /// Whether it was down before: it is loaded little by little, where that is asked for.
     pub fn comes_back(&self) -> bool {
         self.to_up() && matches!(self.from, Status::Down(_))
+    }
+
+    /// Whether a drain that the backend has announced is over.
+    pub fn ends_drain(&self) -> bool {
+        self.is_back || self.comes_back()
+    }
+
+    /// Who says so, as the metrics call it.
+    pub fn teller(&self) -> telemetry::Cause {
+        match self.check.agent() {
+            Some(_) => telemetry::Cause::Announced,
+            None => telemetry::Cause::Active,
+        }
     }
 
     /// Why it is down, if it is.
@@ -184,6 +201,8 @@ struct Slot {
     failed: Option<Instant>,
     /// To be announced: what the backend was ejected for is over.
     clears: bool,
+    /// To be announced: what the backend has announced is over.
+    is_back: bool,
     /// In the newest order; false only while one is being taken up.
     wanted: bool,
 }
@@ -191,10 +210,15 @@ struct Slot {
 struct Done {
     turn: Turn,
     started: Instant,
-    result: Result<(), Failure>,
     /// Whether nobody listened there when it was last tried before this.
     was_refused: bool,
-    link: Option<Link>,
+    found: Found,
+}
+
+enum Found {
+    Check(Answer),
+    /// What the agent said, if it said anything.
+    Agent(Option<agent::Line>),
 }
 
 impl Task {
@@ -279,6 +303,7 @@ impl Task {
             announced: None,
             failed: None,
             clears: false,
+            is_back: false,
             wanted: true,
         });
         self.by_check.insert(address(check), slot);
@@ -298,8 +323,11 @@ impl Task {
             let (check, request, link) = (slot.check.clone(), slot.request.clone(), slot.link.take());
             let was_refused = check.backend.last_connect_refused();
             self.running.push(Box::pin(async move {
-                let (result, link) = exchange::ask(&check, request.as_deref(), link).await;
-                Done { turn, started: now, result, was_refused, link }
+                let found = match check.agent() {
+                    Some(_) => Found::Agent(agent::ask(&check).await),
+                    None => Found::Check(exchange::ask(&check, request.as_deref(), link).await),
+                };
+                Done { turn, started: now, was_refused, found }
             }));
         }
     }
@@ -307,10 +335,14 @@ impl Task {
     /// Takes in a result, and says when the next check is due.
     fn finish(&mut self, done: Done, now: Instant) {
         let Some(slot) = at(&mut self.slots, done.turn) else { return };
-        slot.link = done.link;
+        let answer = match done.found {
+            Found::Agent(line) => return self.finish_agent(done.turn, done.started, line, now),
+            Found::Check(answer) => answer,
+        };
+        slot.link = answer.link;
         let settings = &slot.check.settings;
         let before = slot.machine.status();
-        let result = match done.result {
+        let result = match answer.result {
             Ok(()) => Some(Ok(())),
             Err(Failure::Backend(cause)) => Some(Err(cause)),
             Err(Failure::Local) => {
@@ -327,6 +359,8 @@ impl Task {
                 slot.clears |=
                     ejection.is_some_and(|ejection| (ejection.shallow || seen) && done.started >= ejection.since);
             }
+            let is_back = answer.said == Some(Announcement::Ready) || result.is_ok() && done.was_refused;
+            slot.is_back |= is_back && slot.check.backend.drains();
             slot.failed = result.is_err().then_some(done.started);
         }
         let after = slot.machine.status();
@@ -340,19 +374,55 @@ impl Task {
         self.schedule.push(due, done.turn);
         self.schedule.reckon(Some(slot.interval), Some(interval));
         slot.interval = interval;
-        if before != after || slot.clears {
+        if before != after || slot.clears || slot.is_back {
             slot.check.set(after, now);
             log(&slot.check, before, after);
-            if slot.announced.is_none() {
-                slot.announced = Some(before);
-                self.nudges.push_back(done.turn);
-            }
-            self.announce();
+            self.nudge(done.turn, before);
         }
         if before == Status::Unchecked && after != before {
-            self.unchecked = self.unchecked.saturating_sub(1);
-            self.report();
+            self.count_first();
         }
+    }
+
+    /// Takes in what an agent said.
+    fn finish_agent(&mut self, turn: Turn, started: Instant, line: Option<agent::Line>, now: Instant) {
+        let Some(slot) = at(&mut self.slots, turn) else { return };
+        let Some(agent) = slot.check.agent() else { return };
+        slot.check.count(line.is_some());
+        let has_news = line.is_some_and(|line| agent.note(&line.text, line.said));
+        let (first, after) = (slot.check.status(), agent.status());
+        // Before it is asked it is not known to be anything else.
+        let before = if first == Status::Unchecked { Status::Up } else { first };
+        let interval = slot.check.settings.interval;
+        let due = self.schedule.regular(slot.phase, interval, started).max(now);
+        self.schedule.push(due, turn);
+        self.schedule.reckon(Some(slot.interval), Some(interval));
+        slot.interval = interval;
+        if has_news || first != after {
+            slot.check.set(after, now);
+            log(&slot.check, before, after);
+            self.nudge(turn, before);
+        }
+        if first == Status::Unchecked {
+            self.count_first();
+        }
+    }
+
+    /// A check has had its first result.
+    fn count_first(&mut self) {
+        self.unchecked = self.unchecked.saturating_sub(1);
+        self.report();
+    }
+
+    /// Something of a check is to be announced; `before`: its state until now.
+    fn nudge(&mut self, turn: Turn, before: Status) {
+        if let Some(slot) = at(&mut self.slots, turn)
+            && slot.announced.is_none()
+        {
+            slot.announced = Some(before);
+            self.nudges.push_back(turn);
+        }
+        self.announce();
     }
 
     /// Sends as many nudges as there is room for.
@@ -378,8 +448,8 @@ fn next_nudge(nudges: &mut VecDeque<Turn>, slots: &mut Slab<Slot>) -> Option<Tra
         if let Some(slot) = at(slots, turn)
             && let Some(from) = slot.announced.take()
         {
-            let clears = std::mem::take(&mut slot.clears);
-            return Some(Transition { check: slot.check.clone(), from, to: slot.machine.status(), clears });
+            let (clears, is_back) = (std::mem::take(&mut slot.clears), std::mem::take(&mut slot.is_back));
+            return Some(Transition { check: slot.check.clone(), from, to: slot.check.status(), clears, is_back });
         }
     }
 }
@@ -397,8 +467,11 @@ fn log(check: &Check, from: Status, to: Status) {
         return;
     }
     let (backend, region) = (&*check.backend.label, &*check.backend.identity.region);
+    let agent = check.agent();
+    let (by, said) = (if agent.is_some() { "agent" } else { "check" }, agent.and_then(|agent| agent.line()));
     match to {
-        Status::Down(cause) => tracing::warn!(backend, region, to = "down", %cause, "backend is down"),
-        _ => tracing::info!(backend, region, to = "up", cause = "passed", "backend is up"),
+        Status::Down(Cause::Draining) => tracing::info!(backend, region, by, said, "backend announces drain"),
+        Status::Down(cause) => tracing::warn!(backend, region, to = "down", %cause, said, "backend is down"),
+        _ => tracing::info!(backend, region, to = "up", cause = "passed", said, "backend is up"),
     }
 }

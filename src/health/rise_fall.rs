@@ -50,6 +50,8 @@ impl RiseFall {
                 self.row = 0;
                 return;
             }
+            // It says so itself: there is nothing to be made sure of.
+            (_, Status::Down(Cause::Draining)) => 1,
             (Status::Up, _) => fall,
             (Status::Down(_), _) if self.proven => rise,
             _ => 1,
@@ -118,6 +120,15 @@ mod tests {
         assert_eq!(run(down, &[Ok(()), Ok(())]).last(), Some(&(Status::Up, false)));
         let down = RiseFall::resume(Status::Down(Cause::Timeout), false);
         assert_eq!(run(down, &[Ok(())]).last(), Some(&(Status::Up, false)));
+    }
+
+    #[test]
+    fn one_word_is_enough_to_drain_and_passes_in_a_row_bring_it_back() {
+        let draining = Err(Cause::Draining);
+        let seen = run(RiseFall::resume(Status::Up, true), &[draining, draining, GONE, Ok(()), Ok(())]);
+        let drains = (Status::Down(Cause::Draining), false);
+        let gone = Status::Down(Cause::Refused);
+        assert_eq!(seen, [drains, drains, (gone, false), (gone, true), (Status::Up, false)]);
     }
 
     proptest! {

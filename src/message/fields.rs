@@ -52,6 +52,12 @@ pub enum Known {
     RequestId,
     /// `Date`
     Date,
+    /// `Endpoint-Load-Metrics`
+    LoadMetrics,
+    /// `Endpoint-Load-Metrics-Bin`
+    LoadMetricsBin,
+    /// `X-Shardgate-State`
+    ShardgateState,
 }
 
 /// A set of known names.
@@ -117,6 +123,9 @@ impl Known {
             16 if is(b"x-forwarded-host") => Self::ForwardedHost,
             17 if is(b"transfer-encoding") => Self::TransferEncoding,
             17 if is(b"x-forwarded-proto") => Self::ForwardedProto,
+            17 if is(b"x-shardgate-state") => Self::ShardgateState,
+            21 if is(b"endpoint-load-metrics") => Self::LoadMetrics,
+            25 if is(b"endpoint-load-metrics-bin") => Self::LoadMetricsBin,
             12.. if name.get(..12).is_some_and(|begin| begin.eq_ignore_ascii_case(b"x-forwarded-")) => {
                 Self::ForwardedOther
             }
@@ -368,6 +377,9 @@ mod tests {
             ("X-Forwarded-User", Known::ForwardedOther),
             ("X-Forwarded-", Known::ForwardedOther),
             ("X-Forwarded", Known::Other),
+            ("Endpoint-Load-Metrics", Known::LoadMetrics),
+            ("endpoint-load-metrics-BIN", Known::LoadMetricsBin),
+            ("X-Shardgate-State", Known::ShardgateState),
             ("Hosts", Known::Other),
             ("Cookie", Known::Other),
         ] {

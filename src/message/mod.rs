@@ -13,6 +13,7 @@ pub mod send;
 pub mod forwarded;
 pub mod hop;
 pub mod key;
+pub mod load_report;
 pub mod respond;
 
 pub use conn::Conn;

@@ -6,6 +6,7 @@
 
 mod address;
 mod key;
+mod load_report;
 mod names;
 mod operator;
 mod outlier;
@@ -17,6 +18,7 @@ mod settings;
 
 pub use address::{Address, Bind};
 pub use key::{AssetId, Key, PoolId, RegionId};
+pub use load_report::{Announcement, LoadReport};
 pub use names::Names;
 pub use operator::{Operator, Target};
 pub use outlier::{Detector, Outlier, SlowStart};
@@ -25,6 +27,6 @@ pub use pool::{Member, Pool, PoolAsset, Role};
 pub use reason::{Outcome, Reason};
 pub use route::{Action, HeaderEdits, HostPattern, Rewrite, Route, Source, SourceKind};
 pub use settings::{
-    Failover, HashSource, HealthCheck, HostHeader, HttpCheck, Limit, Policy, PoolSettings, Protocol, QueueOrder, Retry,
-    RetryOn, RetryOverride, StatusRange, Timeouts, TimeoutsOverride, Via,
+    AgentCheck, Failover, HashSource, HealthCheck, HostHeader, HttpCheck, Limit, Policy, PoolSettings, Protocol,
+    QueueOrder, Retry, RetryOn, RetryOverride, StatusRange, Timeouts, TimeoutsOverride, Via,
 };

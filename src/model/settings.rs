@@ -1,6 +1,7 @@
 //! What a pool can be told: policy, checks, retries, limits, timeouts, failover. The defaults of each stand here and
 //! nowhere else; the reference, the schema and `config` all take them from `Default`.
 
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -22,6 +23,8 @@ pub struct PoolSettings {
     pub via: Via,
     /// `None`: no checks, every backend counts as up.
     pub health: Option<HealthCheck>,
+    /// `None`: no agent is asked.
+    pub agent: Option<AgentCheck>,
     /// `None`: a try that a backend may have seen is never repeated.
     pub retry: Option<Retry>,
     /// Per backend, over all workers.
@@ -110,6 +113,8 @@ impl Default for Via {
 pub struct HealthCheck {
     /// `None`: a TCP connect that succeeds is a pass.
     pub http: Option<HttpCheck>,
+    /// Instead of a check: the port at which an agent is asked what it says of the backend.
+    pub agent: Option<NonZeroU16>,
     /// Between two checks of one backend.
     pub interval: Duration,
     /// The same while its state is about to change, or is not known yet.
@@ -159,12 +164,37 @@ impl Default for HealthCheck {
     fn default() -> Self {
         Self {
             http: None,
+            agent: None,
             interval: Duration::from_secs(2),
             fast_interval: Duration::from_millis(500),
             timeout: Duration::from_secs(1),
             rise: 2,
             fall: 3,
         }
+    }
+}
+
+/// An agent beside each backend: what listens at its host on another port, and says in a line how it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AgentCheck {
+    /// Where.
+    pub port: NonZeroU16,
+    /// Between two questions.
+    pub interval: Duration,
+    /// For one answer, from connect to the end of the line.
+    pub timeout: Duration,
+}
+
+impl AgentCheck {
+    /// Between two questions, unless said otherwise.
+    pub const INTERVAL: Duration = Duration::from_secs(2);
+    /// For one answer, unless said otherwise.
+    pub const TIMEOUT: Duration = Duration::from_secs(1);
+
+    /// The check that asks it. One word is enough.
+    pub fn as_check(&self) -> HealthCheck {
+        let Self { port, interval, timeout } = *self;
+        HealthCheck { http: None, agent: Some(port), interval, fast_interval: interval, timeout, rise: 1, fall: 1 }
     }
 }
 

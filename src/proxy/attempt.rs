@@ -15,6 +15,7 @@ use super::outgoing::Outgoing;
 use super::response::Relay;
 use super::slots::{PoolSlot, ServerSlot};
 use super::ticket::Ticket;
+use super::words;
 use super::{BoxError, Proxy, UpstreamBody};
 use crate::backend::{self, Backend};
 use crate::message::body::RequestBody;
@@ -108,7 +109,7 @@ impl Try<'_> {
                 body.release();
             } else {
                 // An interim response has no body, so a length would be a lie (RFC 9110, 8.6).
-                head.fields.remove(Names::of(&[Known::ContentLength]));
+                head.fields.remove(words::FIELDS.and(Names::of(&[Known::ContentLength])));
                 hop::strip_listed(&mut head.fields);
                 conn.interim(&head);
             }
@@ -130,7 +131,10 @@ impl Try<'_> {
         let is_head = *outgoing.method() == Method::HEAD;
         let request = upstream::Outgoing { head, is_head, says_length: outgoing.says_length(), body: body.attempt() };
         match proxy.client.exchange(self.backend, &terms, request).await {
-            Ok(upstream::Reply { response, connect, at }) => {
+            Ok(upstream::Reply { mut response, connect, at }) => {
+                if response.head.fields.has(words::FIELDS) {
+                    words::hear(&mut response.head.fields, self.backend, self.server);
+                }
                 let took = at.saturating_duration_since(self.began);
                 self.note(ticket, took, connect);
                 if limits.adaptive {

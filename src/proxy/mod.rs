@@ -14,6 +14,7 @@ mod slots;
 mod ticket;
 mod tries;
 mod wait;
+mod words;
 
 pub use response::ResponseBody;
 

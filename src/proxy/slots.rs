@@ -76,11 +76,14 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    /// Never waits: what is lost while the control plane is behind is said again with the next error.
-    pub(crate) fn send(&self, observation: Observation) {
-        if self.sender.try_send(observation).is_err() {
+    /// Never waits: what is lost while the control plane is behind is said again with the next error, or answer. False:
+    /// it is lost.
+    pub(crate) fn send(&self, observation: Observation) -> bool {
+        let sent = self.sender.try_send(observation).is_ok();
+        if !sent {
             self.metrics.limit_hit("observations");
         }
+        sent
     }
 }
 

@@ -123,6 +123,8 @@ pub struct ServerSeen {
     pub in_flight: u32,
     /// Seconds until an answer is to be expected, if the policy asks for that and it has ever answered.
     pub latency: Option<f64>,
+    /// What its own word (load reports, its agent) makes of its weight, if not the whole.
+    pub load_weight: Option<f64>,
 }
 
 /// The backend that gets it.
@@ -372,6 +374,7 @@ fn servers_seen(pool: &PoolState, tier: &Tier, panic: bool, verdicts: &[Verdict]
         usable: usable.contains(&place),
         in_flight: server.backend.in_flight(),
         latency: if measured { server.backend.latency().measured(now) } else { None },
+        load_weight: server.load_weight(),
     });
     seen.collect()
 }

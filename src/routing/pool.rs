@@ -12,8 +12,8 @@ use smallvec::SmallVec;
 use super::rule::{Tables, tables};
 use crate::backend::{Backend, Check, Verdict, Voices, Why, verdicts};
 use crate::balance::slow_start::{self, WHOLE};
-use crate::balance::{Candidate, tiers};
-use crate::model::{Operator, PoolId, PoolSettings};
+use crate::balance::{Candidate, load, tiers};
+use crate::model::{Operator, Policy, PoolId, PoolSettings};
 
 /// One server of a pool.
 #[derive(Debug, Clone)]
@@ -30,25 +30,58 @@ pub struct Server {
     pub share: u16,
     /// It gets one request at a time; set by whoever judges it.
     pub is_half_open: bool,
+    /// What its own word makes of its weight, of [`WHOLE`], its load reports and its agent together; set likewise.
+    pub factor: u16,
+    /// What its agent says; `None`: none is asked.
+    pub agent: Option<Arc<Check>>,
 }
 
 impl Server {
     /// One of which neither the operator nor anyone else says anything.
     pub fn new(backend: Arc<Backend>, check: Option<Arc<Check>>, weight: u16) -> Self {
-        Self { backend, check, weight, operator: Operator::Ready, share: WHOLE, is_half_open: false }
+        Self {
+            backend,
+            check,
+            weight,
+            operator: Operator::Ready,
+            share: WHOLE,
+            factor: WHOLE,
+            agent: None,
+            is_half_open: false,
+        }
     }
-}
 
-impl Server {
+    /// Whoever is asked how it is: its check and its agent.
+    pub fn checks(&self) -> impl Iterator<Item = &Arc<Check>> {
+        self.check.iter().chain(&self.agent)
+    }
+
+    /// What its own word makes of its weight, if that is not the whole.
+    pub fn load_weight(&self) -> Option<f64> {
+        (self.factor != WHOLE).then(|| f64::from(self.factor) / f64::from(WHOLE))
+    }
+
+    /// Its weight while it warms up, its own word apart: what its tier can be relied on for.
+    fn warm_weight(&self) -> u64 {
+        u64::from(self.weight) * u64::from(self.share)
+    }
+
     /// How many requests it may have in flight, of as many as the pool's limits allow.
     pub fn at_most(&self, max_requests: u32) -> u32 {
         if self.is_half_open { max_requests.min(1) } else { max_requests }
+    }
+
+    /// The same, judged anew.
+    fn judged(&self, (share, factor): Shares) -> Self {
+        Self { share, factor, ..self.clone() }
     }
 }
 
 impl Candidate for Server {
     fn weight(&self) -> u32 {
-        u32::from(self.weight) * u32::from(self.share)
+        // A factor is 25.6 times WHOLE at most, so that this fits.
+        let share = u32::from(self.share) * u32::from(self.factor) / u32::from(WHOLE);
+        u32::from(self.weight) * share.max(1)
     }
 
     fn in_flight(&self) -> u32 {
@@ -122,9 +155,13 @@ type Verdicts = SmallVec<[Verdict; 8]>;
 impl PoolState {
     /// A pool with these primaries and replicas, judged `now`.
     pub fn new(id: PoolId, settings: Arc<PoolSettings>, mut servers: [Vec<Server>; 2], now: Instant) -> Self {
-        let window = settings.slow_start.window;
-        if !window.is_zero() {
-            servers.iter_mut().flatten().for_each(|server| server.share = share(server, window, now));
+        for tier in &mut servers {
+            if tier.iter().any(|server| !is_plain(server, &settings)) {
+                let shares: SmallVec<[Shares; 8]> = shares(tier, &settings, now).collect();
+                tier.iter_mut().zip(shares).for_each(|(server, (share, factor))| {
+                    (server.share, server.factor) = (share, factor);
+                });
+            }
         }
         // An empty slice is the same for all: most pools have no replica.
         let shared = |servers: Vec<Server>| if servers.is_empty() { Arc::default() } else { servers.into() };
@@ -144,12 +181,12 @@ impl PoolState {
 
     /// The same servers, judged anew.
     pub fn refreshed(&self, now: Instant) -> Self {
-        let window = self.settings.slow_start.window;
         let servers = self.tiers.each_ref().map(|tier| {
-            if tier.servers.iter().all(|server| server.share == share(server, window, now)) {
+            if tier.has_shares(&self.settings, now) {
                 return Arc::clone(&tier.servers);
             }
-            tier.servers.iter().map(|server| Server { share: share(server, window, now), ..server.clone() }).collect()
+            let judged = tier.servers.iter().zip(shares(&tier.servers, &self.settings, now));
+            judged.map(|(server, shares)| server.judged(shares)).collect()
         });
         Self::judged(self.id, Arc::clone(&self.settings), servers, self.tables.clone())
     }
@@ -181,17 +218,12 @@ impl PoolState {
     }
 
     fn is_current(&self, now: Instant) -> bool {
-        let window = self.settings.slow_start.window;
         let mut verdicts = &*self.verdicts();
         self.tiers.iter().all(|tier| {
             let (own, rest) = verdicts.split_at(tier.servers.len().min(verdicts.len()));
             verdicts = rest;
-            tier.is_judged(own)
-        }) && self.servers().all(|server| server.share == share(server, window, now))
-            && self
-                .servers()
-                .zip(&self.verdicts())
-                .all(|(server, verdict)| server.is_half_open == is_half_open(verdict))
+            tier.is_judged(own) && tier.has_shares(&self.settings, now)
+        }) && self.servers().zip(&self.verdicts()).all(|(server, verdict)| server.is_half_open == is_half_open(verdict))
     }
 
     /// Whether requests are sent to this backend, as the tiers say.
@@ -237,6 +269,7 @@ fn judge<'a>(servers: impl Iterator<Item = &'a Server> + Clone, settings: &PoolS
     let voices = servers.map(|server| Voices {
         backend: &server.backend,
         check: server.check.as_deref(),
+        agent: server.agent.as_deref(),
         operator: server.operator,
     });
     verdicts(voices, settings.outlier.as_ref())
@@ -246,11 +279,47 @@ fn is_half_open(verdict: &Verdict) -> bool {
     verdict.why == Why::HalfOpen
 }
 
+/// A server's share and factor.
+type Shares = (u16, u16);
+
+/// What each server of a tier has of its weight `now`.
+fn shares<'a>(
+    servers: &'a [Server],
+    settings: &'a PoolSettings,
+    now: Instant,
+) -> impl Iterator<Item = Shares> + use<'a> {
+    // Only these two ask how loaded a server is.
+    let asks = matches!(settings.balance, Policy::LeastRequest | Policy::PeakEwma);
+    let weight = move |server: &Server| if asks { server.backend.words()?.weight() } else { None };
+    let mean = if asks { load::mean(servers.iter().map(weight)) } else { None };
+    servers.iter().map(move |server| {
+        let percent = server.agent.as_ref().and_then(|agent| agent.agent()?.percent()).unwrap_or(100);
+        let factor = load::factor(weight(server), mean) * f64::from(percent) / 100.0;
+        let factor = (f64::from(WHOLE) * factor).round().max(1.0) as u16;
+        (share(server, settings.slow_start.window, now), factor)
+    })
+}
+
+/// Whether it has all of its weight and nothing to say about that.
+fn is_plain(server: &Server, settings: &PoolSettings) -> bool {
+    settings.slow_start.window.is_zero() && server.agent.is_none() && server.backend.words().is_none()
+}
+
 fn share(server: &Server, window: Duration, now: Instant) -> u16 {
     if window.is_zero() { WHOLE } else { slow_start::share(server.backend.standing().warm_since, window, now) }
 }
 
 impl Tier {
+    /// Whether each of its servers has what it would have of its weight `now`.
+    fn has_shares(&self, settings: &PoolSettings, now: Instant) -> bool {
+        let is_whole = |server: &Server| (server.share, server.factor) == (WHOLE, WHOLE);
+        if self.servers.iter().all(|server| is_plain(server, settings)) {
+            return self.servers.iter().all(is_whole);
+        }
+        let same = |(server, shares): (&Server, Shares)| (server.share, server.factor) == shares;
+        self.servers.iter().zip(shares(&self.servers, settings, now)).all(same)
+    }
+
     fn is_judged(&self, verdicts: &[Verdict]) -> bool {
         let (mut usable, mut in_panic) = (self.usable.iter(), self.usable_in_panic.iter());
         let same = (0..).zip(verdicts).all(|(place, verdict)| {
@@ -269,7 +338,8 @@ impl Tier {
         let usable_weight = usable().map(|server| u64::from(server.weight)).sum();
         let total_weight = servers.iter().map(|server| u64::from(server.weight)).sum();
         // What warms up can't take its whole load yet, so that a tier that comes back is loaded little by little, too.
-        let warm_weight = usable().map(|server| u64::from(server.weight())).sum();
+        // What servers say of themselves moves load within their tier only: they may all be busy at once.
+        let warm_weight = usable().map(Server::warm_weight).sum();
         Self {
             usable: places(|verdict| verdict.usable),
             usable_in_panic: places(|verdict| verdict.usable_in_panic),
@@ -281,3 +351,6 @@ impl Tier {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

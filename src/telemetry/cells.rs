@@ -251,6 +251,8 @@ pub(super) struct QueueBlock {
 #[derive(Debug, Default)]
 pub(super) struct BackendBlock {
     pub(super) attempts: [Count; Outcome::ALL.len()],
+    /// Load reports that were used, and that were ignored.
+    pub(super) reports: [Count; 2],
 }
 
 /// Cells of one worker, on cache lines of their own.

@@ -172,6 +172,8 @@ specs! {
         "Changes of a backend's state.";
     OUTLIER_EJECTIONS: Counter "outlier_ejections_total" ["asset", "region", "backend", "detector", "enforced"]
         "Times that the errors of requests asked for a backend's ejection.";
+    LOAD_REPORTS: Counter "load_reports_total" ["asset", "region", "backend", "result"]
+        "Load reports in responses of a backend, by whether they could be used.";
     CLIENT_CONNECTIONS: Gauge "client_connections" ["listener"]
         "Open connections of clients.";
     CLIENT_CONNECTIONS_TOTAL: Counter "client_connections_total" ["listener"]
@@ -289,12 +291,17 @@ impl Export {
 
     fn backends(&self, out: &mut Vec<proto::MetricFamily>) {
         let mut attempts = UPSTREAM_ATTEMPTS.family();
+        let mut reports = LOAD_REPORTS.family();
         for series in self.state.backends.all() {
             let [asset, region, backend] = [&*series.labels[0], &*series.labels[1], &*series.labels[2]];
             let blocks = series.blocks();
             for outcome in Outcome::ALL {
                 let n = blocks.iter().map(|block| block.attempts[outcome.index()].get()).sum();
                 push_some(&mut attempts, &[asset, region, backend, outcome.as_str()], n);
+            }
+            for (at, result) in ["used", "ignored"].into_iter().enumerate() {
+                let n = blocks.iter().map(|block| block.reports[at].get()).sum();
+                push_some(&mut reports, &[asset, region, backend, result], n);
             }
         }
         let mut transitions = BACKEND_TRANSITIONS.family();
@@ -308,7 +315,7 @@ impl Export {
             let enforced = if *enforced { "true" } else { "false" };
             push_some(&mut ejections, &[asset, region, backend, detector.as_str(), enforced], *n);
         }
-        out.extend([attempts, transitions, ejections].map(Family::into_proto));
+        out.extend([attempts, transitions, ejections, reports].map(Family::into_proto));
     }
 
     fn process(&self, out: &mut Vec<proto::MetricFamily>) {

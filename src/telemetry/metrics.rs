@@ -113,6 +113,8 @@ pub enum Cause {
     Passive,
     /// The operator's word.
     Admin,
+    /// What the backend says of itself, or its agent.
+    Announced,
 }
 
 impl Cause {
@@ -122,6 +124,7 @@ impl Cause {
             Self::Active => "active",
             Self::Passive => "passive",
             Self::Admin => "admin",
+            Self::Announced => "announced",
         }
     }
 }

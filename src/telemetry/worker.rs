@@ -169,6 +169,12 @@ pub struct BackendCells {
 }
 
 impl BackendCells {
+    /// A response had a load report: one that was used, or one that could not be.
+    pub fn load_report(&self, is_used: bool) {
+        let [used, ignored] = &self.block.reports;
+        if is_used { used } else { ignored }.add(1);
+    }
+
     /// A try is over.
     pub fn attempt(&self, outcome: Outcome) {
         if let Some(cell) = self.block.attempts.get(outcome.index()) {

@@ -37,3 +37,4 @@ mod support;
 mod systemd;
 mod tidy;
 mod tiers;
+mod words;

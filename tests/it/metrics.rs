@@ -46,6 +46,7 @@ fn promtool_accepts_every_metric() {
         drop(worker.pool(&asset, &region).queued());
         worker.pool(&asset, &region).waited(Duration::from_millis(1));
         worker.backend(&asset, &region, &backend).attempt(Outcome::Ok);
+        worker.backend(&asset, &region, &backend).load_report(true);
         metrics.transition(&asset, &region, &backend, true, Cause::Active);
         metrics.ejection(&asset, &region, &backend, Detector::SuccessRate, true);
     }

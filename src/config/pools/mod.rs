@@ -1,5 +1,6 @@
 //! `[pools.ASSET.REGION]` and `[defaults]`.
 
+pub(super) mod agent;
 mod hash;
 pub(super) mod outlier;
 pub(super) mod retry;

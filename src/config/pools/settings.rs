@@ -5,7 +5,7 @@
 
 use http::HeaderValue;
 
-use super::{hash, outlier, retry};
+use super::{agent, hash, outlier, retry};
 use crate::config::context::Context;
 use crate::config::decode::{Fields, boolean, expected_help, float, integer, not_supported, table, text, word};
 use crate::config::diagnostic::Fault;
@@ -35,7 +35,7 @@ pub(in crate::config) const KEYS: &[&str] = &[
     "tls",
 ];
 pub(in crate::config) const HEALTH_KEYS: &[&str] =
-    &["path", "host", "expect", "interval", "fast_interval", "timeout", "rise", "fall"];
+    &["path", "host", "expect", "interval", "fast_interval", "timeout", "rise", "fall", "agent"];
 pub(in crate::config) const LIMITS_KEYS: &[&str] =
     &["max_connections", "max_requests", "adaptive", "max_queue", "queue_timeout", "queue_order"];
 pub(in crate::config) const TIMEOUTS_KEYS: &[&str] = &["connect", "response", "idle", "keepalive"];
@@ -91,6 +91,7 @@ struct HealthOverride {
     timeout: Option<std::time::Duration>,
     rise: Option<u32>,
     fall: Option<u32>,
+    agent: Option<Switch<agent::Override>>,
     /// Where the table stands, for what shows only after merging.
     spans: Spans,
 }
@@ -152,6 +153,11 @@ impl Overrides {
 
     /// What this says, over `base`.
     pub(in crate::config) fn over(self, cx: &Context<'_>, base: &PoolSettings) -> PoolSettings {
+        let agent = match &self.health {
+            None => base.agent,
+            Some(Switch::Off) => None,
+            Some(Switch::On(health)) => agent::merge(cx, health.agent.as_ref(), base.agent),
+        };
         let said = self.balance.map(|(_, span)| span);
         let balance = self.balance.map_or(base.balance, |(balance, _)| balance);
         PoolSettings {
@@ -165,6 +171,7 @@ impl Overrides {
                 Some(Switch::Off) => None,
                 Some(Switch::On(health)) => Some(health.over(cx, base.health.clone().unwrap_or_default())),
             },
+            agent,
             retry: match self.retry {
                 None => base.retry,
                 Some(Switch::Off) => None,
@@ -227,6 +234,7 @@ impl HealthOverride {
         };
         HealthCheck {
             http,
+            agent: None,
             interval,
             fast_interval,
             timeout: self.timeout.unwrap_or(base.timeout),
@@ -315,6 +323,7 @@ fn health(cx: &Context<'_>, value: &Value<'_>) -> Option<HealthOverride> {
         timeout: f.read("timeout", duration),
         rise: f.read("rise", integer(1..=1000)),
         fall: f.read("fall", integer(1..=1000)),
+        agent: f.read("agent", |cx, value| switch(cx, value, "{ port = 9101 }", agent::decode)),
         spans: Spans {
             // A path that is faulty is not a path that is missing.
             http_only: f.span("expect").or(f.span("host")).filter(|_| f.get("path").is_none()),

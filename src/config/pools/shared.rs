@@ -45,6 +45,7 @@ fn hash_of(settings: &PoolSettings) -> u64 {
         host,
         via,
         health,
+        agent,
         retry,
         limits,
         timeouts,
@@ -53,7 +54,8 @@ fn hash_of(settings: &PoolSettings) -> u64 {
         slow_start,
     } = settings;
     let mut hasher = FxBuildHasher.build_hasher();
-    (balance, hash_on, protocol, host, via, health, retry, limits, timeouts, outlier, slow_start).hash(&mut hasher);
+    (balance, hash_on, protocol, host, via, health, agent, retry, limits, timeouts, outlier).hash(&mut hasher);
+    slow_start.hash(&mut hasher);
     (failover.overprovisioning.to_bits(), failover.panic_percent, failover.capacity).hash(&mut hasher);
     hasher.finish()
 }

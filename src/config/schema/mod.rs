@@ -259,6 +259,7 @@ mod tests {
         same::<Pool>(pools::KEYS);
         same::<pool::Member>(pools::members::KEYS);
         same::<pool::Health>(pools::settings::HEALTH_KEYS);
+        same::<pool::Agent>(pools::agent::KEYS);
         same::<pool::Retry>(pools::retry::KEYS);
         same::<pool::PoolLimits>(pools::settings::LIMITS_KEYS);
         same::<pool::Timeouts>(pools::settings::TIMEOUTS_KEYS);

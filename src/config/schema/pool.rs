@@ -127,6 +127,20 @@ pub(super) struct Health {
     /// Failures in a row that take it down. Default: 3.
     #[schemars(range(min = 1, max = 1000))]
     fall: Option<u32>,
+    /// An agent beside each backend that says how it is; false: none. Default: none.
+    agent: Option<Switch<Agent>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Agent {
+    /// The port at the backend's host on which it answers with a line.
+    #[schemars(range(min = 1))]
+    port: Option<u16>,
+    /// Between two questions. Default: "2s".
+    interval: Option<Duration>,
+    /// For one answer. Default: "1s".
+    timeout: Option<Duration>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -35,6 +35,13 @@ impl Controller {
         self.board.events().emit("health", &about);
     }
 
+    /// A backend has announced drain in an answer, or that is over.
+    pub(super) fn tell_announcement(&self, backend: &Arc<Backend>, drains: bool, cause: &'static str) {
+        let mut about = about(backend, &self.world);
+        about.extend([("to", if drains { "drain" } else { "ready" }.into()), ("cause", cause.into())]);
+        self.board.events().emit("announced", &about);
+    }
+
     /// The errors of a backend's requests have led to something.
     pub(super) fn tell_ejection(&self, backend: &Arc<Backend>, what: &What, now: Instant) {
         let mut about = about(backend, &self.world);

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+pub mod agent;
 pub mod client;
 pub mod exchange;
 pub mod origin;
