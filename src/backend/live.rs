@@ -271,6 +271,13 @@ impl Line {
         if self.passive() == Passive::HalfOpen { max.min(1) } else { max }
     }
 
+    /// An answer took so long, or there was none after so long.
+    pub(super) fn answered(&self, took: Duration) {
+        // A single one can't be more than an hour, and sixteen million of them do not come between two looks.
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(3_600_000_000);
+        self.answers.fetch_add(1 << MICROS | micros, Relaxed);
+    }
+
     fn passive(&self) -> Passive {
         Passive::from_number(self.passive.load(Relaxed))
     }
@@ -303,13 +310,6 @@ impl fmt::Debug for Backend {
 pub struct InFlight(pub(super) Arc<Line>);
 
 impl InFlight {
-    /// An answer took so long, or there was none after so long.
-    pub fn answered(&self, took: Duration) {
-        // A single one can't be more than an hour, and sixteen million of them do not come between two looks.
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(3_600_000_000);
-        self.0.answers.fetch_add(1 << MICROS | micros, Relaxed);
-    }
-
     /// The request ended well. Something has to be said about that if its backend was on probation.
     pub fn succeeded(&self) -> Option<Observation> {
         // Nearly always there is nothing to reset, and a look at a line that is at hand costs nothing.

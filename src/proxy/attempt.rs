@@ -51,6 +51,21 @@ fn is_gateway_error(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
+/// What came of a try.
+pub(crate) struct Done<U> {
+    pub(crate) result: Result<Sent<U>, Failure>,
+    /// `None`: there was none, for want of a connection.
+    pub(crate) took: Option<Took>,
+}
+
+/// Who was tried, and how long it took.
+pub(crate) struct Took {
+    pub(crate) server: Rc<ServerSlot>,
+    /// Until the response head, or until it failed.
+    pub(crate) upstream: Duration,
+    pub(crate) connect: Option<Duration>,
+}
+
 /// Why a try gave no response.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Failure {
@@ -77,6 +92,8 @@ pub(crate) struct Try<'a> {
     pub(crate) total: Duration,
     /// When it begins: now.
     pub(crate) began: Instant,
+    /// Another one of this request goes on.
+    pub(crate) beside: bool,
 }
 
 impl Try<'_> {
@@ -87,8 +104,8 @@ impl Try<'_> {
         proxy: &Proxy<B>,
         outgoing: &Outgoing<'_>,
         body: &RequestBody<B>,
-        ticket: &mut Ticket,
-    ) -> Result<Sent<UpstreamBody<B>>, Failure>
+        ticket: &Ticket,
+    ) -> Done<UpstreamBody<B>>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: Into<BoxError>,
@@ -128,11 +145,12 @@ impl Try<'_> {
         let mut head = proxy.client.scratch();
         outgoing.write(&mut head, ticket, self.backend, self.settings);
         let is_head = *outgoing.method() == Method::HEAD;
-        let request = upstream::Outgoing { head, is_head, says_length: outgoing.says_length(), body: body.attempt() };
+        let body_sent = if self.beside { body.beside() } else { body.attempt() };
+        let request = upstream::Outgoing { head, is_head, says_length: outgoing.says_length(), body: body_sent };
         match proxy.client.exchange(self.backend, &terms, request).await {
             Ok(upstream::Reply { response, connect, at }) => {
                 let took = at.saturating_duration_since(self.began);
-                self.note(ticket, took, connect);
+                let noted = Some(self.note(took, connect));
                 if limits.adaptive {
                     serving.in_flight.answered(took);
                 }
@@ -146,14 +164,15 @@ impl Try<'_> {
                 });
                 let idle = self.timeouts.idle;
                 let relay = |body| Relay { body, serving, idle, waiting: None, timer: None };
-                Ok(Sent { response: response.map(relay), upload_pending: body.done().is_none() })
+                let sent = Sent { response: response.map(relay), upload_pending: body.done().is_none() };
+                Done { result: Ok(sent), took: noted }
             }
             Err(error) if error.kind == ErrorKind::Limit => {
                 measure.void();
-                Err(Failure::Full)
+                Done { result: Err(Failure::Full), took: None }
             }
             Err(error) => {
-                self.note(ticket, self.began.elapsed(), error.connect);
+                let took = Some(self.note(self.began.elapsed(), error.connect));
                 let failure = self.judge(&error);
                 let (backend, request_id, wrote) = (&*self.backend.label, ticket.request_id(), error.wrote);
                 // Clients that go away must not be able to fill the log.
@@ -171,20 +190,17 @@ impl Try<'_> {
                     Some(_) => measure.failed(),
                     None => measure.void(),
                 }
-                Err(failure)
+                Done { result: Err(failure), took }
             }
         }
     }
 
-    fn note(&self, ticket: &mut Ticket, took: Duration, connect: Option<Duration>) {
-        ticket.attempts += 1;
-        ticket.backend = Some(Rc::clone(self.server));
-        ticket.upstream = Some(took);
-        ticket.connect = connect;
+    fn note(&self, took: Duration, connect: Option<Duration>) -> Took {
         self.pool.cells.upstream(took);
         if let Some(connect) = connect {
             self.pool.cells.connect(connect);
         }
+        Took { server: Rc::clone(self.server), upstream: took, connect }
     }
 
     fn judge(&self, error: &upstream::Error) -> Failure {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use shardgate::model::{Detector, Outcome, Reason, Role};
-use shardgate::telemetry::{Cause, Metrics, RetryResult, families};
+use shardgate::telemetry::{Cause, HedgeResult, Metrics, RetryResult, families};
 
 use crate::support::{Origin, Proxy};
 
@@ -40,6 +40,7 @@ fn promtool_accepts_every_metric() {
         key.started().finished(200, None, Duration::from_millis(1), 1, 1);
         key.started().finished(503, Some(Reason::NoHealthyBackend), Duration::from_millis(1), 1, 1);
         key.retry(RetryResult::Success);
+        key.hedge(HedgeResult::Won);
         key.failover(&region, Role::Replica);
         worker.pool(&asset, &region).upstream(Duration::from_millis(1));
         worker.pool(&asset, &region).connect(Duration::from_millis(1));
