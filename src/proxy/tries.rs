@@ -229,7 +229,8 @@ where
             let result = if std::mem::take(&mut self.may_hedge) {
                 Box::pin(self.hedged(&next, place, start, order, index)).await
             } else {
-                let done = self.send(&next, place, start, false).await;
+                let attempt = self.attempt(&next, start, false);
+                let done = attempt.send(place, self.proxy, self.outgoing, self.body, self.ticket).await;
                 self.note(done)
             };
             match result {
@@ -272,11 +273,11 @@ where
         (!left.is_zero()).then_some(Start { now, left })
     }
 
-    /// `beside`: another try of this request is under way, and goes on.
-    async fn send(&self, next: &Next<'_>, place: InFlight, start: Start, beside: bool) -> Done<UpstreamBody<B>> {
+    /// A try at this backend. `beside`: another one of this request is under way, and goes on.
+    fn attempt<'t>(&self, next: &'t Next<'_>, start: Start, beside: bool) -> Try<'t> {
         let settings = &*next.pool.settings;
         let timeouts = self.route.timeouts.over(settings.timeouts);
-        let attempt = Try {
+        Try {
             backend: &next.server.backend,
             server: &next.server_slot,
             pool: &next.slot,
@@ -286,11 +287,11 @@ where
             total: self.route.timeout,
             began: start.now,
             beside,
-        };
-        attempt.send(place, self.proxy, self.outgoing, self.body, self.ticket).await
+        }
     }
 
     /// A try is over.
+    #[inline(always)]
     fn note(&mut self, done: Done<UpstreamBody<B>>) -> Tried<B> {
         if let Some(took) = done.took {
             self.ticket.tried(took);

@@ -87,13 +87,15 @@ where
         let due = hedging.begin().map(|patience| start.now + patience);
         let this = &*self;
         let first = async {
-            let done = this.send(next, place, start, false).await;
+            let attempt = this.attempt(next, start, false);
+            let done = attempt.send(place, this.proxy, this.outgoing, this.body, this.ticket).await;
             Ended { done, backend: &next.server.backend, hedge: None }
         };
         let second = || {
             let (next, place, start, hedge) = this.second(next, hedging, order, index)?;
             Some(async move {
-                let done = this.send(&next, place, start, true).await;
+                let attempt = this.attempt(&next, start, true);
+                let done = attempt.send(place, this.proxy, this.outgoing, this.body, this.ticket).await;
                 Ended { done, backend: &next.server.backend, hedge: Some(hedge) }
             })
         };
