@@ -118,6 +118,7 @@ fn route() -> Route {
         timeout: Duration::from_secs(15),
         retry: RetryOverride::default(),
         idempotency_key: false,
+        hedge: false,
         timeouts: TimeoutsOverride::default(),
         max_body_bytes: None,
         action: Action::Forward,

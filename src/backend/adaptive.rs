@@ -16,6 +16,8 @@
 
 use std::time::Duration;
 
+use super::{Backend, InFlight};
+
 /// The limit at first.
 const START: f64 = 4.0;
 /// The least.
@@ -92,6 +94,20 @@ impl Gradient {
     pub fn limit(&self) -> u32 {
         let probing = self.windows >= PROBE_EVERY;
         (if probing { self.limit / 3.0 } else { self.limit }).max(LEAST) as u32
+    }
+}
+
+impl InFlight {
+    /// An answer took so long, or there was none after so long.
+    pub fn answered(&self, took: Duration) {
+        self.line().answered(took);
+    }
+}
+
+impl Backend {
+    /// There was no answer after so long, and it is not waited for any longer.
+    pub fn kept_silent(&self, took: Duration) {
+        self.line().answered(took);
     }
 }
 

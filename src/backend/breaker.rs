@@ -2,6 +2,7 @@
 //!
 //! Closed, it serves. Errors trip it: open, it gets nothing, for `base_ejection` times the number of ejections so far.
 //! Then it is half-open: one request at a time goes there, and how that ends decides: closed again, or open for longer.
+//! `base_ejection` without a word closes it, too.
 //! An ejection is forgotten for each `base_ejection` that passes without one, so that a backend that fails once a day is
 //! not punished like one that fails all day.
 //!
@@ -27,7 +28,7 @@ pub struct Breaker {
 enum State {
     Closed,
     Open { until: Instant },
-    HalfOpen,
+    HalfOpen { since: Instant },
 }
 
 /// What time has done.
@@ -37,6 +38,8 @@ pub enum Tick {
     Same,
     /// One request at a time may try it now.
     HalfOpened,
+    /// Half-open for as long as a first ejection without an error: closed.
+    Closed,
     /// Closed, and everything is forgotten: there is nothing left to remember of it.
     Forgotten,
 }
@@ -75,8 +78,13 @@ impl Breaker {
     pub fn tick(&mut self, now: Instant) -> Tick {
         match self.state {
             State::Open { until } if until <= now => {
-                self.state = State::HalfOpen;
+                self.state = State::HalfOpen { since: now };
                 Tick::HalfOpened
+            }
+            // The request that decides may be one that goes on for hours, or none may come.
+            State::HalfOpen { since } if now.saturating_duration_since(since) >= self.base => {
+                self.close(now);
+                Tick::Closed
             }
             State::Closed => {
                 while self.ejections > 0 && now.saturating_duration_since(self.calm_since) >= self.base {
@@ -126,7 +134,8 @@ mod tests {
             assert_eq!(breaker.tick(now), Tick::HalfOpened);
             assert_eq!(breaker.tick(now), Tick::Same);
         }
-        assert!(breaker.close(now));
+        assert_eq!(breaker.tick(now + seconds(29)), Tick::Same);
+        assert_eq!(breaker.tick(now + seconds(30)), Tick::Closed);
         assert!(!breaker.close(now));
     }
 
@@ -145,7 +154,7 @@ mod tests {
         let now = start + seconds(89);
         assert_eq!(breaker.trip(now, &TERMS), Some(now + seconds(60)));
         assert_eq!(breaker.tick(now + seconds(60)), Tick::HalfOpened);
-        breaker.close(now + seconds(61));
+        assert!(breaker.close(now + seconds(61)));
         assert_eq!(breaker.tick(now + seconds(61 + 59)), Tick::Same);
         assert_eq!(breaker.tick(now + seconds(61 + 60)), Tick::Forgotten);
     }

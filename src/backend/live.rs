@@ -302,6 +302,13 @@ impl Line {
         max.min(self.limit.load(Relaxed)).min(!BARRED)
     }
 
+    /// An answer took so long, or there was none after so long.
+    pub(super) fn answered(&self, took: Duration) {
+        // A single one can't be more than an hour, and sixteen million of them do not come between two looks.
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(3_600_000_000);
+        self.answers.fetch_add(1 << MICROS | micros, Relaxed);
+    }
+
     fn passive(&self) -> Passive {
         Passive::from_number(self.passive.load(Relaxed) & 3)
     }
@@ -343,16 +350,13 @@ impl InFlight {
         Self { began: line.passive.load(Relaxed), line: Arc::clone(line) }
     }
 
+    pub(super) fn line(&self) -> &Line {
+        &self.line
+    }
+
     /// Whether it began since the last ejection, if there ever was one.
     fn is_of_now(&self) -> bool {
         self.began & !3 == self.line.passive.load(Relaxed) & !3
-    }
-
-    /// An answer took so long, or there was none after so long.
-    pub fn answered(&self, took: Duration) {
-        // A single one can't be more than an hour, and sixteen million of them do not come between two looks.
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(3_600_000_000);
-        self.line.answers.fetch_add(1 << MICROS | micros, Relaxed);
     }
 
     /// The request ended well. Something has to be said about that if its backend was on probation, or had been spared.

@@ -57,8 +57,14 @@ fn state(backend: &Value) -> String {
     if let Some(cause) = backend["cause"].as_str() {
         let _ = write!(state, ": {cause}");
     }
-    if let Some(since) = backend["since"].as_f64() {
+    // Since when its checks say so is another matter than how long it will be out.
+    if let Some(left) = backend["ejected_for"].as_f64() {
+        let _ = write!(state, ", {} left", age(left));
+    } else if let Some(since) = backend["since"].as_f64() {
         let _ = write!(state, " {}", age(since));
+    }
+    if let Some(share) = backend["slow_start"].as_f64() {
+        let _ = write!(state, ", slow start {:.0} %", share * 100.0);
     }
     state
 }

@@ -1,7 +1,14 @@
 //! The nearest right word.
 
+/// Bytes of a word that may be a slip of the hand.
+const LONGEST: usize = 128;
+
 /// What `word` was probably meant to be: the same but for case, dashes and underscores, or few letters away.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // What is so long was not meant to be any of them, and comparing takes the product of the lengths.
+    if word.len() > LONGEST {
+        return None;
+    }
     let plain = |text: &str| text.replace(['-', '_'], "").to_ascii_lowercase();
     let wanted = plain(word);
     let longest = (wanted.chars().count() / 3).clamp(1, 3);
@@ -39,6 +46,11 @@ pub(super) fn suggest<'a>(word: &str, known: impl IntoIterator<Item = &'a str> +
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_of_any_length_takes_no_time() {
+        assert_eq!(nearest(&"Q".repeat(60_000), std::iter::repeat_n("us-east", 100_000)), None);
+    }
 
     #[test]
     fn near_words_only() {

@@ -93,6 +93,11 @@ impl Ejections {
                 changes.push(Change { backend: Arc::clone(backend), what: What::HalfOpened });
                 true
             }
+            Tick::Closed => {
+                backend.trust();
+                changes.push(Change { backend: Arc::clone(backend), what: What::Closed });
+                true
+            }
             Tick::Forgotten => false,
         });
         if now.saturating_duration_since(self.compared) >= outlier::INTERVAL {

@@ -144,6 +144,12 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
         Attempt { shared: Rc::clone(&self.shared), number, next: 0, sent: 0, patience: None }
     }
 
+    /// A body for a try beside the one that is under way, of what has been read. It must be [done](Self::done) and
+    /// [replayable](Self::is_replayable).
+    pub fn beside(&self) -> Attempt<B> {
+        Attempt { shared: Rc::clone(&self.shared), number: self.shared.attempt.get(), next: 0, sent: 0, patience: None }
+    }
+
     /// Whether another try could send the same body from its beginning.
     pub fn is_replayable(&self) -> bool {
         self.shared.fault.get().is_none() && (self.shared.keeping.get() || self.shared.received.get() == 0)
@@ -375,6 +381,18 @@ mod tests {
         assert_eq!(read(body.attempt()).await.unwrap(), "one two three");
         assert_eq!(body.received(), 13);
         assert!(body.done().is_some());
+    }
+
+    #[tokio::test]
+    async fn two_tries_beside_each_other_both_send_it_whole() {
+        let body = body(vec![data("one "), data("two")], 100, 64);
+        assert_eq!(read(body.attempt()).await.unwrap(), "one two");
+        let (mut first, second) = (body.attempt(), body.beside());
+        assert_eq!(first.frame().await.unwrap().unwrap().into_data().unwrap(), "one ");
+        assert_eq!(second.size_hint().exact(), None);
+        assert_eq!(read(second).await.unwrap(), "one two");
+        assert_eq!(read(first).await.unwrap(), "two");
+        assert_eq!(body.received(), 7);
     }
 
     #[tokio::test]

@@ -27,6 +27,8 @@ pub struct Route {
     pub retry: RetryOverride,
     /// Whether a request with an `Idempotency-Key` may be repeated like one of an idempotent method.
     pub idempotency_key: bool,
+    /// Whether a request of a safe method that takes long is sent to a second backend as well.
+    pub hedge: bool,
     /// Over the pool's.
     pub timeouts: TimeoutsOverride,
     /// Over `[limits]`.

@@ -52,6 +52,21 @@ fn is_gateway_error(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
+/// What came of a try.
+pub(crate) struct Done<U> {
+    pub(crate) result: Result<Sent<U>, Failure>,
+    /// `None`: there was none, for want of a connection.
+    pub(crate) took: Option<Took>,
+}
+
+/// Who was tried, and how long it took.
+pub(crate) struct Took {
+    pub(crate) server: Rc<ServerSlot>,
+    /// Until the response head, or until it failed.
+    pub(crate) upstream: Duration,
+    pub(crate) connect: Option<Duration>,
+}
+
 /// Why a try gave no response.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Failure {
@@ -78,6 +93,8 @@ pub(crate) struct Try<'a> {
     pub(crate) total: Duration,
     /// When it begins: now.
     pub(crate) began: Instant,
+    /// Another one of this request goes on.
+    pub(crate) beside: bool,
 }
 
 impl Try<'_> {
@@ -88,8 +105,8 @@ impl Try<'_> {
         proxy: &Proxy<B>,
         outgoing: &Outgoing<'_>,
         body: &RequestBody<B>,
-        ticket: &mut Ticket,
-    ) -> Result<Sent<UpstreamBody<B>>, Failure>
+        ticket: &Ticket,
+    ) -> Done<UpstreamBody<B>>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: Into<BoxError>,
@@ -100,6 +117,7 @@ impl Try<'_> {
             outcome: None,
             complete: false,
             shallow: false,
+            is_blameless: false,
             in_flight: place,
         };
         let measure = Measure::begin(self.settings, self.backend, self.began);
@@ -129,14 +147,15 @@ impl Try<'_> {
         let mut head = proxy.client.scratch();
         outgoing.write(&mut head, ticket, self.backend, self.settings);
         let is_head = *outgoing.method() == Method::HEAD;
-        let request = upstream::Outgoing { head, is_head, says_length: outgoing.says_length(), body: body.attempt() };
+        let body_sent = if self.beside { body.beside() } else { body.attempt() };
+        let request = upstream::Outgoing { head, is_head, says_length: outgoing.says_length(), body: body_sent };
         match proxy.client.exchange(self.backend, &terms, request).await {
             Ok(upstream::Reply { mut response, connect, at }) => {
                 if response.head.fields.has(words::FIELDS) {
                     words::hear(&mut response.head.fields, self.backend, self.server);
                 }
                 let took = at.saturating_duration_since(self.began);
-                self.note(ticket, took, connect);
+                let noted = Some(self.note(took, connect));
                 if limits.adaptive {
                     serving.in_flight.answered(took);
                 }
@@ -150,14 +169,15 @@ impl Try<'_> {
                 });
                 let idle = self.timeouts.idle;
                 let relay = |body| Relay { body, serving, idle, waiting: None, timer: None };
-                Ok(Sent { response: response.map(relay), upload_pending: body.done().is_none() })
+                let sent = Sent { response: response.map(relay), upload_pending: body.done().is_none() };
+                Done { result: Ok(sent), took: noted }
             }
             Err(error) if error.kind == ErrorKind::Limit => {
                 measure.void();
-                Err(Failure::Full)
+                Done { result: Err(Failure::Full), took: None }
             }
             Err(error) => {
-                self.note(ticket, self.began.elapsed(), error.connect);
+                let took = Some(self.note(self.began.elapsed(), error.connect));
                 let failure = self.judge(&error);
                 let (backend, request_id, wrote) = (&*self.backend.label, ticket.request_id(), error.wrote);
                 // Clients that go away must not be able to fill the log.
@@ -168,6 +188,8 @@ impl Try<'_> {
                 }
                 serving.outcome = outcome(error.kind);
                 serving.shallow = is_shallow(&error);
+                // A backend need not wait for ever for what a client does not send.
+                serving.is_blameless = error.kind == ErrorKind::Reset && body.done().is_none();
                 if limits.adaptive && error.kind == ErrorKind::Timeout {
                     serving.in_flight.answered(self.began.elapsed());
                 }
@@ -175,20 +197,17 @@ impl Try<'_> {
                     Some(_) => measure.failed(),
                     None => measure.void(),
                 }
-                Err(failure)
+                Done { result: Err(failure), took }
             }
         }
     }
 
-    fn note(&self, ticket: &mut Ticket, took: Duration, connect: Option<Duration>) {
-        ticket.attempts += 1;
-        ticket.backend = Some(Rc::clone(self.server));
-        ticket.upstream = Some(took);
-        ticket.connect = connect;
+    fn note(&self, took: Duration, connect: Option<Duration>) -> Took {
         self.pool.cells.upstream(took);
         if let Some(connect) = connect {
             self.pool.cells.connect(connect);
         }
+        Took { server: Rc::clone(self.server), upstream: took, connect }
     }
 
     fn judge(&self, error: &upstream::Error) -> Failure {
@@ -257,6 +276,8 @@ pub(crate) struct Serving {
     complete: bool,
     /// See [`is_shallow`].
     shallow: bool,
+    /// It may be the client who is to blame.
+    is_blameless: bool,
     in_flight: backend::InFlight,
 }
 
@@ -284,6 +305,7 @@ impl Drop for Serving {
         let observation = match outcome {
             Outcome::Ok if self.complete => self.in_flight.succeeded(),
             Outcome::Ok => None,
+            _ if self.is_blameless => None,
             _ => self.server.outlier.as_ref().and_then(|terms| self.in_flight.failed(self.shallow, terms)),
         };
         if let Some(observation) = observation {

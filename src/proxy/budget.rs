@@ -43,11 +43,16 @@ impl Budget {
         self.count(|budget| &budget.active)
     }
 
-    /// Counts a retry, if there is room for one.
-    pub(crate) fn retry(self: &Rc<Self>, terms: &Retry) -> Option<Counted> {
+    /// Whether there is room for a retry.
+    pub(crate) fn has_room(&self, terms: &Retry) -> bool {
         let share = u64::from(self.active.get()) * u64::from(terms.budget_percent) / 100;
         let most = share.max(u64::from(terms.budget_min));
-        (u64::from(self.retrying.get()) < most).then(|| self.count(|budget| &budget.retrying))
+        u64::from(self.retrying.get()) < most
+    }
+
+    /// Counts a retry, if there is room for one.
+    pub(crate) fn retry(self: &Rc<Self>, terms: &Retry) -> Option<Counted> {
+        self.has_room(terms).then(|| self.count(|budget| &budget.retrying))
     }
 
     /// Counts a retry as soon as there is room for one; `None`: there was none for too long, or there never is.

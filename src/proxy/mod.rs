@@ -6,6 +6,7 @@
 
 mod attempt;
 mod budget;
+mod hedging;
 mod measure;
 mod order;
 mod outgoing;

@@ -163,11 +163,19 @@ impl<'a> Order<'a> {
         self.tried.len() > self.spent
     }
 
-    /// The request was sent to the last one; it was not full.
-    pub(crate) fn note_spent(&mut self) {
-        if let Some(last) = self.tried.len().checked_sub(1) {
-            self.tried.swap(self.spent, last);
+    /// The request was sent to this one; it was not full.
+    pub(crate) fn note_spent(&mut self, backend: &Arc<Backend>) {
+        let unspent = self.tried.iter().skip(self.spent);
+        if let Some(place) = unspent.copied().position(|tried| tried == Arc::as_ptr(backend)) {
+            self.tried.swap(self.spent, self.spent + place);
             self.spent += 1;
+        }
+    }
+
+    /// The last one was not asked at all.
+    pub(crate) fn put_back(&mut self) {
+        if self.has_full() {
+            self.tried.pop();
         }
     }
 

@@ -12,6 +12,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 
 use super::budget::Budget;
+use super::hedging::Hedging;
 use crate::backend::Observation;
 use crate::backend::queue::{Queue, Queues};
 use crate::balance::Rotation;
@@ -48,6 +49,8 @@ pub(crate) struct PoolSlot {
     queue: OnceCell<Arc<Queue>>,
     /// By role, for policies that remember.
     pub(crate) rotations: [RefCell<Rotation>; 2],
+    /// Of the routes that hedge. In memory of its own, because few do.
+    hedging: OnceCell<Box<Hedging>>,
     /// By role.
     tiers: [RefCell<TierSlot>; 2],
 }
@@ -98,8 +101,14 @@ impl PoolSlot {
             budget: Rc::default(),
             queue: OnceCell::new(),
             rotations: Default::default(),
+            hedging: OnceCell::new(),
             tiers: TierSlot::none(),
         })
+    }
+
+    /// When its requests are hedged, where a route wants that.
+    pub(crate) fn hedging(&self) -> &Hedging {
+        self.hedging.get_or_init(Box::default)
     }
 
     /// Where the pool's requests wait.
@@ -249,6 +258,7 @@ mod tests {
             budget: Rc::default(),
             queue: OnceCell::new(),
             rotations: Default::default(),
+            hedging: OnceCell::new(),
             tiers: TierSlot::none(),
         };
         let (one, two) = (server(1), server(2));

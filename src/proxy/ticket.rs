@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use http::StatusCode;
 use tokio::time::Instant;
 
+use super::attempt::Took;
 use super::slots::{KeySlot, ServerSlot};
 use crate::message::body::BodyFault;
 use crate::message::conn::Conn;
@@ -52,6 +53,14 @@ impl Ticket {
     /// The id as text; ids are made or checked to be visible ASCII.
     pub(crate) fn request_id(&self) -> &str {
         str::from_utf8(self.request_id.as_bytes()).unwrap_or_default()
+    }
+
+    /// A try is over.
+    pub(crate) fn tried(&mut self, took: Took) {
+        self.attempts += 1;
+        self.backend = Some(took.server);
+        self.upstream = Some(took.upstream);
+        self.connect = took.connect;
     }
 
     /// The reason when the request's body is what ended the exchange.

@@ -9,9 +9,15 @@
 //! A backend that answers with `Retry-After` speaks for itself, so another one is asked; when a second one says the same,
 //! it is the pool that is overloaded, and no further try adds to that.
 //!
+//! Beside a first try that takes long there may be a second one, see [`hedged`].
+//!
 //! When all that could be tried are full, the request waits for one of them, without holding anything that others wait
 //! for: where a backend has given an answer that is not liked, that answer is as good as a place in a queue.
 
+mod hedged;
+mod race;
+
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,7 +27,7 @@ use bytes::Bytes;
 use http_body::Body;
 use tokio::time::{Instant, sleep};
 
-use super::attempt::{Failure, Sent, Try};
+use super::attempt::{Done, Failure, Sent, Try};
 use super::budget::Counted;
 use super::order::{Next, Order, Sender, Tried as Spent};
 use super::outgoing::Outgoing;
@@ -124,14 +130,24 @@ struct Tries<'a, B> {
     free: u32,
     retries: u32,
     asked_to_wait: u32,
+    /// The next try is the first, and of a request that may be hedged.
+    may_hedge: bool,
     /// This try is a retry, in the budget.
     retrying: Option<Counted>,
     /// The tier that was counted as failed over to.
-    failed_over_to: Option<(PoolId, Role)>,
+    failed_over_to: Cell<Option<(PoolId, Role)>>,
     /// Of a request that met a full backend: few ever do.
     past: Option<Box<Past>>,
     /// The clock is read once for a request that goes well.
     now: Option<Instant>,
+}
+
+/// The beginning of a try.
+#[derive(Clone, Copy)]
+struct Start {
+    now: Instant,
+    /// Of the route's time.
+    left: Duration,
 }
 
 /// What a failed try may be followed by.
@@ -160,7 +176,8 @@ where
         let retry = route.retry.over(home.settings.retry);
         body.keep(retry.map_or(KEEP_FOR_FREE, |retry| retry.body_limit));
         let now = Some(ticket.started);
-        let (held, last, retrying, failed_over_to, past) = (None, None, None, None, None);
+        let may_hedge = hedged::may_hedge(route, outgoing.method());
+        let (held, last, retrying, failed_over_to, past) = (None, None, None, Cell::new(None), None);
         let (free, retries, asked_to_wait) = (0, 0, 0);
         Self {
             proxy,
@@ -176,6 +193,7 @@ where
             free,
             retries,
             asked_to_wait,
+            may_hedge,
             retrying,
             failed_over_to,
             past,
@@ -203,12 +221,19 @@ where
                 self.last.get_or_insert(Reason::Overloaded);
                 continue;
             };
-            let Some((now, left)) = self.time() else {
+            let Some(start) = self.start() else {
                 self.last.get_or_insert(Reason::UpstreamTimeout);
                 return ControlFlow::Break(self.last_word());
             };
             self.count_failover(&next);
-            match self.send(&next, place, now, left).await {
+            let result = if std::mem::take(&mut self.may_hedge) {
+                Box::pin(self.hedged(&next, place, start, order, index)).await
+            } else {
+                let attempt = self.attempt(&next, start, false);
+                let done = attempt.send(place, self.proxy, self.outgoing, self.body, self.ticket).await;
+                self.note(done)
+            };
+            match result {
                 Ok(sent) if !sent.is_gateway_error() => {
                     self.count_retry(RetryResult::Success);
                     return ControlFlow::Break(Ok(sent));
@@ -217,7 +242,7 @@ where
                     self.last.get_or_insert(Reason::Overloaded);
                     self.past.get_or_insert_default().lacks(&next.server.backend);
                 }
-                failed => match self.failed(failed, order) {
+                failed => match self.failed(failed, &next.server.backend, order) {
                     Err(reason) => return ControlFlow::Break(Err(reason)),
                     Ok(Then::Free) => {}
                     Ok(Then::Retry(terms)) if self.may_retry(&terms, order).await => {}
@@ -243,31 +268,41 @@ where
     }
 
     /// Now, and how much of the route's time is left, if any is.
-    fn time(&mut self) -> Option<(Instant, Duration)> {
+    fn start(&mut self) -> Option<Start> {
         let now = self.now.take().unwrap_or_else(Instant::now);
         let left = self.due().map_or(Duration::MAX, |due| due.saturating_duration_since(now));
-        (!left.is_zero()).then_some((now, left))
+        (!left.is_zero()).then_some(Start { now, left })
     }
 
-    async fn send(&mut self, next: &Next<'_>, place: InFlight, began: Instant, left: Duration) -> Tried<B> {
+    /// A try at this backend. `beside`: another one of this request is under way, and goes on.
+    fn attempt<'t>(&self, next: &'t Next<'_>, start: Start, beside: bool) -> Try<'t> {
         let settings = &*next.pool.settings;
         let timeouts = self.route.timeouts.over(settings.timeouts);
-        let attempt = Try {
+        Try {
             backend: &next.server.backend,
             server: &next.server_slot,
             pool: &next.slot,
             settings,
-            timeouts: Timeouts { connect: timeouts.connect.min(left), ..timeouts },
+            timeouts: Timeouts { connect: timeouts.connect.min(start.left), ..timeouts },
             per_try: self.retry.and_then(|retry| retry.per_try_timeout),
             total: self.route.timeout,
-            began,
-        };
-        attempt.send(place, self.proxy, self.outgoing, self.body, self.ticket).await
+            began: start.now,
+            beside,
+        }
+    }
+
+    /// A try is over.
+    #[inline(always)]
+    fn note(&mut self, done: Done<UpstreamBody<B>>) -> Tried<B> {
+        if let Some(took) = done.took {
+            self.ticket.tried(took);
+        }
+        done.result
     }
 
     /// Remembers how a try failed, and says what may follow. When it was the client who failed, nothing may.
-    fn failed(&mut self, result: Tried<B>, order: &mut Order<'_>) -> Result<Then, Reason> {
-        order.note_spent();
+    fn failed(&mut self, result: Tried<B>, backend: &Arc<Backend>, order: &mut Order<'_>) -> Result<Then, Reason> {
+        order.note_spent(backend);
         if let Err(Failure::Unseen(reason)) = result {
             self.last = Some(reason);
             order.note_unseen();
@@ -364,14 +399,14 @@ where
         self.body.done().map(|done| done.max(self.ticket.started) + self.route.timeout)
     }
 
-    fn count_failover(&mut self, next: &Next<'_>) {
+    fn count_failover(&self, next: &Next<'_>) {
         let tier = Some((next.pool.id, next.role));
         if !next.is_first_tier
-            && self.failed_over_to != tier
+            && self.failed_over_to.get() != tier
             && let Some(key) = &self.ticket.key
         {
             key.cells.failover(&next.slot.region, next.role);
-            self.failed_over_to = tier;
+            self.failed_over_to.set(tier);
         }
     }
 

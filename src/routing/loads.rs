@@ -36,7 +36,8 @@ impl Loads {
     /// Whether this tier uses servers again that it would not.
     pub fn is_panic(&self, pool: &PoolState, tier: &Tier) -> bool {
         let percent = pool.settings.failover.panic_percent;
-        tiers::is_panic(tier.usable_percent, percent, self.room)
+        // With nobody to fall back on, as when all were drained or refuse, there is nothing to panic with.
+        !tier.usable_in_panic.is_empty() && tiers::is_panic(tier.usable_percent, percent, self.room)
     }
 }
 

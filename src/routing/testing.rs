@@ -51,6 +51,7 @@ pub(super) fn route(name: &str, hosts: &[&str], methods: &[Method], path: Option
         timeout: Duration::from_secs(15),
         retry: RetryOverride::default(),
         idempotency_key: false,
+        hedge: false,
         timeouts: TimeoutsOverride::default(),
         max_body_bytes: None,
         action: Action::Forward,

@@ -174,6 +174,31 @@ impl RetryResult {
     }
 }
 
+/// What became of a second try that was made, or due, while the first was still under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HedgeResult {
+    /// Its answer went to the client.
+    Won,
+    /// It was made in vain.
+    Lost,
+    /// It was not made: the share of hedges or the retry budget was used up.
+    NoBudget,
+}
+
+impl HedgeResult {
+    /// Every one, in the order of their numbers.
+    pub(super) const ALL: [Self; 3] = [Self::Won, Self::Lost, Self::NoBudget];
+
+    /// The word in the label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Won => "won",
+            Self::Lost => "lost",
+            Self::NoBudget => "no_budget",
+        }
+    }
+}
+
 /// Where a request went that its first tier could not take.
 #[derive(Debug, Clone)]
 pub(super) struct Step {
@@ -200,6 +225,7 @@ pub(super) struct KeyBlock {
     pub(super) bytes_out: Count,
     pub(super) duration: Histogram,
     pub(super) retries: [Count; RetryResult::ALL.len()],
+    pub(super) hedges: [Count; HedgeResult::ALL.len()],
     pub(super) failovers: Tally<Step>,
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto;
 
-use super::cells::{BOUNDS, Distribution, KeyBlock, Refused, RetryResult};
+use super::cells::{BOUNDS, Distribution, HedgeResult, KeyBlock, Refused, RetryResult};
 use super::metrics::{Cause, State, lock};
 use crate::model::{Outcome, Reason, Role};
 
@@ -158,6 +158,8 @@ specs! {
         "Requests sent to a tier that is not the first of their order.";
     RETRIES: Counter "retries_total" ["asset", "region", "result"]
         "Repeated tries at a backend, and those that the retry budget did not allow.";
+    HEDGES: Counter "hedges_total" ["asset", "region", "result"]
+        "Second tries beside a slow first one, and those that the share of hedges or the retry budget did not allow.";
     UPSTREAM_ATTEMPTS: Counter "upstream_attempts_total" ["asset", "region", "backend", "outcome"]
         "Tries at a backend, by how they ended.";
     UPSTREAM_DURATION: Histogram "upstream_duration_seconds" ["asset", "region"]
@@ -220,6 +222,7 @@ impl Export {
         let mut bytes_out = RESPONSE_BYTES.family();
         let mut failovers = FAILOVERS.family();
         let mut retries = RETRIES.family();
+        let mut hedges = HEDGES.family();
         let gone = lock(&self.state.regions_gone).clone();
         for series in self.state.keys.all() {
             let labels @ [asset, region] = [&*series.labels[0], &*series.labels[1]];
@@ -245,6 +248,9 @@ impl Export {
             for (at, result) in RetryResult::ALL.iter().enumerate() {
                 push_some(&mut retries, &[asset, region, result.as_str()], sum(&|block| block.retries[at].get()));
             }
+            for (at, result) in HedgeResult::ALL.iter().enumerate() {
+                push_some(&mut hedges, &[asset, region, result.as_str()], sum(&|block| block.hedges[at].get()));
+            }
             let mut steps: Vec<(&Arc<str>, Role, u64)> = Vec::new();
             for entry in blocks.iter().flat_map(|block| block.failovers.iter()) {
                 match steps.iter_mut().find(|(region, role, _)| entry.key.leads_to(region, *role)) {
@@ -258,7 +264,7 @@ impl Export {
                 }
             }
         }
-        let all = [requests, duration, in_flight, bytes_in, bytes_out, failovers, retries];
+        let all = [requests, duration, in_flight, bytes_in, bytes_out, failovers, retries, hedges];
         out.extend(all.map(Family::into_proto));
     }
 

@@ -16,7 +16,7 @@ mod sink;
 mod worker;
 
 pub use access::{AccessLog, AccessSink, AccessWriter};
-pub use cells::RetryResult;
+pub use cells::{HedgeResult, RetryResult};
 pub use export::{CONTENT_TYPE, Family, Kind, Spec, families};
 pub use main_log::{MainLog, init_logging};
 pub use metrics::{Cause, ClientConnection, ListenerCells, Metrics, OTHER, Subject, UNKNOWN};

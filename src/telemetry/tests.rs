@@ -97,12 +97,14 @@ fn reasons_failovers_and_retries_have_their_words() {
     key.failover(&name("eu-west"), Role::Replica);
     key.failover(&name("us-east"), Role::Replica);
     key.retry(RetryResult::NoBudget);
+    key.hedge(HedgeResult::Lost);
     metrics.worker().key(&name("BTC"), &name("us-east")).failover(&name("eu-west"), Role::Replica);
     for (series, expected) in [
         (r#"requests_total{asset="BTC",region="us-east",code="5xx",reason="no_healthy_backend"}"#, 1.0),
         (r#"failovers_total{asset="BTC",region="us-east",to_region="eu-west",to_role="replica"}"#, 3.0),
         (r#"failovers_total{asset="BTC",region="us-east",to_region="us-east",to_role="replica"}"#, 1.0),
         (r#"retries_total{asset="BTC",region="us-east",result="no_budget"}"#, 1.0),
+        (r#"hedges_total{asset="BTC",region="us-east",result="lost"}"#, 1.0),
     ] {
         assert_eq!(value(&metrics, series), Some(expected), "{series}");
     }

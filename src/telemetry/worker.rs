@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cells::{BackendBlock, Block, KeyBlock, PoolBlock, QueueBlock, RetryResult, Step};
+use super::cells::{BackendBlock, Block, HedgeResult, KeyBlock, PoolBlock, QueueBlock, RetryResult, Step};
 use super::metrics::Metrics;
 use crate::model::{Outcome, Reason, Role};
 
@@ -71,6 +71,13 @@ impl KeyCells {
     /// What became of a retry.
     pub fn retry(&self, result: RetryResult) {
         if let Some(cell) = self.block.retries.get(result as usize) {
+            cell.add(1);
+        }
+    }
+
+    /// What became of a hedge.
+    pub fn hedge(&self, result: HedgeResult) {
+        if let Some(cell) = self.block.hedges.get(result as usize) {
             cell.add(1);
         }
     }

@@ -301,3 +301,22 @@ fn clients_that_leave_say_nothing_about_a_backend() {
     assert_eq!(ejections(&proxy, &one, "true"), 0.0);
     assert_eq!(status_of(&proxy, &one)["state"], "not-checked");
 }
+
+#[test]
+fn a_client_that_does_not_send_its_body_says_nothing_about_a_backend() {
+    let (one, two) = (Origin::start("one"), Origin::start("two"));
+    let proxy = Proxy::start(&config(&[&one, &two], NO_CHECKS));
+    for origin in [&one, &two] {
+        // A server that waits only so long for a body.
+        origin.on("/v1/BTC", Behaviour::Early(Vec::new(), After::Close));
+    }
+    for _ in 0..16 {
+        let mut client = proxy.client();
+        client.send("POST /v1/BTC HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nx");
+        assert_eq!(client.response().status, 502);
+    }
+    for origin in [&one, &two] {
+        assert_eq!(status_of(&proxy, origin)["state"], "not-checked");
+    }
+    assert!(proxy.series("shardgate_outlier_ejections_total", &[]).is_empty());
+}

@@ -21,6 +21,7 @@ mod explain;
 mod failover;
 mod forwarding;
 mod health;
+mod hedging;
 mod keys;
 mod limits;
 mod listeners;

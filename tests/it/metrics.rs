@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use shardgate::model::{Detector, Outcome, Reason, Role};
-use shardgate::telemetry::{Cause, Metrics, RetryResult, families};
+use shardgate::telemetry::{Cause, HedgeResult, Metrics, RetryResult, families};
 
 use crate::support::{Origin, Proxy};
 
@@ -40,6 +40,7 @@ fn promtool_accepts_every_metric() {
         key.started().finished(200, None, Duration::from_millis(1), 1, 1);
         key.started().finished(503, Some(Reason::NoHealthyBackend), Duration::from_millis(1), 1, 1);
         key.retry(RetryResult::Success);
+        key.hedge(HedgeResult::Won);
         key.failover(&region, Role::Replica);
         worker.pool(&asset, &region).upstream(Duration::from_millis(1));
         worker.pool(&asset, &region).connect(Duration::from_millis(1));
@@ -149,11 +150,14 @@ fn gauges_follow_what_happens() {
     proxy.metric_until("shardgate_requests_total", &[("reason", "client_closed")], |n| n == 1.0);
     gate.open();
 
-    one.kill();
+    // What answers wrongly may still be used in panic; what nobody listens at, or is drained, leaves nobody to panic with.
+    one.set_health(503);
     let address = one.addr().to_string();
     let backend = [("asset", "BTC"), ("backend", address.as_str())];
     proxy.metric_until("shardgate_backend_up", &backend, |n| n == 0.0);
     proxy.metric_until("shardgate_pool_panic", &key, |n| n == 1.0);
+    one.kill();
+    proxy.metric_until("shardgate_pool_panic", &key, |n| n == 0.0);
     let down = [&backend[..], &[("to", "down"), ("cause", "active")]].concat();
     proxy.metric_until("shardgate_backend_transitions_total", &down, |n| n == 1.0);
 }

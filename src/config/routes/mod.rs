@@ -34,6 +34,7 @@ pub(super) const KEYS: &[&str] = &[
     "max_body_bytes",
     "upgrade",
     "idempotency_key",
+    "hedge",
     "rewrite",
     "headers",
     "redirect",
@@ -41,7 +42,7 @@ pub(super) const KEYS: &[&str] = &[
 ];
 
 /// Keys that say how a request is forwarded, and mean nothing where it is not.
-const FORWARD_KEYS: &[&str] = &["asset", "region", "timeout", "retry", "timeouts", "rewrite"];
+const FORWARD_KEYS: &[&str] = &["asset", "region", "timeout", "retry", "timeouts", "hedge", "rewrite"];
 
 /// A route, and the places that later checks speak of.
 struct Read {
@@ -123,6 +124,7 @@ fn route(cx: &Context<'_>, item: &Value<'_>, known: &sources::Known<'_>) -> Opti
         timeout: f.read("timeout", duration).unwrap_or(Duration::from_secs(15)),
         retry: f.read("retry", retry_override).unwrap_or_default(),
         idempotency_key: f.read("idempotency_key", boolean).unwrap_or(false),
+        hedge: f.read("hedge", boolean).unwrap_or(false),
         timeouts: f.read("timeouts", settings::timeouts).unwrap_or_default(),
         max_body_bytes: f.read("max_body_bytes", |cx, value| size(cx, value, super::limits::BODY_BYTES)),
         action: action?,

@@ -37,6 +37,9 @@ pub(super) struct Route {
     upgrade: Option<Vec<String>>,
     /// Whether a request with an Idempotency-Key may be repeated like one of an idempotent method. Default: false.
     idempotency_key: Option<bool>,
+    /// Whether a GET, HEAD or OPTIONS that takes longer than 95 % of the pool's is sent to a second backend as well, at
+    /// most one in twenty. Default: false.
+    hedge: Option<bool>,
     /// How the target is changed before it is forwarded.
     rewrite: Option<Rewrite>,
     /// Fields to remove and to set.
