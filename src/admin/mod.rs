@@ -119,7 +119,8 @@ async fn guarded(State(handle): State<Handle>, request: Request, next: Next) -> 
 fn denied(request: &Request, problem: &Problem) {
     let from = request.extensions().get::<Peer>().map(|Peer(peer)| &**peer);
     let path: String = request.uri().path().chars().take(256).collect();
-    let (method, reason) = (request.method().as_str(), problem.reason());
+    let method: String = request.method().as_str().chars().take(32).collect();
+    let reason = problem.reason();
     tracing::warn!(target: "audit", method, path, reason, from, "a write was denied");
 }
 

@@ -95,7 +95,12 @@ impl StateFile {
         let mut name = self.0.as_os_str().to_owned();
         name.push(".new");
         let beside = PathBuf::from(name);
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&beside)?;
+        // Made anew, so that neither a link nor a pipe that lies there is written to.
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&beside)?;
         file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&beside, &self.0)?;
@@ -112,6 +117,10 @@ impl StateFile {
 
 /// `None`: there is none.
 fn read(path: &Path) -> io::Result<Option<String>> {
+    // To open a pipe is to wait for somebody to write to it.
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(io::Error::other("it is no file"));
+    }
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
@@ -267,6 +276,18 @@ mod tests {
             let names: Vec<_> = fs::read_dir(directory.path()).expect("a directory").flatten().collect();
             assert_eq!(fs::read_to_string(names[0].path()).expect("text"), text);
         }
+    }
+
+    #[test]
+    fn what_lies_beside_it_is_not_written_to() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let [path, beside, victim] =
+            ["states.json", "states.json.new", "victim"].map(|name| directory.path().join(name));
+        fs::write(&victim, "mine").expect("it is written");
+        std::os::unix::fs::symlink(&victim, &beside).expect("a link");
+        StateFile(path.clone()).save(&example()).expect("it is written");
+        assert_eq!(fs::read_to_string(&victim).expect("text"), "mine");
+        assert_eq!(StateFile::open(&path).states, example());
     }
 
     #[test]
