@@ -45,6 +45,14 @@ pub struct Ejection {
     pub shallow: bool,
 }
 
+impl Ejection {
+    /// Whether a check that has passed ends it. `began`: when the check did. `saw`: one before it failed, or nobody
+    /// listened there.
+    pub fn ends_by_check(&self, began: Instant, saw: bool) -> bool {
+        (self.shallow || saw) && began >= self.since
+    }
+}
+
 /// A backend said in an answer that it wants nothing new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Announced {

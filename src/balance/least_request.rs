@@ -12,18 +12,12 @@ pub(super) fn pick<C: Candidate>(
     tried: impl Fn(usize) -> bool,
     rng: &mut fastrand::Rng,
 ) -> Option<usize> {
-    let first = random::pick(group, &tried, rng)?;
-    if group.usable.len() == 1 {
-        return Some(first);
-    }
-    let Some(second) = random::pick(group, |place| place == first || tried(place), rng) else {
-        return Some(first);
-    };
-    let (a, b) = (group.servers.get(first)?, group.servers.get(second)?);
-    // a.in_flight / a.weight against b.in_flight / b.weight, without dividing.
-    let (load_a, load_b) =
-        (u64::from(a.in_flight()) * u64::from(b.weight()), u64::from(b.in_flight()) * u64::from(a.weight()));
-    Some(if load_b < load_a { second } else { first })
+    random::better_of_two(group, tried, rng, |a, b| {
+        // a.in_flight / a.weight against b.in_flight / b.weight, without dividing.
+        let (load_a, load_b) =
+            (u64::from(a.in_flight()) * u64::from(b.weight()), u64::from(b.in_flight()) * u64::from(a.weight()));
+        load_b < load_a
+    })
 }
 
 #[cfg(test)]

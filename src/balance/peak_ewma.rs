@@ -15,15 +15,7 @@ pub(super) fn pick<C: Candidate>(
     now: Instant,
     rng: &mut fastrand::Rng,
 ) -> Option<usize> {
-    let first = random::pick(group, &tried, rng)?;
-    if group.usable.len() == 1 {
-        return Some(first);
-    }
-    let Some(second) = random::pick(group, |place| place == first || tried(place), rng) else {
-        return Some(first);
-    };
-    let (a, b) = (group.servers.get(first)?, group.servers.get(second)?);
-    Some(if cost(b, now) < cost(a, now) { second } else { first })
+    random::better_of_two(group, tried, rng, |a, b| cost(b, now) < cost(a, now))
 }
 
 fn cost<C: Candidate>(server: &C, now: Instant) -> f64 {

@@ -27,6 +27,24 @@ pub(super) fn pick<C: Candidate>(
     scan(group, tried, rng)
 }
 
+/// Of two that are drawn by weight the second if it is better than the first, else the first; or the only one.
+pub(super) fn better_of_two<C: Candidate>(
+    group: Group<'_, C>,
+    tried: impl Fn(usize) -> bool,
+    rng: &mut fastrand::Rng,
+    is_second_better: impl FnOnce(&C, &C) -> bool,
+) -> Option<usize> {
+    let first = pick(group, &tried, rng)?;
+    if group.usable.len() == 1 {
+        return Some(first);
+    }
+    let Some(second) = pick(group, |place| place == first || tried(place), rng) else {
+        return Some(first);
+    };
+    let (a, b) = (group.servers.get(first)?, group.servers.get(second)?);
+    Some(if is_second_better(a, b) { second } else { first })
+}
+
 /// The same odds in two passes over all that may be drawn.
 fn scan<C: Candidate>(group: Group<'_, C>, tried: impl Fn(usize) -> bool, rng: &mut fastrand::Rng) -> Option<usize> {
     let eligible = || {

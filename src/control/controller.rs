@@ -234,7 +234,6 @@ impl Controller {
 
     fn apply(&mut self, Change { backend, what }: &Change) {
         let now = Instant::now();
-        let was_out = self.is_out(backend);
         self.tell_ejection(backend, what, now);
         let (name, region) = (&*backend.label, &*backend.identity.region);
         match what {
@@ -259,7 +258,7 @@ impl Controller {
             What::HalfOpened => tracing::info!(backend = name, region, "backend is half-open: one request at a time"),
             What::Closed => {
                 tracing::info!(backend = name, region, "backend is no longer ejected");
-                if was_out {
+                if self.is_out(backend) {
                     backend.warm_up(now);
                 }
             }

@@ -79,14 +79,11 @@ impl Ejections {
         now: Instant,
     ) -> Vec<Change> {
         let mut changes = Vec::new();
-        self.breakers.retain(|_, (backend, _)| {
-            let lives = lives(backend);
-            if !lives {
-                backend.trust();
-            }
-            lives
-        });
         self.breakers.retain(|_, (backend, breaker)| match breaker.tick(now) {
+            _ if !lives(backend) => {
+                backend.trust();
+                false
+            }
             Tick::Same => true,
             Tick::HalfOpened => {
                 backend.half_open();

@@ -197,8 +197,8 @@ struct Slot {
     link: Option<Link>,
     /// The state that was last announced, while a newer one waits for room in the channel.
     announced: Option<Status>,
-    /// When the last check failed, if it did.
-    failed: Option<Instant>,
+    /// The last check failed.
+    failed: bool,
     /// To be announced: what the backend was ejected for is over.
     clears: bool,
     /// To be announced: what the backend has announced is over.
@@ -301,7 +301,7 @@ impl Task {
             interval,
             link: None,
             announced: None,
-            failed: None,
+            failed: false,
             clears: false,
             is_back: false,
             wanted: true,
@@ -355,13 +355,12 @@ impl Task {
             slot.machine.note(result, settings.rise, settings.fall);
             if result.is_ok() {
                 let ejection = slot.check.backend.standing().ejection;
-                let seen = slot.failed.is_some() || done.was_refused;
-                slot.clears |=
-                    ejection.is_some_and(|ejection| (ejection.shallow || seen) && done.started >= ejection.since);
+                let saw = slot.failed || done.was_refused;
+                slot.clears |= ejection.is_some_and(|ejection| ejection.ends_by_check(done.started, saw));
             }
             let is_back = answer.said == Some(Announcement::Ready) || result.is_ok() && done.was_refused;
             slot.is_back |= is_back && slot.check.backend.drains();
-            slot.failed = result.is_err().then_some(done.started);
+            slot.failed = result.is_err();
         }
         let after = slot.machine.status();
         let hurry = slot.machine.in_transition() || result.is_none();

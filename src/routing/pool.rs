@@ -222,8 +222,8 @@ impl PoolState {
         self.tiers.iter().all(|tier| {
             let (own, rest) = verdicts.split_at(tier.servers.len().min(verdicts.len()));
             verdicts = rest;
-            tier.is_judged(own) && tier.has_shares(&self.settings, now)
-        }) && self.servers().zip(&self.verdicts()).all(|(server, verdict)| server.is_half_open == is_half_open(verdict))
+            tier.is_judged(own) && are_marked(&tier.servers, own) && tier.has_shares(&self.settings, now)
+        })
     }
 
     /// Whether requests are sent to this backend, as the tiers say.
@@ -250,8 +250,7 @@ impl PoolState {
         let tiers = servers.map(|servers| {
             let (own, others) = rest.split_at(servers.len().min(rest.len()));
             rest = others;
-            let is_so = |(server, verdict): (&Server, &Verdict)| server.is_half_open == is_half_open(verdict);
-            let servers = match servers.iter().zip(own).all(is_so) {
+            let servers = match are_marked(&servers, own) {
                 true => servers,
                 false => servers
                     .iter()
@@ -273,6 +272,11 @@ fn judge<'a>(servers: impl Iterator<Item = &'a Server> + Clone, settings: &PoolS
         operator: server.operator,
     });
     verdicts(voices, settings.outlier.as_ref())
+}
+
+/// Whether these servers know which of them are half-open.
+fn are_marked(servers: &[Server], verdicts: &[Verdict]) -> bool {
+    servers.iter().zip(verdicts).all(|(server, verdict)| server.is_half_open == is_half_open(verdict))
 }
 
 fn is_half_open(verdict: &Verdict) -> bool {

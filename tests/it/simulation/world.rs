@@ -389,7 +389,8 @@ impl World {
         machine.rise_fall.note(result, settings.rise, settings.fall);
         let after = machine.rise_fall.status();
         let ejection = machine.backend.standing().ejection;
-        let clears = result.is_ok() && ejection.is_some_and(|e| e.shallow || machine.failed || was_refused);
+        let clears =
+            result.is_ok() && ejection.is_some_and(|e| e.ends_by_check(self.now, machine.failed || was_refused));
         machine.failed = result.is_err();
         let fast = machine.rise_fall.in_transition();
         let next = if fast { settings.fast_interval } else { settings.interval };
