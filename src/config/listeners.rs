@@ -64,7 +64,7 @@ fn listener(cx: &Context<'_>, item: &Value<'_>) -> Option<(Listener, Span, Span)
         Some((name, span)) => (Arc::from(name), span),
         None => (Arc::from(bind.to_string()), at.span),
     };
-    Some((Listener { name, bind, trusted_proxies }, name_span, at.span))
+    Some((Listener { trusted_proxies, ..Listener::new(&name, bind) }, name_span, at.span))
 }
 
 fn protocols(cx: &Context<'_>, value: &Value<'_>) -> Option<()> {

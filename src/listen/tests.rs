@@ -153,7 +153,7 @@ impl Body for Answer {
 
 fn listener() -> Arc<Listener> {
     let bind = Bind::Tcp("127.0.0.1:0".parse().unwrap());
-    Arc::new(Listener { name: "test".into(), bind, trusted_proxies: vec![] })
+    Arc::new(Listener::new("test", bind))
 }
 
 /// A connection that is being served, and the client's end of it.

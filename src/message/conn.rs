@@ -189,7 +189,7 @@ mod tests {
 
     fn conn(peer: Option<&str>) -> Rc<Conn> {
         let bind = Bind::Tcp("127.0.0.1:0".parse().unwrap());
-        let listener = Listener { name: "x".into(), bind, trusted_proxies: vec![] };
+        let listener = Listener::new("x", bind);
         Conn::new(peer.map(|ip| ip.parse().unwrap()), Arc::new(listener))
     }
 

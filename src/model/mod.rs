@@ -22,7 +22,9 @@ pub use load_report::{Announcement, LoadReport};
 pub use names::Names;
 pub use operator::{Operator, Target};
 pub use outlier::{Detector, Outlier, SlowStart};
-pub use plan::{Admin, Asset, Limits, Listener, Log, LogFormat, LogLevel, LogSink, Plan, Region, Secret, Server};
+pub use plan::{
+    Admin, Asset, Limits, Listener, Log, LogFormat, LogLevel, LogSink, Plan, Protocols, Region, Secret, Server,
+};
 pub use pool::{Member, Pool, PoolAsset, Role};
 pub use reason::{Outcome, Reason};
 pub use route::{Action, HeaderEdits, HostPattern, Rewrite, Route, Source, SourceKind};

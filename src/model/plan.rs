@@ -75,8 +75,40 @@ pub struct Listener {
     pub name: Arc<str>,
     /// Where.
     pub bind: Bind,
+    /// What is spoken.
+    pub protocols: Protocols,
+    /// Whether each connection must begin with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
     /// Whose X-Forwarded-* is believed.
     pub trusted_proxies: Vec<IpNet>,
+}
+
+impl Listener {
+    /// One with all defaults.
+    pub fn new(name: &str, bind: Bind) -> Self {
+        Self {
+            name: name.into(),
+            bind,
+            protocols: Protocols::default(),
+            proxy_protocol: false,
+            trusted_proxies: Vec::new(),
+        }
+    }
+}
+
+/// Which versions of HTTP a listener speaks; at least one. Over TLS the client chooses by ALPN, in clear by its preface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protocols {
+    /// HTTP/1.1 and 1.0.
+    pub h1: bool,
+    /// HTTP/2.
+    pub h2: bool,
+}
+
+impl Default for Protocols {
+    fn default() -> Self {
+        Self { h1: true, h2: true }
+    }
 }
 
 /// `[admin]`

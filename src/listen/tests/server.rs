@@ -20,7 +20,7 @@ fn local(test: impl AsyncFnOnce()) {
 
 fn on(bound: Bind) -> (Arc<Listener>, Arc<Sockets>) {
     let sockets = bind(&bound, 1).unwrap();
-    (Arc::new(Listener { name: "test".into(), bind: bound, trusted_proxies: vec![] }), Arc::new(sockets))
+    (Arc::new(Listener::new("test", bound)), Arc::new(sockets))
 }
 
 struct Rig {
