@@ -7,6 +7,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::message::Conn;
 use crate::message::framing::Fault;
 use crate::model::{Limits, Reason};
@@ -18,7 +20,8 @@ pub(super) const TICK: Duration = Duration::from_millis(250);
 /// was being waited for. One more than fit, since the first is not a whole one.
 const WINDOW: u32 = 41;
 
-const TOO_SLOW: Fault = Fault::over("min_body_rate", Reason::RequestTimeout, "the body came too slowly");
+const TOO_LONG: Fault = Fault::new(Reason::ExchangeTimeout, "the exchange took too long");
+const TOO_SLOW: Fault = Fault::over("min_body_rate", Reason::BodyTimeout, "the body came too slowly");
 
 /// The worker's time, in ticks.
 #[derive(Debug, Default)]
@@ -125,7 +128,7 @@ impl Watch {
                 self.expired.set(over);
                 over
             }
-            Phase::Exchange => self.sweep_bodies(limits) | !self.long.replace(true),
+            Phase::Exchange => self.sweep_bodies(limits) | self.sweep_whole() | !self.long.replace(true),
         };
         let kill = now >= self.kill_at.get();
         if kill {
@@ -134,6 +137,17 @@ impl Watch {
         if act || kill {
             self.conn.wake();
         }
+    }
+
+    /// An answer that has begun can only be cut off when its time is over, whoever is waited for. Before that it is for
+    /// whoever makes the answer to see to the time.
+    fn sweep_whole(&self) -> bool {
+        let over = self.conn.answered() && self.conn.end().is_some_and(|end| Instant::now() >= end);
+        if over {
+            self.conn.set_fault(TOO_LONG);
+            self.killed.set(true);
+        }
+        over
     }
 
     fn sweep_bodies(&self, limits: &Limits) -> bool {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use http::Version;
+use tokio::time::Instant;
 
 use super::forwarded;
 use super::framing::Fault;
@@ -37,6 +38,9 @@ pub struct Conn {
     fault: Cell<Option<Fault>>,
     body_done: Cell<bool>,
 
+    /// When it must be over, if that is said: the request, its answer and all.
+    end: Cell<Option<Instant>>,
+
     // Its answer. `answered` is set when the service returned one.
     answered: Cell<bool>,
     interim: RefCell<Vec<u8>>,
@@ -60,6 +64,7 @@ impl Conn {
             verdict: Cell::default(),
             fault: Cell::default(),
             body_done: Cell::new(true),
+            end: Cell::default(),
             answered: Cell::default(),
             interim: RefCell::default(),
             draining: Cell::default(),
@@ -99,6 +104,11 @@ impl Conn {
         !self.body_done.get()
     }
 
+    /// The exchange must be over by then; what is left of it is cut off.
+    pub fn must_end(&self, at: Instant) {
+        self.end.set(Some(at));
+    }
+
     /// Sends an interim response ahead of the final one. Does nothing once the final one has begun, nor for a client of
     /// HTTP/1.0, which knows none (RFC 9110, 15.2).
     pub fn interim(&self, head: &ResponseHead) {
@@ -126,6 +136,7 @@ impl Conn {
         self.http_10.set(head.version == Version::HTTP_10);
         self.body_done.set(head.framing == super::framing::Framing::Empty);
         self.fault.set(None);
+        self.end.set(None);
         self.answered.set(false);
     }
 
@@ -133,8 +144,13 @@ impl Conn {
     pub(crate) fn refuse(&self, fault: Fault) {
         self.body_done.set(true);
         self.fault.set(None);
+        self.end.set(None);
         self.answered.set(false);
         self.verdict.set(Some(fault));
+    }
+
+    pub(crate) fn end(&self) -> Option<Instant> {
+        self.end.get()
     }
 
     pub(crate) fn body_ended(&self) {

@@ -53,6 +53,11 @@ impl Fault {
         Self { reason: Reason::BadRequest, detail, limit: None }
     }
 
+    /// For a reason that is neither.
+    pub(crate) const fn new(reason: Reason, detail: &'static str) -> Self {
+        Self { reason, detail, limit: None }
+    }
+
     /// The request went over a limit of the configuration.
     pub(crate) const fn over(limit: &'static str, reason: Reason, detail: &'static str) -> Self {
         Self { reason, detail, limit: Some(limit) }

@@ -16,17 +16,19 @@ pub fn status(reason: Reason) -> StatusCode {
         Reason::BadRequest | Reason::NoAsset => 400,
         Reason::NoRoute | Reason::UnknownAsset | Reason::UnknownRegion => 404,
         Reason::MethodNotAllowed => 405,
-        Reason::RequestTimeout => 408,
+        Reason::RequestTimeout | Reason::BodyTimeout => 408,
         Reason::RequestTooLarge => 413,
         Reason::TargetTooLong => 414,
         Reason::RateLimited => 429,
         Reason::HeadersTooLarge => 431,
         Reason::ClientClosed => 499,
-        Reason::ConnectFailed | Reason::UpstreamReset | Reason::UpstreamProtocolError | Reason::UpstreamTruncated => {
-            502
-        }
+        Reason::ConnectFailed
+        | Reason::UpstreamReset
+        | Reason::UpstreamProtocolError
+        | Reason::UpstreamTruncated
+        | Reason::UpstreamStalled => 502,
         Reason::NoHealthyBackend | Reason::Overloaded | Reason::QueueTimeout | Reason::Draining => 503,
-        Reason::UpstreamTimeout => 504,
+        Reason::UpstreamTimeout | Reason::ExchangeTimeout => 504,
     };
     StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }

@@ -48,8 +48,10 @@ words! {
         UnknownRegion = "unknown_region",
         /// A route matches, but not with this method.
         MethodNotAllowed = "method_not_allowed",
-        /// The client took too long to send its request.
+        /// The client took too long to send its request's head.
         RequestTimeout = "request_timeout",
+        /// The client took too long to send its request's body.
+        BodyTimeout = "body_timeout",
         /// The request body is over the limit.
         RequestTooLarge = "request_too_large",
         /// The request target is over the limit.
@@ -74,10 +76,14 @@ words! {
         Draining = "draining",
         /// No answer in time.
         UpstreamTimeout = "upstream_timeout",
+        /// The exchange as a whole took too long.
+        ExchangeTimeout = "exchange_timeout",
         /// The client went away first (logged as 499).
         ClientClosed = "client_closed",
         /// The backend's body ended early.
         UpstreamTruncated = "upstream_truncated",
+        /// The backend's body stopped coming.
+        UpstreamStalled = "upstream_stalled",
     }
 }
 

@@ -335,6 +335,8 @@ pub struct Timeouts {
     pub response: Duration,
     /// Between two reads or writes of a body.
     pub idle: Duration,
+    /// From the request's head to the end of the answer, bodies included; `None`: as long as it takes.
+    pub exchange: Option<Duration>,
     /// How long an idle connection is kept for reuse.
     pub keepalive: Duration,
 }
@@ -345,6 +347,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(1),
             response: Duration::from_secs(10),
             idle: Duration::from_secs(60),
+            exchange: None,
             keepalive: Duration::from_secs(4),
         }
     }
@@ -359,6 +362,8 @@ pub struct TimeoutsOverride {
     pub response: Option<Duration>,
     /// See [`Timeouts::idle`].
     pub idle: Option<Duration>,
+    /// See [`Timeouts::exchange`].
+    pub exchange: Option<Option<Duration>>,
     /// See [`Timeouts::keepalive`].
     pub keepalive: Option<Duration>,
 }
@@ -370,6 +375,7 @@ impl TimeoutsOverride {
             connect: self.connect.unwrap_or(pool.connect),
             response: self.response.unwrap_or(pool.response),
             idle: self.idle.unwrap_or(pool.idle),
+            exchange: self.exchange.unwrap_or(pool.exchange),
             keepalive: self.keepalive.unwrap_or(pool.keepalive),
         }
     }

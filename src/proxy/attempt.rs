@@ -91,6 +91,8 @@ pub(crate) struct Try<'a> {
     pub(crate) per_try: Option<Duration>,
     /// For all tries.
     pub(crate) total: Duration,
+    /// For the exchange as a whole.
+    pub(crate) end: Option<Instant>,
     /// When it begins: now.
     pub(crate) began: Instant,
     /// Another one of this request goes on.
@@ -138,6 +140,7 @@ impl Try<'_> {
             response: self.per_try.map_or(self.timeouts.response, |limit| limit.min(self.timeouts.response)),
             since: ticket.started,
             total: self.total,
+            end: self.end,
             idle: self.timeouts.idle,
             keepalive: self.timeouts.keepalive,
             max_connections: limits.max_connections,
@@ -214,7 +217,7 @@ impl Try<'_> {
         let reason = match error.kind {
             ErrorKind::Limit => return Failure::Full,
             ErrorKind::Body => return Failure::Client(Reason::ClientClosed),
-            ErrorKind::BodyTimeout => return Failure::Client(Reason::RequestTimeout),
+            ErrorKind::BodyTimeout => return Failure::Client(Reason::BodyTimeout),
             ErrorKind::Refused | ErrorKind::Connect | ErrorKind::ConnectTimeout => {
                 self.backend.note_connect(error.kind == ErrorKind::Refused);
                 Reason::ConnectFailed

@@ -270,8 +270,12 @@ where
         Refused { reason: refusal.reason, allow: refusal.allow }
     }
 
-    /// A try that failed because the client's body did is the client's fault.
+    /// A try that failed because the client's body did is the client's fault, and when the time of all is over, then
+    /// that is why, whatever was being waited for.
     fn blame(&self, reason: Reason, body: &RequestBody<B>, ticket: &Ticket) -> Refused {
+        if ticket.conn.end().is_some_and(|end| Instant::now() >= end) {
+            return Reason::ExchangeTimeout.into();
+        }
         match body.fault() {
             Some(BodyFault::Over) | None => reason.into(),
             Some(fault) => {

@@ -54,20 +54,23 @@ impl<U: Body<Data = Bytes> + Unpin> ResponseBody<U> {
         if let Inner::Backend(relay) = &body.inner
             && relay.body.is_end_stream()
         {
-            body.end(true);
+            body.end(None);
         }
         body
     }
 
-    /// The end of a backend's body.
-    fn end(&mut self, whole: bool) {
+    /// The end of a backend's body; `Some`: it is not whole.
+    fn end(&mut self, cut: Option<Reason>) {
         if let Inner::Backend(mut relay) = std::mem::replace(&mut self.inner, Inner::Over) {
-            if whole {
-                relay.serving.complete();
-                self.ticket.complete = true;
-            } else {
-                relay.serving.truncated();
-                self.ticket.reason = Some(Reason::UpstreamTruncated);
+            match cut {
+                None => {
+                    relay.serving.complete();
+                    self.ticket.complete = true;
+                }
+                Some(reason) => {
+                    relay.serving.truncated();
+                    self.ticket.reason = Some(reason);
+                }
             }
         }
     }
@@ -103,12 +106,12 @@ where
                     this.ticket.bytes_out += data.len() as u64;
                     relay.waiting = None;
                     if relay.body.is_end_stream() {
-                        this.end(true);
+                        this.end(None);
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Poll::Ready(None) => {
-                    this.end(true);
+                    this.end(None);
                     return Poll::Ready(None);
                 }
                 Poll::Ready(Some(Err(error))) => {
@@ -121,7 +124,7 @@ where
                         }
                         None => {
                             tracing::warn!(backend = relay.serving.label(), %error, "a response body ended early");
-                            this.end(false);
+                            this.end(Some(Reason::UpstreamTruncated));
                         }
                     }
                     return Poll::Ready(Some(Err(error)));
@@ -138,7 +141,7 @@ where
                 continue;
             }
             tracing::warn!(backend = relay.serving.label(), idle = ?relay.idle, "a response body stalled");
-            this.end(false);
+            this.end(Some(Reason::UpstreamStalled));
             return Poll::Ready(Some(Err("the backend's body stalled".into())));
         }
         Poll::Pending

@@ -123,6 +123,8 @@ struct Tries<'a, B> {
     home: &'a PoolState,
     slot: &'a PoolSlot,
     retry: Option<Retry>,
+    /// When the exchange must be over, its answer included.
+    end: Option<Instant>,
     /// An answer that is not liked; the best one so far.
     held: Option<Sent<UpstreamBody<B>>>,
     /// Why there is none.
@@ -174,7 +176,11 @@ where
         ticket: &'a mut Ticket,
     ) -> Self {
         let retry = route.retry.over(home.settings.retry);
+        let end = route.timeouts.over(home.settings.timeouts).exchange.map(|limit| ticket.started + limit);
         body.keep(retry.map_or(KEEP_FOR_FREE, |retry| retry.body_limit));
+        if let Some(end) = end {
+            ticket.conn.must_end(end);
+        }
         let now = Some(ticket.started);
         let may_hedge = hedged::may_hedge(route, outgoing.method());
         let (held, last, retrying, failed_over_to, past) = (None, None, None, Cell::new(None), None);
@@ -188,6 +194,7 @@ where
             home,
             slot,
             retry,
+            end,
             held,
             last,
             free,
@@ -286,6 +293,7 @@ where
             timeouts: Timeouts { connect: timeouts.connect.min(start.left), ..timeouts },
             per_try: self.retry.and_then(|retry| retry.per_try_timeout),
             total: self.route.timeout,
+            end: self.end,
             began: start.now,
             beside,
         }
@@ -394,9 +402,10 @@ where
         self.held.is_none() && self.has_queue() && order.has_full()
     }
 
-    /// Until when there must be a response head; nothing is due while the client is still sending.
+    /// Until when there must be a response head. While the client is still sending nothing is due but the end of all.
     fn due(&self) -> Option<Instant> {
-        self.body.done().map(|done| done.max(self.ticket.started) + self.route.timeout)
+        let due = self.body.done().map(|done| done.max(self.ticket.started) + self.route.timeout);
+        due.into_iter().chain(self.end).min()
     }
 
     fn count_failover(&self, next: &Next<'_>) {

@@ -287,7 +287,7 @@ where
 /// When patience ends, and what it is then called. While the request body is under way it is the body's progress that
 /// counts, afterwards the time since its end.
 fn due(terms: &Terms<'_>, began: Instant, waker: &Waker) -> (Instant, ErrorKind) {
-    match terms.upload.done(waker) {
+    let (at, kind) = match terms.upload.done(waker) {
         Some(done) => {
             let this_try = done.max(began) + terms.response;
             let all_tries = done.max(terms.since) + terms.total;
@@ -298,5 +298,6 @@ fn due(terms: &Terms<'_>, began: Instant, waker: &Waker) -> (Instant, ErrorKind)
             let kind = if client_is_slow { ErrorKind::BodyTimeout } else { ErrorKind::Timeout };
             (last.max(began) + terms.idle, kind)
         }
-    }
+    };
+    (terms.end.map_or(at, |end| end.min(at)), kind)
 }

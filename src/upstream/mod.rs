@@ -46,6 +46,8 @@ pub struct Terms<'a> {
     pub since: Instant,
     /// From there, or from the end of the request body if that is later, until the response head, all tries included.
     pub total: Duration,
+    /// The exchange as a whole must be over by then, whatever is still to come.
+    pub end: Option<Instant>,
     /// Between two pieces of the request body.
     pub idle: Duration,
     /// How long the connection is kept afterwards.

@@ -95,6 +95,7 @@ where
             response,
             since: Instant::now(),
             total: Duration::from_secs(60),
+            end: None,
             idle: Duration::from_secs(60),
             keepalive: Duration::from_secs(4),
             max_connections: 100,

@@ -100,5 +100,5 @@ fn a_stalled_body_ends_after_the_idle_timeout() {
     let request = client.format("GET", "/v1/BTC", &[], b"");
     client.send(request);
     assert!(client.try_response_to("GET").is_err());
-    proxy.access_where(|line| line["reason"] == "upstream_truncated");
+    proxy.access_where(|line| line["reason"] == "upstream_stalled");
 }

@@ -12,7 +12,7 @@ use crate::config::diagnostic::Fault;
 use crate::config::hint::suggest;
 use crate::config::source::Span;
 use crate::config::tree::{Kind, Value};
-use crate::config::units::duration;
+use crate::config::units::{duration, duration_or_off};
 use crate::model::{
     Failover, HashSource, HealthCheck, HostHeader, HttpCheck, Limit, Outlier, Policy, PoolSettings, Protocol,
     QueueOrder, Retry, RetryOverride, SlowStart, StatusRange, TimeoutsOverride, Via,
@@ -38,7 +38,7 @@ pub(in crate::config) const HEALTH_KEYS: &[&str] =
     &["path", "host", "expect", "interval", "fast_interval", "timeout", "rise", "fall", "agent"];
 pub(in crate::config) const LIMITS_KEYS: &[&str] =
     &["max_connections", "max_requests", "adaptive", "max_queue", "queue_timeout", "queue_order"];
-pub(in crate::config) const TIMEOUTS_KEYS: &[&str] = &["connect", "response", "idle", "keepalive"];
+pub(in crate::config) const TIMEOUTS_KEYS: &[&str] = &["connect", "response", "idle", "exchange", "keepalive"];
 pub(in crate::config) const FAILOVER_KEYS: &[&str] = &["overprovisioning", "panic_percent", "capacity"];
 
 /// A request that waits holds its connection and what it has sent; more of them than that is no queue any more.
@@ -384,6 +384,7 @@ pub(in crate::config) fn timeouts(cx: &Context<'_>, value: &Value<'_>) -> Option
         connect: f.read("connect", duration),
         response: f.read("response", duration),
         idle: f.read("idle", duration),
+        exchange: f.read("exchange", duration_or_off),
         keepalive: f.read("keepalive", duration),
     })
 }

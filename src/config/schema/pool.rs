@@ -206,6 +206,8 @@ pub(super) struct Timeouts {
     response: Option<Duration>,
     /// Between two reads or writes of a body. Default: "60s".
     idle: Option<Duration>,
+    /// From the request's head to the end of the answer, bodies included. Default: "off".
+    exchange: Option<DurationOrOff>,
     /// How long an idle connection is kept. Default: "4s".
     keepalive: Option<Duration>,
 }

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::race::{Finish, race};
 use super::{Start, Tried, Tries};
-use crate::backend::{Backend, InFlight, Passive};
+use crate::backend::{Backend, InFlight};
 use crate::model::{Reason, Route};
 use crate::proxy::attempt::{Done, Failure};
 use crate::proxy::hedging::Hedging;
@@ -133,7 +133,7 @@ where
     ) -> Option<(Next<'s>, InFlight, Start, Hedge)> {
         let now = Instant::now();
         let left = self.due()?.saturating_duration_since(now);
-        if left.is_zero() || !self.body.is_replayable() || first.server.backend.passive() == Passive::HalfOpen {
+        if left.is_zero() || !self.body.is_replayable() || first.server.is_half_open {
             return None;
         }
         let key = self.ticket.key.clone();
@@ -147,8 +147,7 @@ where
         let next = order.next(&self.proxy.slots, index, None)?;
         let backend = &next.server.backend;
         let max = next.server.at_most(next.pool.settings.limits.max_requests);
-        let is_trusted = backend.passive() != Passive::HalfOpen;
-        let Some(place) = is_trusted.then(|| backend.try_request(max)).flatten() else {
+        let Some(place) = (!next.server.is_half_open).then(|| backend.try_request(max)).flatten() else {
             order.put_back();
             return None;
         };

@@ -348,6 +348,7 @@ async fn a_100_lets_the_body_go() {
         response: Duration::from_secs(9),
         since: Instant::now(),
         total: Duration::from_secs(9),
+        end: None,
         idle: Duration::from_secs(9),
         keepalive: Duration::from_secs(4),
         max_connections: 9,
