@@ -37,9 +37,19 @@ fuzz TARGET *ARGS:
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 
-# Licences, bans, advisories; needs cargo-deny.
+# Licences, bans and sources of what we depend on; needs cargo-deny.
 deny:
-    cargo deny check
+    cargo deny --locked check --hide-inclusion-graph bans licenses sources
+
+# Known weaknesses of what we depend on; needs cargo-deny and its database, which is fetched from GitHub.
+advisories:
+    cargo deny --locked check advisories
+
+# What the binary is made of, as a CycloneDX document in target/; needs cargo-cyclonedx.
+sbom:
+    cargo cyclonedx --format json --describe binaries --no-build-deps --quiet
+    mkdir -p target/package
+    mv shardgate_bin.cdx.json target/package/shardgate.cdx.json
 
 # The binary, its man page and completions, in target/package.
 package:

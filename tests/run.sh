@@ -41,6 +41,14 @@ fi
 for tool in cargo rustfmt cargo-clippy; do
     command -v "$tool" > /dev/null || { echo "missing: $tool (https://rustup.rs)" >&2; exit 1; }
 done
+# cargo-deny is no package of Debian's, so it is built, without what reads advisories: their database is elsewhere.
+deny=$(command -v cargo-deny || true)
+if [[ -z $deny ]]; then
+    deny=target/tools/bin/cargo-deny
+    [[ -x $deny ]] || CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-deny --version 0.20.2 --locked --debug --quiet \
+        --no-default-features --root target/tools --target-dir target/tools/build
+    rm -rf target/tools/build
+fi
 requirements=tests/it/peers/requirements.txt
 if ! cmp -s "$requirements" target/peers/requirements.txt; then
     python3 -m venv --clear target/peers
@@ -54,6 +62,8 @@ step "lints"
 cargo clippy --all-targets --locked -- -D warnings
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --quiet
+step "licences, bans and sources of what we depend on"
+"$deny" --locked --log-level error check --hide-inclusion-graph bans licenses sources
 step "fuzz targets compile"
 cargo check --manifest-path fuzz/Cargo.toml --locked --quiet --target-dir target/fuzz
 step "tests"
