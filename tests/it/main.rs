@@ -20,6 +20,7 @@ mod ejection;
 mod explain;
 mod failover;
 mod forwarding;
+mod h2;
 mod health;
 mod hedging;
 mod keys;

@@ -214,7 +214,8 @@ async fn as_many_fields_as_the_limits_allow() {
 async fn an_idle_connection_holds_no_room_for_what_it_is_not_doing() {
     let (_client, server) = duplex(64);
     let watch = Watch::new(Conn::new(None, listener()), Rc::default(), &Limits::default());
-    let connection = serve(server, watch, Echo::new(Limits::default()), Rc::default());
+    let metrics = Metrics::new(1);
+    let connection = serve(server, None, watch, Echo::new(Limits::default()), Rc::default(), &metrics);
     // The future of a connection lives as long as it does; what a request or the end needs is allocated then.
     assert!(size_of_val(&connection) <= 512, "{} bytes", size_of_val(&connection));
 }
