@@ -172,8 +172,13 @@ async fn drive<W: Wire, S: Service>(
                         open.push(exchange::serve(Rc::clone(&connection), request, respond));
                         is_new = true;
                     }
-                    // It has said why, if it is an error that has a word.
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(!error.is_io()),
+                    Poll::Ready(Some(Err(error))) => {
+                        if error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
+                            times.metrics.limit_hit("h2_flood");
+                        }
+                        // It has said why, if it is an error that has a word.
+                        return Poll::Ready(!error.is_io());
+                    }
                     Poll::Ready(None) => return Poll::Ready(true),
                     Poll::Pending => break,
                 }
@@ -271,6 +276,7 @@ impl<S: Service> Times<S> {
         }
         match verdict {
             Verdict::NotSettings => self.leave(library, Reason::PROTOCOL_ERROR),
+            Verdict::Size => self.leave(library, Reason::FRAME_SIZE_ERROR),
             Verdict::Flood => {
                 self.metrics.limit_hit("h2_flood");
                 self.leave(library, Reason::ENHANCE_YOUR_CALM)

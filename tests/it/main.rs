@@ -21,6 +21,8 @@ mod explain;
 mod failover;
 mod forwarding;
 mod h2;
+mod h2_conformance;
+mod h2_floods;
 mod health;
 mod hedging;
 mod keys;

@@ -41,7 +41,8 @@ pub(super) struct Io<W> {
 
 impl<W: Wire> Io<W> {
     pub(super) fn new(wire: Rc<RefCell<W>>, lower: Rc<Lower>, begun: Bytes) -> Self {
-        lower.meter.borrow_mut().read(&begun);
+        let good = lower.meter.borrow_mut().read(&begun);
+        let begun = begun.slice(..good);
         Self { wire, lower, begun, out: Vec::new(), sent: 0 }
     }
 
@@ -87,8 +88,12 @@ impl<W: Wire> AsyncRead for Io<W> {
         }
         let before = out.filled().len();
         ready!(Pin::new(&mut *self.wire.borrow_mut()).poll_read(cx, out))?;
-        self.lower.meter.borrow_mut().read(out.filled().get(before..).unwrap_or_default());
-        Poll::Ready(Ok(()))
+        let new = out.filled().get(before..).unwrap_or_default();
+        let good = self.lower.meter.borrow_mut().read(new);
+        let is_good = good == new.len();
+        out.set_filled(before + good);
+        // Nothing would mean the end.
+        if is_good || good > 0 { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 }
 

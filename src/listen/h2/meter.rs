@@ -19,7 +19,7 @@ const MOST_FRAMES: u32 = 10_000;
 
 /// The same for RST_STREAM. A browser that leaves a page resets what is under way; that many answers it has had before.
 const RESETS: u32 = 64;
-const RESETS_PER_TICK: u32 = 4;
+const RESETS_PER_TICK: u32 = 1;
 const MOST_RESETS: u32 = 256;
 
 /// A frame's header.
@@ -27,8 +27,11 @@ const HEADER: usize = 9;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 const END_STREAM: u8 = 0x1;
@@ -42,6 +45,8 @@ pub(super) enum Verdict {
     Flood,
     /// The first frame was none of SETTINGS (RFC 9113, 3.4).
     NotSettings,
+    /// A frame of one size only had another. The library would call it by another name (RFC 9113, 4.2).
+    Size,
 }
 
 /// The frames of one connection. See the module.
@@ -79,9 +84,11 @@ impl Meter {
         }
     }
 
-    /// These bytes have come.
-    pub(super) fn read(&mut self, mut bytes: &[u8]) {
+    /// These bytes have come. How many of them the library may see: none from the frame on that ends the connection.
+    pub(super) fn read(&mut self, mut bytes: &[u8]) -> usize {
+        let all = bytes.len();
         while !bytes.is_empty() {
+            let seen = all - bytes.len();
             if self.left > 0 {
                 let (_, rest) = bytes.split_at(self.left.min(bytes.len()));
                 self.left -= bytes.len() - rest.len();
@@ -96,6 +103,9 @@ impl Meter {
                 if self.have == HEADER {
                     self.have = 0;
                     self.frame();
+                    if self.verdict.is_some() {
+                        return seen;
+                    }
                 }
             }
             if self.left == 0 && self.have == 0 && self.ends_block {
@@ -103,12 +113,23 @@ impl Meter {
                 self.ends_block = false;
             }
         }
+        all
     }
 
     /// A header is complete.
     fn frame(&mut self) {
         let [a, b, c, kind, flags, ..] = self.header;
         self.left = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+        let is_sized = match kind {
+            PRIORITY => self.left == 5,
+            RST_STREAM | WINDOW_UPDATE => self.left == 4,
+            SETTINGS => self.left.is_multiple_of(6) && (flags & ACK == 0 || self.left == 0),
+            PING => self.left == 8,
+            _ => true,
+        };
+        if !is_sized {
+            self.verdict = Some(Verdict::Size);
+        }
         if !std::mem::replace(&mut self.begun, true) && (kind != SETTINGS || flags & ACK != 0) {
             self.verdict = Some(Verdict::NotSettings);
         }
@@ -187,18 +208,22 @@ mod tests {
         let bytes = [vec![b'x'; 24], bytes, frame(6, 0, 8)].concat();
         for piece in [1, 2, 7, 9, 1000, 100_000] {
             let mut meter = Meter::new(24);
-            bytes.chunks(piece).for_each(|piece| meter.read(piece));
+            bytes.chunks(piece).for_each(|piece| assert_eq!(meter.read(piece), piece.len()));
             assert_eq!((meter.frames, meter.left, meter.have, meter.block()), (FRAMES - 2, 0, 0, None), "{piece}");
         }
     }
 
     #[test]
     fn each_kind_of_flood_ends_the_connection() {
-        for (what, kind, flags) in
-            [("empty data", 0, 0), ("priority", 2, 0), ("settings", 4, 0), ("ping", 6, 0), ("unknown", 0x42, 0)]
-        {
+        for (what, kind, size) in [
+            ("empty data", DATA, 0),
+            ("priority", PRIORITY, 5),
+            ("settings", SETTINGS, 6),
+            ("ping", PING, 8),
+            ("unknown", 0x42, 0),
+        ] {
             let mut meter = begun();
-            let one = frame(kind, flags, if kind == DATA { 0 } else { 5 });
+            let one = frame(kind, 0, size);
             let count = (1..).find(|_| {
                 meter.read(&one);
                 meter.verdict().is_some()
@@ -243,10 +268,21 @@ mod tests {
 
     #[test]
     fn the_first_frame_is_settings() {
-        for (kind, flags) in [(6, 0), (HEADERS, 5), (SETTINGS, ACK), (DATA, 0)] {
+        for (kind, flags, size) in [(PING, 0, 8), (HEADERS, 5, 8), (SETTINGS, ACK, 0), (DATA, 0, 8)] {
             let mut meter = Meter::new(0);
-            meter.read(&frame(kind, flags, 8));
+            assert_eq!(meter.read(&frame(kind, flags, size)), 0);
             assert_eq!(meter.verdict(), Some(Verdict::NotSettings), "{kind}");
+        }
+    }
+
+    #[test]
+    fn frames_of_a_wrong_size_are_withheld() {
+        for (kind, flags, size) in
+            [(PRIORITY, 0, 4), (RST_STREAM, 0, 5), (SETTINGS, 0, 7), (SETTINGS, ACK, 6), (PING, 0, 9)]
+        {
+            let mut meter = begun();
+            let bytes = [frame(PING, 0, 8), frame(kind, flags, size)].concat();
+            assert_eq!((meter.read(&bytes), meter.verdict()), (17, Some(Verdict::Size)), "{kind}");
         }
     }
 
