@@ -152,7 +152,7 @@ async fn drive<W: Wire, S: Service>(
 ) -> bool {
     let mut open = FuturesUnordered::new();
     let mut times =
-        Times { connection: Rc::clone(&connection), metrics, tick: 0, block: None, is_busy: true, left: None };
+        Times { connection: Rc::clone(&connection), metrics, tick: 0, block: None, is_busy: None, left: None };
     poll_fn(|cx| {
         connection.watch.conn.set_waker(cx.waker());
         loop {
@@ -202,7 +202,8 @@ struct Times<S> {
     tick: u32,
     /// The header block that is not whole, and the tick at which it has to be.
     block: Option<(u32, u32)>,
-    is_busy: bool,
+    /// Whether a stream is open or a header block is not whole; at first it is not known.
+    is_busy: Option<bool>,
     /// The client has been told to go: after the streams that are open, or at once.
     left: Option<Leaving>,
 }
@@ -236,8 +237,7 @@ impl<S: Service> Times<S> {
             return self.end(library, verdict);
         }
         let is_busy = is_open || block.is_some();
-        if self.is_busy != is_busy {
-            self.is_busy = is_busy;
+        if self.is_busy.replace(is_busy) != Some(is_busy) {
             connection.lower.idle.set(!is_busy);
             if is_busy {
                 watch.streams();

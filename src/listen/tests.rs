@@ -22,6 +22,7 @@ use crate::model::{Bind, Limits, Listener, Reason};
 use crate::telemetry::Metrics;
 
 mod differential;
+mod http2;
 mod messages;
 mod server;
 mod timing;

@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn time_fills_the_purse_to_its_brim() {
         let mut meter = begun();
-        (0..1000).for_each(|_| meter.read(&frame(6, 0, 8)));
+        (0..1000).for_each(|_| assert_eq!(meter.read(&frame(PING, 0, 8)), 17));
         (0..100).for_each(|_| meter.tick());
         assert_eq!((meter.frames, meter.resets), (FRAMES, RESETS));
         // What answers have earned stays.
