@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 pub mod agent;
 pub mod client;
 pub mod exchange;
+pub mod frames;
+pub mod http2;
 pub mod origin;
 pub mod peer;
 pub mod proxy;
 
 pub use client::{Client, Response};
+pub use frames::{Frame, Frames, frame};
 pub use origin::{After, Behaviour, Gate, Origin};
 pub use proxy::Proxy;
 
