@@ -9,6 +9,7 @@ mod serve;
 mod server;
 mod shared;
 mod stream;
+mod tunnel;
 mod watch;
 mod wire;
 #[cfg(test)]
@@ -22,8 +23,7 @@ pub use shared::Shared;
 use std::future::Future;
 use std::rc::Rc;
 
-use bytes::Bytes;
-
+use crate::message::tunnel::Duplex;
 use crate::message::{Conn, Request, Response};
 use crate::model::Limits;
 
@@ -32,7 +32,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// What answers requests. One per worker, on the worker's thread.
 pub trait Service: 'static {
     /// The response's body. An error ends the connection, so that the client can tell that the body is not whole.
-    type Body: http_body::Body<Data = Bytes, Error = BoxError> + Unpin + 'static;
+    type Body: Duplex<Error = BoxError> + Unpin + 'static;
 
     /// Answers one request. Dropped when the client goes away. When [`Conn::verdict`] is set, the request stands for one
     /// that was refused: the answer must be that verdict.

@@ -20,12 +20,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::incoming::{Incoming, Source};
 use super::stream::{Next, Stream, Writer};
+use super::tunnel;
 use super::wire::Wire;
 use super::{BoxError, Service};
 use crate::message::fields::{Known, Names};
 use crate::message::framing::{Framing, Scan};
 use crate::message::hop::HOP_BY_HOP;
 use crate::message::send::{Coding, Failed, Sending};
+use crate::message::tunnel::Tunnel;
 use crate::message::{Request, Response};
 
 /// How long bytes that nobody wants are read off a connection, so that its last answer arrives.
@@ -33,7 +35,7 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// How a turn, or a connection, came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     /// There is nothing to do until the client sends something.
     Idle,
     /// All is said.
@@ -98,12 +100,17 @@ async fn turn<W: Wire, S: Service>(stream: &Rc<Stream<W>>, service: &S) -> End {
         };
         let asked = Asked { is_head: head.method == Method::HEAD, version: head.version, keep: head.keep_alive };
         let body = match head.framing {
+            // What follows may be a tunnel's, but not before a backend has agreed to one.
+            Framing::Empty if head.upgrade.is_some() => Incoming::new(Rc::clone(stream) as Rc<dyn Source>, Some(0)),
             Framing::Empty => Incoming::empty(),
             Framing::Length(length) => Incoming::new(Rc::clone(stream) as Rc<dyn Source>, Some(length)),
             Framing::Chunked => Incoming::new(Rc::clone(stream) as Rc<dyn Source>, None),
         };
         // Answers before this one may still be on their way to a client that sends no more.
         let Some(response) = answer(stream, service, Request { head, body }).await else { return End::Closed };
+        if let Tunnel::Open { idle, .. } = stream.conn().tunnel() {
+            return Box::pin(tunnel::run(stream, response, idle)).await;
+        }
         match send(stream, response, asked).await {
             End::Idle => {}
             end => return end,
@@ -158,7 +165,8 @@ where
     let unfinished = conn.body_pending() || conn.verdict().is_some() || conn.fault().is_some();
     let no_body = asked.is_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let coding = if no_body { Coding::Length(0) } else { Coding::of(&body, asked.version == Version::HTTP_11) };
-    let last = !asked.keep || conn.draining() || unfinished || coding == Coding::Close;
+    let declined = conn.tunnel() == Tunnel::Asked;
+    let last = !asked.keep || conn.draining() || unfinished || declined || coding == Coding::Close;
 
     let mut front = stream.memory().scratch();
     stream.interim_rest(&mut front);

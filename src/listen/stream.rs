@@ -18,6 +18,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
@@ -222,6 +223,12 @@ impl<W: Wire> Stream<W> {
         };
     }
 
+    /// All that comes from now on is a tunnel's, and what has come after the head.
+    pub(super) fn open_tunnel(&self, idle: Option<Duration>) {
+        self.watch.tunnel(idle);
+        *self.body.borrow_mut() = Body::Left(Left::Close);
+    }
+
     /// What stands for a head that was refused, as far as it is known.
     fn refuse(&self, fault: Fault, scan: &Scan, bytes: &[u8]) -> RequestHead {
         self.watch.exchange();
@@ -346,6 +353,11 @@ impl<W: Wire> Source for Stream<W> {
             }
             match ready!(polled) {
                 Ok(1..) => {}
+                // In a tunnel that is how a client ends its side.
+                Ok(0) if matches!(*self.body.borrow(), Body::Left(Left::Close)) => {
+                    *self.body.borrow_mut() = Body::None;
+                    return Poll::Ready(None);
+                }
                 ended => {
                     *self.body.borrow_mut() = Body::Broken;
                     self.gone.set(true);

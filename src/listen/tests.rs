@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::connection::serve;
 use super::watch::{Clock, TICK, Watch};
 use super::{Incoming, Service};
+use crate::message::tunnel::Duplex;
 use crate::message::{Conn, Request, RequestHead, Response, ResponseHead, respond};
 use crate::model::{Bind, Limits, Listener, Reason};
 use crate::telemetry::Metrics;
@@ -119,6 +120,8 @@ impl Answer {
         Self { text: text.into(), left: 0, fails: false, sticks: false }
     }
 }
+
+impl Duplex for Answer {}
 
 impl Body for Answer {
     type Data = Bytes;

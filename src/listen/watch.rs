@@ -20,6 +20,8 @@ pub(super) const TICK: Duration = Duration::from_millis(250);
 /// was being waited for. One more than fit, since the first is not a whole one.
 const WINDOW: u32 = 41;
 
+const DRAINED: Fault = Fault::new(Reason::Draining, "the tunnel was cut off by the drain");
+const IDLE_TUNNEL: Fault = Fault::new(Reason::TunnelTimeout, "the tunnel was idle");
 const TOO_LONG: Fault = Fault::new(Reason::ExchangeTimeout, "the exchange took too long");
 pub(super) const TOO_SLOW: Fault = Fault::over("min_body_rate", Reason::BodyTimeout, "the body came too slowly");
 
@@ -68,6 +70,8 @@ pub(super) enum Phase {
     Exchange,
     /// HTTP/2 with a stream open or a header block that is not whole: the task sees to their times, on each sweep.
     Streams,
+    /// In a tunnel. Closed at the deadline, which moves on with every byte.
+    Tunnel,
 }
 
 /// How fast one direction of a body goes while it is the client who is waited for.
@@ -76,6 +80,15 @@ pub(super) struct Pace {
     waiting: Cell<bool>,
     ticks: Cell<u32>,
     bytes: Cell<u64>,
+}
+
+/// A tunnel's patience.
+#[derive(Debug, Default)]
+struct Idle {
+    timeout: Cell<Option<Duration>>,
+    /// Bytes both ways when the sweep looked last.
+    seen: Cell<u64>,
+    over: Cell<bool>,
 }
 
 /// What the connection's stream has to measure, because only it can ask the socket.
@@ -95,6 +108,7 @@ pub(super) struct Watch {
     deadline: Cell<u32>,
     reading: Pace,
     writing: Pace,
+    tunnel: Idle,
     /// Set by drain: when to close even if idle for a moment only, and when to close in any case.
     close_at: Cell<u32>,
     kill_at: Cell<u32>,
@@ -116,6 +130,7 @@ impl Watch {
             deadline: Cell::new(deadline),
             reading: Pace::default(),
             writing: Pace::default(),
+            tunnel: Idle::default(),
             close_at: Cell::new(u32::MAX),
             kill_at: Cell::new(u32::MAX),
             close: Cell::default(),
@@ -140,11 +155,15 @@ impl Watch {
                 self.expired.set(over);
                 over
             }
+            Phase::Tunnel => self.sweep_tunnel(),
             Phase::Exchange => self.sweep_bodies(limits) | self.sweep_whole() | !self.long.replace(true),
             Phase::Streams => true,
         };
         let kill = now >= self.kill_at.get();
         if kill {
+            if self.phase.get() == Phase::Tunnel {
+                self.conn.set_fault(DRAINED);
+            }
             self.killed.set(true);
         }
         if act || kill {
@@ -156,6 +175,19 @@ impl Watch {
         let over = is_too_long(&self.conn);
         if over {
             self.killed.set(true);
+        }
+        over
+    }
+
+    fn sweep_tunnel(&self) -> bool {
+        let passed = self.reading.bytes.get().wrapping_add(self.writing.bytes.get());
+        if self.tunnel.seen.replace(passed) != passed {
+            self.deadline.set(self.tunnel.timeout.get().map_or(u32::MAX, |timeout| self.clock.after(timeout)));
+        }
+        let over = self.clock.now() >= self.deadline.get();
+        if over {
+            self.conn.set_fault(IDLE_TUNNEL);
+            self.tunnel.over.set(true);
         }
         over
     }
@@ -264,6 +296,19 @@ impl Watch {
         self.measure.set(None);
         self.reading.clear();
         self.writing.clear();
+    }
+
+    /// The exchange has become a tunnel.
+    pub(super) fn tunnel(&self, idle: Option<Duration>) {
+        self.phase.set(Phase::Tunnel);
+        self.measure.set(None);
+        self.tunnel.timeout.set(idle);
+        self.deadline.set(idle.map_or(u32::MAX, |timeout| self.clock.after(timeout)));
+    }
+
+    /// Whether the tunnel has been idle for too long.
+    pub(super) fn is_tunnel_over(&self) -> bool {
+        self.tunnel.over.get()
     }
 
     /// Nothing more has come from the client, who is in the middle of a body.

@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future as _;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -102,6 +102,24 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
     pub fn new(source: B, max: u64, hold: bool, budget: &ReplayBudget, now: Instant) -> Self {
         let empty = source.is_end_stream();
         let total = source.size_hint().exact();
+        Self::with(source, total, empty, max, hold, budget, now)
+    }
+
+    /// Of a request that asks for a tunnel: a body of no bytes. The source is left alone until a backend has agreed, and
+    /// what it has to say then is said by [`tunnelled`](Self::tunnelled).
+    pub fn before_tunnel(source: B, budget: &ReplayBudget, now: Instant) -> Self {
+        Self::with(source, Some(0), true, 0, false, budget, now)
+    }
+
+    fn with(
+        source: B,
+        total: Option<u64>,
+        empty: bool,
+        max: u64,
+        hold: bool,
+        budget: &ReplayBudget,
+        now: Instant,
+    ) -> Self {
         Self {
             shared: Rc::new(Shared {
                 total,
@@ -141,13 +159,19 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
     pub fn attempt(&self) -> Attempt<B> {
         let number = self.shared.attempt.get() + 1;
         self.shared.attempt.set(number);
-        Attempt { shared: Rc::clone(&self.shared), number, next: 0, sent: 0, patience: None }
+        Attempt { shared: Rc::clone(&self.shared), number, next: 0, sent: 0, patience: None, tunnelled: false }
     }
 
     /// A body for a try beside the one that is under way, of what has been read. It must be [done](Self::done) and
     /// [replayable](Self::is_replayable).
     pub fn beside(&self) -> Attempt<B> {
-        Attempt { shared: Rc::clone(&self.shared), number: self.shared.attempt.get(), next: 0, sent: 0, patience: None }
+        let number = self.shared.attempt.get();
+        Attempt { shared: Rc::clone(&self.shared), number, next: 0, sent: 0, patience: None, tunnelled: false }
+    }
+
+    /// What the client says in the tunnel. Neither limited nor kept.
+    pub fn tunnelled(&self) -> Attempt<B> {
+        Attempt { tunnelled: true, ..self.beside() }
     }
 
     /// Whether another try could send the same body from its beginning.
@@ -249,9 +273,25 @@ pub struct Attempt<B> {
     next: usize,
     sent: u64,
     patience: Option<Pin<Box<Sleep>>>,
+    /// What follows the switch to another protocol.
+    tunnelled: bool,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Attempt<B> {
+    fn poll_tunnelled(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let frame = ready!(Pin::new(&mut *self.shared.source.borrow_mut()).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            self.shared.received.set(self.shared.received.get() + bytes as u64);
+        }
+        Poll::Ready(frame.map(|frame| {
+            frame.map_err(|_| {
+                self.shared.fault.set(Some(BodyFault::Client));
+                BodyFault::Client
+            })
+        }))
+    }
+
     /// Whether the body may be read, or must wait for the backend's 100.
     fn poll_released(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.shared.held.get() {
@@ -277,6 +317,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = &mut *self;
+        if this.tunnelled {
+            return this.poll_tunnelled(cx);
+        }
         if this.number != this.shared.attempt.get() {
             return Poll::Ready(Some(Err(BodyFault::Over)));
         }
@@ -332,13 +375,16 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
 
     fn is_end_stream(&self) -> bool {
         let shared = &*self.shared;
-        shared.done.get().is_some() && shared.fault.get().is_none() && self.next >= shared.kept.borrow().len()
+        !self.tunnelled
+            && shared.done.get().is_some()
+            && shared.fault.get().is_none()
+            && self.next >= shared.kept.borrow().len()
     }
 
     fn size_hint(&self) -> SizeHint {
         match self.shared.total {
-            Some(total) => SizeHint::with_exact(total.saturating_sub(self.sent)),
-            None => SizeHint::default(),
+            Some(total) if !self.tunnelled => SizeHint::with_exact(total.saturating_sub(self.sent)),
+            _ => SizeHint::default(),
         }
     }
 }

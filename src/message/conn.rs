@@ -19,6 +19,7 @@ use super::forwarded;
 use super::framing::Fault;
 use super::head::{RequestHead, ResponseHead};
 use super::hop::HOP_BY_HOP;
+use super::tunnel::Tunnel;
 use crate::model::{Listener, Reason};
 
 /// What the parts of one client connection share. See the module.
@@ -41,6 +42,7 @@ pub struct Conn {
 
     /// When it must be over, if that is said: the request, its answer and all.
     end: Cell<Option<Instant>>,
+    tunnel: Cell<Tunnel>,
 
     // Its answer. `answered` is set when the service returned one.
     answered: Cell<bool>,
@@ -79,6 +81,7 @@ impl Conn {
             fault: Cell::default(),
             body_done: Cell::new(true),
             end: Cell::default(),
+            tunnel: Cell::default(),
             answered: Cell::default(),
             interim: RefCell::default(),
             interim_heads,
@@ -122,6 +125,19 @@ impl Conn {
     /// The exchange must be over by then; what is left of it is cut off.
     pub fn must_end(&self, at: Instant) {
         self.end.set(Some(at));
+    }
+
+    /// Whether a tunnel was asked of a backend for the request, and whether it agreed.
+    pub fn tunnel(&self) -> Tunnel {
+        self.tunnel.get()
+    }
+
+    /// The request has got so far. A tunnel has no end but its own.
+    pub fn set_tunnel(&self, tunnel: Tunnel) {
+        self.tunnel.set(tunnel);
+        if tunnel != Tunnel::Asked {
+            self.end.set(None);
+        }
     }
 
     /// Sends an interim response ahead of the final one. Does nothing once the final one has begun, nor for a client of
@@ -169,6 +185,7 @@ impl Conn {
         self.body_done.set(head.framing == super::framing::Framing::Empty);
         self.fault.set(None);
         self.end.set(None);
+        self.tunnel.set(Tunnel::No);
         self.answered.set(false);
     }
 
@@ -177,6 +194,7 @@ impl Conn {
         self.body_done.set(true);
         self.fault.set(None);
         self.end.set(None);
+        self.tunnel.set(Tunnel::No);
         self.answered.set(false);
         self.verdict.set(Some(fault));
     }

@@ -77,7 +77,7 @@ impl std::error::Error for Fault {}
 const MAX_OPTIONS: usize = 32;
 
 /// Whether every byte may stand in a token (RFC 9110, 5.6.2).
-fn is_token(bytes: &[u8]) -> bool {
+pub(super) fn is_token(bytes: &[u8]) -> bool {
     bytes.iter().all(|&b| TOKEN[usize::from(b)])
 }
 

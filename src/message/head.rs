@@ -6,6 +6,7 @@ use http::{Method, StatusCode, Version, request};
 
 use super::fields::{Fields, Known, Names};
 use super::framing::{self, Framing, split_absolute};
+use super::upgrade;
 
 /// A request and the way to its body.
 pub struct Request<B> {
@@ -44,6 +45,8 @@ pub struct RequestHead {
     pub expects_continue: bool,
     /// Whether the client may send another request after this one.
     pub keep_alive: bool,
+    /// What it asks to switch to, see [`upgrade::asked`]; few requests do.
+    pub upgrade: Option<Box<str>>,
     /// All fields.
     pub fields: Fields,
     /// In the text of the fields.
@@ -56,15 +59,20 @@ impl RequestHead {
         let text = bytes.get(head.start..head.end)?;
         let at = |place: usize| place - head.start;
         let fields = Fields::new(text.to_vec(), head.fields);
-        Some(Self {
+        let mut head = Self {
             method: Method::from_bytes(text.get(..at(head.method_end))?).ok()?,
             version: head.version,
             framing: head.framing,
             expects_continue: head.expects_continue,
             keep_alive: head.keep_alive,
+            upgrade: None,
             fields,
             target: at(head.target.start)..at(head.target.end),
-        })
+        };
+        if head.fields.has(Names::of(&[Known::Upgrade])) {
+            head.upgrade = upgrade::asked(&head);
+        }
+        Some(head)
     }
 
     /// A request without a body. The target and the fields must be valid.
@@ -77,6 +85,7 @@ impl RequestHead {
             framing: Framing::Empty,
             expects_continue: false,
             keep_alive: true,
+            upgrade: None,
             fields: all,
             target: 0..target.len(),
         }

@@ -10,6 +10,8 @@ pub mod conn;
 pub mod body;
 pub mod buffer;
 pub mod send;
+pub mod tunnel;
+pub mod upgrade;
 pub mod forwarded;
 pub mod hop;
 pub mod key;

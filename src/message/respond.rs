@@ -28,7 +28,7 @@ pub fn status(reason: Reason) -> StatusCode {
         | Reason::UpstreamTruncated
         | Reason::UpstreamStalled => 502,
         Reason::NoHealthyBackend | Reason::Overloaded | Reason::QueueTimeout | Reason::Draining => 503,
-        Reason::UpstreamTimeout | Reason::ExchangeTimeout => 504,
+        Reason::UpstreamTimeout | Reason::ExchangeTimeout | Reason::TunnelTimeout => 504,
     };
     StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }

@@ -78,6 +78,8 @@ words! {
         UpstreamTimeout = "upstream_timeout",
         /// The exchange as a whole took too long.
         ExchangeTimeout = "exchange_timeout",
+        /// Nothing went through the tunnel for too long.
+        TunnelTimeout = "tunnel_timeout",
         /// The client went away first (logged as 499).
         ClientClosed = "client_closed",
         /// The backend's body ended early.

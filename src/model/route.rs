@@ -33,6 +33,8 @@ pub struct Route {
     pub timeouts: TimeoutsOverride,
     /// Over `[limits]`.
     pub max_body_bytes: Option<u64>,
+    /// The protocols that a client may switch to, in lower case.
+    pub upgrade: Vec<Box<str>>,
     /// Pools, or an answer of our own.
     pub action: Action,
     /// `None`: the target goes through byte for byte.

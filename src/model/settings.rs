@@ -337,6 +337,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// From the request's head to the end of the answer, bodies included; `None`: as long as it takes.
     pub exchange: Option<Duration>,
+    /// How long a tunnel may be idle both ways; `None`: for ever.
+    pub tunnel: Option<Duration>,
     /// How long an idle connection is kept for reuse.
     pub keepalive: Duration,
 }
@@ -348,6 +350,7 @@ impl Default for Timeouts {
             response: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             exchange: None,
+            tunnel: Some(Duration::from_secs(3600)),
             keepalive: Duration::from_secs(4),
         }
     }
@@ -364,6 +367,8 @@ pub struct TimeoutsOverride {
     pub idle: Option<Duration>,
     /// See [`Timeouts::exchange`].
     pub exchange: Option<Option<Duration>>,
+    /// See [`Timeouts::tunnel`].
+    pub tunnel: Option<Option<Duration>>,
     /// See [`Timeouts::keepalive`].
     pub keepalive: Option<Duration>,
 }
@@ -376,6 +381,7 @@ impl TimeoutsOverride {
             response: self.response.unwrap_or(pool.response),
             idle: self.idle.unwrap_or(pool.idle),
             exchange: self.exchange.unwrap_or(pool.exchange),
+            tunnel: self.tunnel.unwrap_or(pool.tunnel),
             keepalive: self.keepalive.unwrap_or(pool.keepalive),
         }
     }

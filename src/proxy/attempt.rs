@@ -20,6 +20,7 @@ use super::{BoxError, Proxy, UpstreamBody};
 use crate::backend::{self, Backend};
 use crate::message::body::RequestBody;
 use crate::message::fields::{Known, Names};
+use crate::message::tunnel::Tunnel;
 use crate::message::{Response, ResponseHead, hop};
 use crate::model::{Outcome, PoolSettings, Reason, Timeouts};
 use crate::upstream::{self, ErrorKind, Terms, Upload};
@@ -151,7 +152,10 @@ impl Try<'_> {
         outgoing.write(&mut head, ticket, self.backend, self.settings);
         let is_head = *outgoing.method() == Method::HEAD;
         let body_sent = if self.beside { body.beside() } else { body.attempt() };
-        let request = upstream::Outgoing { head, is_head, says_length: outgoing.says_length(), body: body_sent };
+        let upgrade =
+            outgoing.upgrade().map(|name| upstream::Upgrade { protocol: name.into(), body: body.tunnelled() });
+        let says_length = outgoing.says_length();
+        let request = upstream::Outgoing { head, is_head, says_length, body: body_sent, upgrade };
         match proxy.client.exchange(self.backend, &terms, request).await {
             Ok(upstream::Reply { mut response, connect, at }) => {
                 if response.head.fields.has(words::FIELDS) {
@@ -159,10 +163,16 @@ impl Try<'_> {
                 }
                 let took = at.saturating_duration_since(self.began);
                 let noted = Some(self.note(took, connect));
-                if limits.adaptive {
-                    serving.in_flight.answered(took);
+                let is_tunnel = response.head.status == StatusCode::SWITCHING_PROTOCOLS;
+                if is_tunnel {
+                    // Agreeing to a tunnel is not the work that is measured.
+                    measure.void();
+                } else {
+                    if limits.adaptive {
+                        serving.in_flight.answered(took);
+                    }
+                    measure.answered(&response.head, at, body.done());
                 }
-                measure.answered(&response.head, at, body.done());
                 if connect.is_some() {
                     self.backend.note_connect(false);
                 }
@@ -170,6 +180,11 @@ impl Try<'_> {
                     true => Outcome::GatewayError,
                     false => Outcome::Ok,
                 });
+                if is_tunnel {
+                    serving.agreed();
+                    let is_websocket = outgoing.upgrade() == Some("websocket");
+                    conn.set_tunnel(Tunnel::Open { idle: self.timeouts.tunnel, is_websocket });
+                }
                 let idle = self.timeouts.idle;
                 let relay = |body| Relay { body, serving, idle, waiting: None, timer: None };
                 let sent = Sent { response: response.map(relay), upload_pending: body.done().is_none() };
@@ -295,14 +310,19 @@ impl Serving {
         self.complete = true;
     }
 
+    /// It has agreed to a tunnel. That is its answer, whole and good; what becomes of the tunnel is not judged.
+    fn agreed(&mut self) {
+        self.complete = true;
+        self.conclude();
+    }
+
     pub(crate) fn label(&self) -> &str {
         &self.server.label
     }
-}
 
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let Some(outcome) = self.outcome else { return };
+    /// Counts how it went, once.
+    fn conclude(&mut self) {
+        let Some(outcome) = self.outcome.take() else { return };
         self.server.cells.attempt(outcome);
         // Only an answer that has come whole speaks for a backend; one that the client did not wait for says nothing.
         let observation = match outcome {
@@ -314,5 +334,11 @@ impl Drop for Serving {
         if let Some(observation) = observation {
             self.server.reports.send(observation);
         }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.conclude();
     }
 }

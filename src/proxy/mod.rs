@@ -14,6 +14,7 @@ mod response;
 mod slots;
 mod ticket;
 mod tries;
+mod tunnel;
 mod wait;
 mod words;
 
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use http_body::Body;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -36,7 +37,8 @@ use crate::message::body::{Attempt, BodyFault, ReplayBudget, RequestBody};
 use crate::message::conn::Conn;
 use crate::message::fields::{Fields, Known, Names};
 use crate::message::framing::origin_form;
-use crate::message::{Request, RequestHead, Response, ResponseHead, forwarded, hop, respond};
+use crate::message::tunnel::Tunnel;
+use crate::message::{Request, RequestHead, Response, ResponseHead, forwarded, hop, respond, upgrade};
 use crate::model::{Action, HeaderEdits, Key, Limits, Reason, Route};
 use crate::routing::{Reader, Refusal, Snapshot};
 use crate::telemetry::{AccessLog, WorkerMetrics};
@@ -192,14 +194,21 @@ where
 
         // The body: how much of it, and whether the client waits to be asked for it.
         let max = route.max_body_bytes.unwrap_or(index.plan.limits.max_body_bytes);
-        let body = RequestBody::new(body, max, head.expects_continue, &self.replay, ticket.started);
+        let protocol = upgrade::choose(head, &route.upgrade);
+        let body = match protocol {
+            None => RequestBody::new(body, max, head.expects_continue, &self.replay, ticket.started),
+            Some(_) => {
+                conn.set_tunnel(Tunnel::Asked);
+                RequestBody::before_tunnel(body, &self.replay, ticket.started)
+            }
+        };
         if body.is_declared_too_large() {
             self.slots.borrow().metrics().metrics().limit_hit("max_body_bytes");
             return Err(Reason::RequestTooLarge.into());
         }
 
         // The head as backends see it.
-        let outgoing = Outgoing::new(head, route).ok_or(Reason::BadRequest)?;
+        let outgoing = Outgoing::new(head, route, protocol).ok_or(Reason::BadRequest)?;
 
         // A backend, and another if that one fails.
         let sent = tries::run(self, snapshot, route, &target, &outgoing, &body, ticket).await;
@@ -209,7 +218,11 @@ where
         // Its head as the client sees it.
         let fields = &mut response.head.fields;
         hop::strip_listed(fields);
-        if upload_pending {
+        let is_tunnel = response.head.status == StatusCode::SWITCHING_PROTOCOLS;
+        if is_tunnel && let Some(in_flight) = &mut ticket.in_flight {
+            in_flight.tunnelled();
+        }
+        if upload_pending || is_tunnel {
             // The answer came first: what is left of the request has no use.
             body.abandon_if_held();
             let body = body.clone();

@@ -21,6 +21,8 @@ pub(crate) struct Outgoing<'a> {
     head: &'a RequestHead,
     target: Cow<'a, [u8]>,
     edits: &'a HeaderEdits,
+    /// What the backend is asked to switch to.
+    upgrade: Option<&'a str>,
     /// The route lets an `Idempotency-Key` speak.
     idempotency_key: bool,
 }
@@ -31,19 +33,24 @@ const REPLACED: Names =
     hop::HOP_BY_HOP.and(Names::of(&[Known::ContentLength, Known::Host, Known::Expect, Known::Via, Known::RequestId]));
 
 impl<'a> Outgoing<'a> {
-    /// `None`: the rewritten target is not a target any more.
-    pub(crate) fn new(head: &'a RequestHead, route: &'a Route) -> Option<Self> {
+    /// `upgrade`: what the client asks to switch to, and may. `None`: the rewritten target is not a target any more.
+    pub(crate) fn new(head: &'a RequestHead, route: &'a Route, upgrade: Option<&'a str>) -> Option<Self> {
         let target = origin_form(head.target());
         let target = match &route.rewrite {
             None => target,
             Some(rewrite) => Cow::Owned(rewritten(str::from_utf8(&target).ok()?, rewrite)?),
         };
-        Some(Self { head, target, edits: &route.request_headers, idempotency_key: route.idempotency_key })
+        let edits = &route.request_headers;
+        Some(Self { head, target, edits, upgrade, idempotency_key: route.idempotency_key })
     }
 
     /// As the client sent it.
     pub(crate) fn head(&self) -> &'a RequestHead {
         self.head
+    }
+
+    pub(crate) fn upgrade(&self) -> Option<&'a str> {
+        self.upgrade
     }
 
     pub(crate) fn method(&self) -> &Method {

@@ -9,11 +9,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::attempt::Serving;
 use super::ticket::Ticket;
+use super::tunnel::Tunnel;
+use crate::message::tunnel::Duplex;
 use crate::model::Reason;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -27,6 +30,7 @@ pub struct ResponseBody<U> {
 enum Inner<U> {
     Own(Option<Bytes>),
     Backend(Box<Relay<U>>),
+    Tunnel(Box<Tunnel<U>>),
     Over,
 }
 
@@ -40,7 +44,11 @@ pub(crate) struct Relay<U> {
     pub(crate) timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl<U: Body<Data = Bytes> + Unpin> ResponseBody<U> {
+impl<U> ResponseBody<U>
+where
+    U: Duplex + Unpin,
+    U::Error: Into<BoxError>,
+{
     /// An answer of our own. Nothing can go wrong with it any more but the client's leaving.
     pub(crate) fn own(body: Bytes, mut ticket: Box<Ticket>) -> Self {
         // For HEAD the body is never asked for; what counts is that there is an answer.
@@ -50,6 +58,9 @@ impl<U: Body<Data = Bytes> + Unpin> ResponseBody<U> {
 
     /// A backend's answer.
     pub(crate) fn backend(relay: Relay<U>, ticket: Box<Ticket>) -> Self {
+        if ticket.status == Some(StatusCode::SWITCHING_PROTOCOLS) {
+            return Self { inner: Inner::Tunnel(Box::new(Tunnel::new(relay))), ticket };
+        }
         let mut body = Self { inner: Inner::Backend(Box::new(relay)), ticket };
         if let Inner::Backend(relay) = &body.inner
             && relay.body.is_end_stream()
@@ -78,7 +89,7 @@ impl<U: Body<Data = Bytes> + Unpin> ResponseBody<U> {
 
 impl<U> Body for ResponseBody<U>
 where
-    U: Body<Data = Bytes> + Unpin,
+    U: Duplex + Unpin,
     U::Error: Into<BoxError>,
 {
     type Data = Bytes;
@@ -96,6 +107,7 @@ where
                 this.ticket.bytes_out += data.as_ref().map_or(0, |data| data.len() as u64);
                 return Poll::Ready(data.map(|data| Ok(Frame::data(data))));
             }
+            Inner::Tunnel(tunnel) => return tunnel.poll_frame(cx, &mut this.ticket),
             Inner::Backend(relay) => relay,
         };
         loop {
@@ -151,6 +163,7 @@ where
         match &self.inner {
             Inner::Own(body) => body.is_none(),
             Inner::Backend(relay) => relay.body.is_end_stream(),
+            Inner::Tunnel(_) => false,
             Inner::Over => true,
         }
     }
@@ -159,7 +172,21 @@ where
         match &self.inner {
             Inner::Own(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
             Inner::Backend(relay) => relay.body.size_hint(),
+            Inner::Tunnel(_) => SizeHint::default(),
             Inner::Over => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl<U> Duplex for ResponseBody<U>
+where
+    U: Duplex + Unpin,
+    U::Error: Into<BoxError>,
+{
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        match &mut self.inner {
+            Inner::Tunnel(tunnel) => tunnel.poll_up(cx, &mut self.ticket),
+            Inner::Own(_) | Inner::Backend(_) | Inner::Over => Poll::Ready(Ok(())),
         }
     }
 }

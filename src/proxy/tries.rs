@@ -182,7 +182,7 @@ where
             ticket.conn.must_end(end);
         }
         let now = Some(ticket.started);
-        let may_hedge = hedged::may_hedge(route, outgoing.method());
+        let may_hedge = outgoing.upgrade().is_none() && hedged::may_hedge(route, outgoing.method());
         let (held, last, retrying, failed_over_to, past) = (None, None, None, Cell::new(None), None);
         let (free, retries, asked_to_wait) = (0, 0, 0);
         Self {

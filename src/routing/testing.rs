@@ -54,6 +54,7 @@ pub(super) fn route(name: &str, hosts: &[&str], methods: &[Method], path: Option
         hedge: false,
         timeouts: TimeoutsOverride::default(),
         max_body_bytes: None,
+        upgrade: Vec::new(),
         action: Action::Forward,
         rewrite: None,
         request_headers: HeaderEdits::default(),

@@ -221,6 +221,9 @@ pub(super) struct KeyBlock {
     /// Requests that ended with a reason; made at the first, because most keys never have one.
     pub(super) refused: OnceLock<Box<Refused>>,
     pub(super) in_flight: Count,
+    /// Of these, tunnels; and how many there have been.
+    pub(super) tunnels_open: Count,
+    pub(super) tunnels: Count,
     pub(super) bytes_in: Count,
     pub(super) bytes_out: Count,
     pub(super) duration: Histogram,

@@ -147,9 +147,13 @@ specs! {
     REQUESTS: Counter "requests_total" ["asset", "region", "code", "reason"]
         "Requests finished, by class of status; the reason is empty when a backend answered.";
     REQUEST_DURATION: Histogram "request_duration_seconds" ["asset", "region"]
-        "From a request's head to the end of its response.";
+        "From a request's head to the end of its response; tunnels are not in it.";
     REQUESTS_IN_FLIGHT: Gauge "requests_in_flight" ["asset", "region"]
-        "Requests begun and not yet finished.";
+        "Requests begun and not yet finished, tunnels among them.";
+    TUNNELS_OPEN: Gauge "tunnels_open" ["asset", "region"]
+        "Tunnels, such as WebSockets, that have not ended.";
+    TUNNELS: Counter "tunnels_total" ["asset", "region"]
+        "Requests that became tunnels.";
     REQUEST_BYTES: Counter "request_bytes_total" ["asset", "region"]
         "Bytes of request bodies received from clients.";
     RESPONSE_BYTES: Counter "response_bytes_total" ["asset", "region"]
@@ -218,6 +222,8 @@ impl Export {
         let mut requests = REQUESTS.family();
         let mut duration = REQUEST_DURATION.family();
         let mut in_flight = REQUESTS_IN_FLIGHT.family();
+        let mut tunnels_open = TUNNELS_OPEN.family();
+        let mut tunnels = TUNNELS.family();
         let mut bytes_in = REQUEST_BYTES.family();
         let mut bytes_out = RESPONSE_BYTES.family();
         let mut failovers = FAILOVERS.family();
@@ -243,6 +249,11 @@ impl Export {
             duration.push_distribution(&labels, &distribution);
             // A request that ends between the reading of two cells can make this look negative for one scrape.
             in_flight.push(&labels, (sum(&|block| block.in_flight.get()) as i64).max(0) as f64);
+            let made = sum(&|block| block.tunnels.get());
+            push_some(&mut tunnels, &labels, made);
+            if made > 0 {
+                tunnels_open.push(&labels, (sum(&|block| block.tunnels_open.get()) as i64).max(0) as f64);
+            }
             bytes_in.push(&labels, sum(&|block| block.bytes_in.get()) as f64);
             bytes_out.push(&labels, sum(&|block| block.bytes_out.get()) as f64);
             for (at, result) in RetryResult::ALL.iter().enumerate() {
@@ -264,7 +275,8 @@ impl Export {
                 }
             }
         }
-        let all = [requests, duration, in_flight, bytes_in, bytes_out, failovers, retries, hedges];
+        let all =
+            [requests, duration, in_flight, tunnels_open, tunnels, bytes_in, bytes_out, failovers, retries, hedges];
         out.extend(all.map(Family::into_proto));
     }
 

@@ -65,7 +65,7 @@ impl KeyCells {
     /// A request for this key begins: it is in flight until the guard is finished or dropped.
     pub fn started(self: &Rc<Self>) -> InFlight {
         self.block.in_flight.add(1);
-        InFlight { cells: self.clone() }
+        InFlight { cells: self.clone(), is_tunnel: false }
     }
 
     /// What became of a retry.
@@ -94,9 +94,18 @@ impl KeyCells {
 #[derive(Debug)]
 pub struct InFlight {
     cells: Rc<KeyCells>,
+    is_tunnel: bool,
 }
 
 impl InFlight {
+    /// It has become a tunnel: how long it takes says nothing about how fast requests are answered.
+    pub fn tunnelled(&mut self) {
+        if !std::mem::replace(&mut self.is_tunnel, true) {
+            self.cells.block.tunnels.add(1);
+            self.cells.block.tunnels_open.add(1);
+        }
+    }
+
     /// The request is over: `status` as in the access log, `reason` unless a backend (or a route) answered, `took` from
     /// the request's head to the end of the response, the bytes of both bodies.
     pub fn finished(self, status: u16, reason: Option<Reason>, took: Duration, bytes_in: u64, bytes_out: u64) {
@@ -106,7 +115,9 @@ impl InFlight {
         }
         block.bytes_in.add(bytes_in);
         block.bytes_out.add(bytes_out);
-        block.duration.observe(took);
+        if !self.is_tunnel {
+            block.duration.observe(took);
+        }
     }
 
     /// The cells it is counted in.
@@ -118,6 +129,9 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.cells.block.in_flight.sub(1);
+        if self.is_tunnel {
+            self.cells.block.tunnels_open.sub(1);
+        }
     }
 }
 

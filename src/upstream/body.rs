@@ -17,11 +17,13 @@ use tokio::time::Instant;
 use super::BoxError;
 use super::connection::{Connection, Worker};
 use super::pool::To as _;
+use super::tunnel::Tunnel;
 use crate::message::body::BodyFault;
 use crate::message::buffer::Left;
 use crate::message::framing::response::BodyEnd;
 use crate::message::framing::{Chunks, Fault};
 use crate::message::send::{Failed, Sending};
+use crate::message::tunnel::Duplex;
 
 /// A response body that gives its connection back when it has been read to its end; dropped earlier, it closes it.
 pub struct ResponseBody<B>(State<B>);
@@ -30,6 +32,7 @@ enum State<B> {
     /// All of it, or the rest, is here.
     Rest(Bytes),
     Streaming(Box<Streaming<B>>),
+    Tunnel(Box<Tunnel<B>>),
 }
 
 /// Why a response body is not whole.
@@ -111,6 +114,11 @@ where
         Ok(Self(State::Streaming(Box::new(Streaming { connection, left, first, upload, back }))))
     }
 
+    /// What follows the switch to another protocol.
+    pub(super) fn tunnel(tunnel: Tunnel<B>) -> Self {
+        Self(State::Tunnel(Box::new(tunnel)))
+    }
+
     /// Reads on once, without waiting: whether the body is known to break off, while nothing of it has been passed on.
     /// It is the read that comes next in any case, so it costs nothing.
     pub(super) fn look_ahead(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
@@ -180,6 +188,7 @@ where
                 let data = std::mem::take(data);
                 return Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))));
             }
+            State::Tunnel(tunnel) => return tunnel.poll_data(cx).map_ok(Frame::data),
             State::Streaming(streaming) => streaming,
         };
         let polled = ready!(streaming.poll_data(cx));
@@ -211,6 +220,20 @@ where
                 Left::Length(left) => SizeHint::with_exact(left + streaming.first.len() as u64),
                 Left::Chunked(_) | Left::Close => SizeHint::default(),
             },
+            State::Tunnel(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl<B> Duplex for ResponseBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        match &mut self.0 {
+            State::Tunnel(tunnel) => tunnel.poll_up(cx),
+            State::Rest(_) | State::Streaming(_) => Poll::Ready(Ok(())),
         }
     }
 }

@@ -19,12 +19,14 @@ use tokio::time::Instant;
 use super::body::Return;
 use super::connection::{Connection, Worker};
 use super::pool::To as _;
+use super::tunnel::{Tunnel, Upgrade};
 use super::{BoxError, Error, ErrorKind, ResponseBody, Terms, dial};
 use crate::backend::Backend;
 use crate::message::Response;
 use crate::message::framing::Fault;
 use crate::message::framing::response::{Head, Scan, bad};
 use crate::message::send::{Coding, Failed, Sending};
+use crate::message::upgrade;
 
 /// The largest response head, in bytes, interim responses before it included.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
@@ -50,6 +52,8 @@ pub struct Outgoing<B> {
     pub says_length: bool,
     /// Its body.
     pub body: B,
+    /// What the backend is asked to switch to; such a request has no body.
+    pub upgrade: Option<Upgrade<B>>,
 }
 
 /// A response, and what getting it took.
@@ -84,14 +88,20 @@ where
         terms: &Terms<'_>,
         request: Outgoing<B>,
     ) -> Result<Reply<B>, Error> {
-        let Outgoing { mut head, is_head: to_head, says_length, body } = request;
+        let Outgoing { mut head, is_head: to_head, says_length, body, upgrade } = request;
         let coding = Coding::of(&body, true);
         if says_length || coding != Coding::Length(0) {
             coding.write(&mut head);
         }
+        if let Some(upgrade) = &upgrade {
+            head.extend_from_slice(b"connection: Upgrade\r\nupgrade: ");
+            head.extend_from_slice(upgrade.protocol.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
         head.extend_from_slice(b"\r\n");
         let mut upload = Some(Sending::new(head, body, coding));
-        let mut inbound = Inbound { to_head, scan: Scan::new(to_head, MAX_FIELDS), seen: 0, interims: 0 };
+        let asked = upgrade.as_ref().map(|upgrade| &*upgrade.protocol);
+        let mut inbound = Inbound { to_head, asked, scan: Scan::new(to_head, MAX_FIELDS), seen: 0, interims: 0 };
         loop {
             let idle = self.worker.pool.take(backend, terms.began, Connection::usable);
             let reused = idle.is_some();
@@ -112,6 +122,16 @@ where
             match result {
                 Ok(head) => {
                     let at = Instant::now();
+                    if head.head.status == StatusCode::SWITCHING_PROTOCOLS {
+                        // Whoever switches before it has the request whole would take its rest for the tunnel's.
+                        let agreed = upgrade.filter(|_| upload.is_none() && !broken);
+                        let Some(Upgrade { body, .. }) = agreed else {
+                            let fault = bad("a switch before the end of the request");
+                            return Err(Error { wrote, connect, ..Error::from(fault) });
+                        };
+                        let body = ResponseBody::tunnel(Tunnel::new(connection, &self.worker, body));
+                        return Ok(Reply { response: Response { head: head.head, body }, connect, at });
+                    }
                     let back = self.way_back(terms, &head, broken);
                     let body = ResponseBody::new(head.end, connection, upload, back, at);
                     let mut body = body.map_err(|fault| Error { wrote, connect, ..Error::from(fault) })?;
@@ -170,15 +190,17 @@ where
 }
 
 /// What comes back, until its head is whole.
-struct Inbound {
+struct Inbound<'a> {
     to_head: bool,
+    /// The protocol that a 101 may switch to.
+    asked: Option<&'a str>,
     scan: Scan,
     /// Bytes of interim responses.
     seen: usize,
     interims: usize,
 }
 
-impl Inbound {
+impl Inbound<'_> {
     /// The final head, if it is there.
     fn read(&mut self, connection: &mut Connection, terms: &Terms<'_>) -> Result<Option<Head>, Fault> {
         while !connection.buffer.is_empty() {
@@ -189,7 +211,9 @@ impl Inbound {
                 return Ok(Some(head));
             }
             if head.head.status == StatusCode::SWITCHING_PROTOCOLS {
-                return Err(bad("a switch that nobody asked for"));
+                let Some(asked) = self.asked else { return Err(bad("a switch that nobody asked for")) };
+                upgrade::agrees(&head.head, asked).map_err(bad)?;
+                return Ok(Some(head));
             }
             self.scan = Scan::new(self.to_head, MAX_FIELDS);
             self.seen += len;
@@ -221,7 +245,7 @@ where
     B::Error: Into<BoxError>,
 {
     /// Waits for the response head, passing interim responses on and keeping to the terms.
-    async fn head(&mut self, inbound: &mut Inbound, began: Instant) -> Result<Head, Error> {
+    async fn head(&mut self, inbound: &mut Inbound<'_>, began: Instant) -> Result<Head, Error> {
         let mut now = Some(began);
         let mut alarm = self.worker.alarms.alarm();
         poll_fn(|cx| {
@@ -236,7 +260,7 @@ where
         .await
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, inbound: &mut Inbound) -> Poll<Result<Head, Error>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>, inbound: &mut Inbound<'_>) -> Poll<Result<Head, Error>> {
         loop {
             if let Err(error) = self.send(cx) {
                 return Poll::Ready(Err(error));

@@ -139,7 +139,7 @@ fn outgoing<B>(request: Request<B>) -> Outgoing<B> {
     for (name, value) in parts.headers.iter().filter(|(name, _)| *name != "content-length") {
         line(&mut head, name.as_str().as_bytes(), value.as_bytes());
     }
-    Outgoing { head, is_head: parts.method == Method::HEAD, says_length, body }
+    Outgoing { head, is_head: parts.method == Method::HEAD, says_length, body, upgrade: None }
 }
 
 /// Lets everything happen that can happen.

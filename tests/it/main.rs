@@ -42,4 +42,5 @@ mod systemd;
 mod tidy;
 mod tiers;
 mod timeouts;
+mod websocket;
 mod words;

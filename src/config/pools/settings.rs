@@ -38,7 +38,8 @@ pub(in crate::config) const HEALTH_KEYS: &[&str] =
     &["path", "host", "expect", "interval", "fast_interval", "timeout", "rise", "fall", "agent"];
 pub(in crate::config) const LIMITS_KEYS: &[&str] =
     &["max_connections", "max_requests", "adaptive", "max_queue", "queue_timeout", "queue_order"];
-pub(in crate::config) const TIMEOUTS_KEYS: &[&str] = &["connect", "response", "idle", "exchange", "keepalive"];
+pub(in crate::config) const TIMEOUTS_KEYS: &[&str] =
+    &["connect", "response", "idle", "exchange", "tunnel", "keepalive"];
 pub(in crate::config) const FAILOVER_KEYS: &[&str] = &["overprovisioning", "panic_percent", "capacity"];
 
 /// A request that waits holds its connection and what it has sent; more of them than that is no queue any more.
@@ -385,6 +386,7 @@ pub(in crate::config) fn timeouts(cx: &Context<'_>, value: &Value<'_>) -> Option
         response: f.read("response", duration),
         idle: f.read("idle", duration),
         exchange: f.read("exchange", duration_or_off),
+        tunnel: f.read("tunnel", duration_or_off),
         keepalive: f.read("keepalive", duration),
     })
 }

@@ -4,6 +4,7 @@ mod conflicts;
 pub(super) mod edits;
 mod patterns;
 pub(super) mod sources;
+mod upgrade;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use http::Method;
 
 use super::assets::Assets;
 use super::context::Context;
-use super::decode::{Fields, boolean, list, not_supported, table, text};
+use super::decode::{Fields, boolean, list, table, text};
 use super::diagnostic::Fault;
 use super::pools::{retry, settings};
 use super::regions::Regions;
@@ -42,7 +43,7 @@ pub(super) const KEYS: &[&str] = &[
 ];
 
 /// Keys that say how a request is forwarded, and mean nothing where it is not.
-const FORWARD_KEYS: &[&str] = &["asset", "region", "timeout", "retry", "timeouts", "hedge", "rewrite"];
+const FORWARD_KEYS: &[&str] = &["asset", "region", "timeout", "retry", "timeouts", "upgrade", "hedge", "rewrite"];
 
 /// A route, and the places that later checks speak of.
 struct Read {
@@ -80,7 +81,6 @@ pub(super) fn decode(
 
 fn route(cx: &Context<'_>, item: &Value<'_>, known: &sources::Known<'_>) -> Option<Read> {
     let f = Fields::new(cx, table(cx, item)?, KEYS, "[[routes]]");
-    refuse_what_comes_later(f);
     let name = f.read("name", |cx, value| text(cx, value).map(str::to_owned));
     let hosts = f.read("hosts", hosts).unwrap_or_default();
     let methods = f.read("methods", methods).unwrap_or_default();
@@ -127,21 +127,12 @@ fn route(cx: &Context<'_>, item: &Value<'_>, known: &sources::Known<'_>) -> Opti
         hedge: f.read("hedge", boolean).unwrap_or(false),
         timeouts: f.read("timeouts", settings::timeouts).unwrap_or_default(),
         max_body_bytes: f.read("max_body_bytes", |cx, value| size(cx, value, super::limits::BODY_BYTES)),
+        upgrade: f.read("upgrade", upgrade::decode).unwrap_or_default(),
         action: action?,
         request_headers,
         response_headers,
     };
     Some(Read { route, named, whole, at: f.span("name").unwrap_or(item.span), path_at })
-}
-
-fn refuse_what_comes_later(f: Fields<'_, '_, '_>) {
-    f.read("upgrade", |cx, value| {
-        let words = list(cx, value, |cx, item| text(cx, item).map(|_| item.span))?;
-        if let Some(span) = words.first() {
-            not_supported(cx, *span, "upgrade to another protocol");
-        }
-        Some(())
-    });
 }
 
 fn hosts(cx: &Context<'_>, value: &Value<'_>) -> Option<Vec<HostPattern>> {

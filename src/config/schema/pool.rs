@@ -208,6 +208,8 @@ pub(super) struct Timeouts {
     idle: Option<Duration>,
     /// From the request's head to the end of the answer, bodies included. Default: "off".
     exchange: Option<DurationOrOff>,
+    /// How long a tunnel, such as a WebSocket, may be idle both ways. Default: "1h".
+    tunnel: Option<DurationOrOff>,
     /// How long an idle connection is kept. Default: "4s".
     keepalive: Option<Duration>,
 }

@@ -32,8 +32,7 @@ pub(super) struct Route {
     timeouts: Option<Timeouts>,
     /// Over that of [limits].
     max_body_bytes: Option<Size>,
-    /// What a client may switch to. Only [] is supported yet.
-    #[schemars(length(max = 0))]
+    /// The protocols that a client may switch to, such as "websocket". Default: [].
     upgrade: Option<Vec<String>>,
     /// Whether a request with an Idempotency-Key may be repeated like one of an idempotent method. Default: false.
     idempotency_key: Option<bool>,
