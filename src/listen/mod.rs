@@ -1,5 +1,6 @@
 //! Listeners and client connections: bind, accept, HTTP/1.1 towards clients, limits, time-outs, drain.
 
+mod announced;
 mod bind;
 mod holder;
 mod incoming;
