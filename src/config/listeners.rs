@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use super::address::{bind, prefix};
 use super::context::Context;
-use super::decode::{Fields, boolean, list, not_supported, string, table, text};
+use super::decode::{Fields, boolean, integer, list, string, table, text};
 use super::diagnostic::Fault;
 use super::source::Span;
-use super::tree::Value;
+use super::tree::{Kind, Value};
 use crate::model::{Bind, Listener, Protocols};
 
-pub(super) const KEYS: &[&str] = &["name", "bind", "protocols", "proxy_protocol", "trusted_proxies", "tls"];
+pub(super) const KEYS: &[&str] =
+    &["name", "bind", "protocols", "proxy_protocol", "trusted_proxies", "max_connections", "tls"];
 
 /// The listeners, and where each bind address stands, for whoever else wants to bind.
 pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>) -> (Vec<Listener>, HashMap<Bind, Span>) {
@@ -31,8 +32,7 @@ pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>) -> (Vec<Listen
         Some(listener)
     };
     let listeners = value.and_then(|value| list(cx, value, &mut one)).unwrap_or_default();
-    let empty_list =
-        value.is_some_and(|value| matches!(&value.kind, super::tree::Kind::Array(items) if items.is_empty()));
+    let empty_list = value.is_some_and(|value| matches!(&value.kind, Kind::Array(items) if items.is_empty()));
     if value.is_none() || empty_list {
         let span = value.map_or(Span::whole_file(0), |value| value.span);
         let fault = Fault::error(span, "there is no listener").absence();
@@ -45,14 +45,10 @@ pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>) -> (Vec<Listen
 fn listener(cx: &Context<'_>, item: &Value<'_>) -> Option<(Listener, Span, Span)> {
     let fields = Fields::new(cx, table(cx, item)?, KEYS, "[[listeners]]");
     fields.refuse("tls", "TLS of a listener");
-    fields.read("proxy_protocol", |cx, value| {
-        if boolean(cx, value)? {
-            not_supported(cx, value.span, "the PROXY protocol");
-        }
-        Some(())
-    });
+    let proxy_protocol = fields.read("proxy_protocol", boolean).unwrap_or(false);
     let protocols = fields.read("protocols", protocols).unwrap_or_default();
     let trusted_proxies = fields.read("trusted_proxies", |cx, value| list(cx, value, prefix)).unwrap_or_default();
+    let max_connections = fields.read("max_connections", integer(1..=10_000_000));
     let name = fields.get("name").and_then(|value| Some((text(cx, value)?, value.span)));
     let Some(at) = fields.get("bind") else {
         let fault = Fault::error(item.span, "this listener has no `bind`").absence();
@@ -60,11 +56,24 @@ fn listener(cx: &Context<'_>, item: &Value<'_>) -> Option<(Listener, Span, Span)
         return None;
     };
     let bind = bind(cx, at)?;
+    // Whoever may open a Unix socket is trusted with the header. Prefixes that are faulty are not prefixes that are missing.
+    let none = match fields.get("trusted_proxies").map(|value| &value.kind) {
+        None => true,
+        Some(Kind::Array(items)) => items.is_empty(),
+        Some(_) => false,
+    };
+    if proxy_protocol && none && !matches!(bind, Bind::Unix(_)) {
+        let span = fields.span("proxy_protocol").unwrap_or(at.span);
+        let fault = Fault::error(span, "`proxy_protocol` needs `trusted_proxies`").absence();
+        cx.note(fault.help("the addresses of the proxies that send the header: `trusted_proxies = [\"10.0.0.0/8\"]`"));
+    }
     let (name, name_span) = match name {
         Some((name, span)) => (Arc::from(name), span),
         None => (Arc::from(bind.to_string()), at.span),
     };
-    Some((Listener { protocols, trusted_proxies, ..Listener::new(&name, bind) }, name_span, at.span))
+    let listener =
+        Listener { protocols, proxy_protocol, trusted_proxies, max_connections, ..Listener::new(&name, bind) };
+    Some((listener, name_span, at.span))
 }
 
 fn protocols(cx: &Context<'_>, value: &Value<'_>) -> Option<Protocols> {
@@ -81,7 +90,7 @@ fn protocols(cx: &Context<'_>, value: &Value<'_>) -> Option<Protocols> {
         }
         Some(())
     })?;
-    if matches!(&value.kind, super::tree::Kind::Array(items) if items.is_empty()) {
+    if matches!(&value.kind, Kind::Array(items) if items.is_empty()) {
         let fault = Fault::error(value.span, "a listener speaks at least one protocol");
         cx.note(fault.help("[\"h1\", \"h2\"]"));
     }

@@ -14,8 +14,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::drain;
 use crate::backend::{Cause, Check};
+use crate::message::proxy_protocol;
 use crate::model::{Address, Announcement, HealthCheck, StatusRange};
-use crate::upstream::{Stream, dial};
+use crate::upstream::{Stream, dial_announced};
 
 /// Bytes of a response head, and fields in it. An answer to a check that is longer is not one.
 const MAX_HEAD: usize = 16 * 1024;
@@ -104,7 +105,8 @@ async fn answer(check: &Check, request: Option<&[u8]>, kept: Option<Link>) -> Re
             Err(Broken { answered: false, .. }) => {}
         }
     }
-    let stream = dial(&check.backend.identity.address).await.map_err(|e| judge(&e));
+    let header = proxy_protocol::write_local(check.settings.proxy_protocol);
+    let stream = dial_announced(&check.backend.identity.address, &header).await.map_err(|e| judge(&e));
     match stream {
         Ok(_) => check.backend.note_connect(false),
         Err(Failure::Backend(cause)) => check.backend.note_connect(cause == Cause::Refused),

@@ -12,7 +12,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
@@ -34,6 +35,8 @@ const KEEPALIVE: TcpKeepalive =
 pub struct Sockets {
     open: Mutex<Open>,
     address: Option<SocketAddr>,
+    /// Connections of clients that were accepted here and are open.
+    pub(super) connections: Arc<AtomicU32>,
 }
 
 #[derive(Debug, Default)]
@@ -92,7 +95,7 @@ pub fn bind(bind: &Bind, workers: usize) -> Result<Sockets, BindError> {
         };
         BindError { bind: bind.to_string(), source, holder }
     })?;
-    Ok(Sockets { address: open.local_addr(), open: Mutex::new(open) })
+    Ok(Sockets { address: open.local_addr(), open: Mutex::new(open), connections: Arc::default() })
 }
 
 impl Sockets {

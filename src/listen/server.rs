@@ -2,8 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::Service;
+use super::announced::{self, Missing, Peek};
 use super::bind::{Listening, Sockets};
 use super::connection;
 use super::serve::linger;
@@ -22,9 +22,11 @@ use super::shared::{Place, Shared};
 use super::watch::{Clock, TICK, Watch};
 use super::wire::Wire;
 use crate::message::buffer::Memory;
+use crate::message::conn::Ends;
 use crate::message::fields::Names;
+use crate::message::proxy_protocol::Header;
 use crate::message::send::Coding;
-use crate::message::{Conn, respond};
+use crate::message::{Conn, forwarded, respond};
 use crate::model::{Listener, Reason};
 use crate::telemetry::{ClientConnection, ListenerCells};
 
@@ -85,7 +87,7 @@ impl Bound {
 /// A connection that has been accepted, perhaps by another worker.
 pub(super) struct Accepted {
     stream: Stream,
-    peer: Option<IpAddr>,
+    peer: Option<SocketAddr>,
     listener: Arc<str>,
     pub(super) place: Place,
 }
@@ -196,21 +198,30 @@ impl<S: Service> Inner<S> {
     }
 
     /// A connection has been accepted here: served here or by another worker, or refused.
-    fn take<W: Accept>(self: &Rc<Self>, bound: &Bound, stream: W, peer: Option<IpAddr>) {
-        let place = match self.shared.admit(self.worker, peer, &self.service.limits()) {
+    fn take<W: Accept>(self: &Rc<Self>, bound: &Bound, stream: W, peer: Option<SocketAddr>) {
+        let (listener, limits) = (Arc::clone(&bound.listener.borrow()), self.service.limits());
+        let address = peer.map(|peer| peer.ip().to_canonical());
+        // Who the client is, a proxy has yet to say. It has to be one that is believed.
+        let announced = listener.proxy_protocol;
+        if announced && address.is_some() && !forwarded::is_trusted(address, &listener.trusted_proxies) {
+            self.no_header(&listener, peer, &Missing::Bad("not from a trusted proxy"));
+            return;
+        }
+        let admitted = self.shared.admit(self.worker, &bound.sockets.connections, listener.max_connections, &limits);
+        let counted = admitted.and_then(|mut place| match announced {
+            true => Ok(place),
+            false => place.count_for(address, &limits).map(|()| place),
+        });
+        let place = match counted {
             Ok(place) => place,
-            Err(limit) => {
-                self.shared.metrics.limit_hit(limit);
-                self.refuse(stream);
-                return;
-            }
+            Err(limit) => return self.refuse(stream, limit),
         };
         let worker = self.shared.choose(self.worker);
         if worker == self.worker {
-            self.begin(stream, peer, Arc::clone(&bound.listener.borrow()), &bound.cells, place);
+            self.begin(stream, peer, listener, &bound.cells, place);
             return;
         }
-        let listener = Arc::clone(&bound.listener.borrow().name);
+        let listener = Arc::clone(&listener.name);
         let Ok(stream) = stream.into_std() else { return };
         if let Err(accepted) = self.shared.hand_over(Accepted { stream, peer, listener, place }, worker) {
             self.resume(*accepted);
@@ -236,32 +247,48 @@ impl<S: Service> Inner<S> {
         }
     }
 
-    fn begin<W: Wire>(
+    fn begin<W: Accept>(
         self: &Rc<Self>,
         stream: W,
-        peer: Option<IpAddr>,
+        peer: Option<SocketAddr>,
         listener: Arc<Listener>,
         cells: &Arc<ListenerCells>,
         place: Place,
     ) {
-        let conn = Conn::new(peer, listener);
+        let announced = listener.proxy_protocol;
+        let ends = Ends { source: peer, destination: stream.local(), is_anonymous: false };
+        let conn = Conn::between(ends, listener);
         let watch = Watch::new(conn, Rc::clone(&self.clock), &self.service.limits());
         if let Some(until) = self.draining.get() {
             drain(&watch, until.saturating_duration_since(Instant::now()));
         }
         let number = self.connections.borrow_mut().insert(Rc::clone(&watch));
-        let open = Open { server: Rc::clone(self), number, _place: place, _counted: cells.connected() };
+        let mut open = Open { server: Rc::clone(self), number, place, _counted: cells.connected() };
         let (service, memory) = (Rc::clone(&self.service), Rc::clone(&self.memory));
         let metrics = Arc::clone(&self.shared.metrics);
         spawn_local(async move {
-            // Dropped at the end, also of a panic.
-            let _open = open;
-            connection::serve(stream, None, watch, service, memory, &metrics).await;
+            // `open` is dropped at the end, also of a panic.
+            if !announced {
+                connection::serve(stream, None, watch, service, memory, &metrics).await;
+            } else if let Some((stream, watch)) = Box::pin(open.announced(stream, watch)).await {
+                connection::serve(stream, None, watch, service, memory, &metrics).await;
+            }
+            drop(open);
         });
     }
 
+    /// Closes a connection without an answer: whoever sends no header may not even speak HTTP.
+    fn no_header(&self, listener: &Listener, peer: Option<SocketAddr>, missing: &Missing) {
+        if !matches!(missing, Missing::Nothing) {
+            self.shared.metrics.limit_hit("proxy_protocol");
+            let peer = peer.map_or_else(|| "unix:".to_owned(), |peer| peer.to_string());
+            tracing::debug!(listener = &*listener.name, peer, error = %missing, "no PROXY header: closed");
+        }
+    }
+
     /// Says 503 to a connection over a limit and closes it.
-    fn refuse<W: Accept>(&self, mut stream: W) {
+    fn refuse<W: Accept>(&self, mut stream: W, limit: &'static str) {
+        self.shared.metrics.limit_hit(limit);
         let refusing = Rc::clone(&self.refusing);
         if refusing.get() >= REFUSALS || !stream.try_say(&OVERLOADED) {
             return;
@@ -278,8 +305,35 @@ impl<S: Service> Inner<S> {
 struct Open<S> {
     server: Rc<Inner<S>>,
     number: usize,
-    _place: Place,
+    place: Place,
     _counted: ClientConnection,
+}
+
+impl<S: Service> Open<S> {
+    /// Reads who the connection is for, and has it stand in the books so. `None`: it is not served.
+    async fn announced<W: Accept>(&mut self, stream: W, watch: Rc<Watch>) -> Option<(W, Rc<Watch>)> {
+        let (mut ends, listener) = (watch.conn.ends, Arc::clone(&watch.conn.listener));
+        match announced::header(&stream, &watch).await {
+            Ok(Header::Local) => {}
+            Ok(Header::Unknown) => ends.is_anonymous = true,
+            Ok(Header::Proxied { source, destination }) => {
+                ends = Ends { source: Some(source), destination: Some(destination), is_anonymous: false };
+            }
+            Err(missing) => {
+                self.server.no_header(&listener, ends.source, &missing);
+                return None;
+            }
+        }
+        let watch = watch.of(Conn::between(ends, listener));
+        if let Err(limit) = self.place.count_for(watch.conn.peer, &self.server.service.limits()) {
+            self.server.refuse(stream, limit);
+            return None;
+        }
+        if let Some(known) = self.server.connections.borrow_mut().get_mut(self.number) {
+            *known = Rc::clone(&watch);
+        }
+        Some((stream, watch))
+    }
 }
 
 impl<S> Drop for Open<S> {
@@ -342,27 +396,30 @@ async fn accept<S: Service, L: Acceptor>(server: Weak<Inner<S>>, bound: Weak<Bou
 trait Acceptor: 'static {
     type Stream: Accept;
 
-    async fn accept(&self) -> io::Result<(Self::Stream, Option<IpAddr>)>;
+    async fn accept(&self) -> io::Result<(Self::Stream, Option<SocketAddr>)>;
 }
 
 impl Acceptor for TcpListener {
     type Stream = TcpStream;
 
-    async fn accept(&self) -> io::Result<(TcpStream, Option<IpAddr>)> {
-        Self::accept(self).await.map(|(stream, peer)| (stream, Some(peer.ip().to_canonical())))
+    async fn accept(&self) -> io::Result<(TcpStream, Option<SocketAddr>)> {
+        Self::accept(self).await.map(|(stream, peer)| (stream, Some(peer)))
     }
 }
 
 impl Acceptor for UnixListener {
     type Stream = UnixStream;
 
-    async fn accept(&self) -> io::Result<(UnixStream, Option<IpAddr>)> {
+    async fn accept(&self) -> io::Result<(UnixStream, Option<SocketAddr>)> {
         Self::accept(self).await.map(|(stream, _)| (stream, None))
     }
 }
 
 /// A stream as it comes from a socket that accepts.
-trait Accept: Wire + AsFd {
+trait Accept: Wire + Peek {
+    /// Where the client connected to.
+    fn local(&self) -> Option<SocketAddr>;
+
     /// Off this worker's runtime.
     fn into_std(self) -> io::Result<Stream>;
 
@@ -373,12 +430,20 @@ trait Accept: Wire + AsFd {
 }
 
 impl Accept for TcpStream {
+    fn local(&self) -> Option<SocketAddr> {
+        self.local_addr().ok()
+    }
+
     fn into_std(self) -> io::Result<Stream> {
         self.into_std().map(Stream::Tcp)
     }
 }
 
 impl Accept for UnixStream {
+    fn local(&self) -> Option<SocketAddr> {
+        None
+    }
+
     fn into_std(self) -> io::Result<Stream> {
         self.into_std().map(Stream::Unix)
     }

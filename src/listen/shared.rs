@@ -3,11 +3,13 @@
 //!
 //! The counts are atomics. The table of client addresses, needed only where `max_connections_per_client` is set, is in
 //! parts behind short locks, taken when a connection is accepted and when it ends, never on a request's path.
+//!
+//! A client is an IPv4 address, or a /64 of IPv6: that is what one subscriber has, with all its 2^64 addresses.
 
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
 use std::hash::BuildHasher;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -72,27 +74,24 @@ impl Shared {
         self.workers.get(worker).and_then(|worker| locked(&worker.receiver).take())
     }
 
-    /// Counts a connection in, or names the limit that it would break.
+    /// Counts a connection in, or names the limit that it would break. `open`: those of its listener, which may have
+    /// this many.
     pub(super) fn admit(
         self: &Arc<Self>,
         worker: usize,
-        client: Option<IpAddr>,
+        open: &Arc<AtomicU32>,
+        most: Option<u32>,
         limits: &Limits,
     ) -> Result<Place, &'static str> {
         // Dropping the place takes back what had been counted.
-        let mut place = Place { shared: Arc::clone(self), worker, client: None };
+        let place = Place { shared: Arc::clone(self), worker, listener: Arc::clone(open), client: None };
         self.count(worker, 1);
+        let of_listener = open.fetch_add(1, Relaxed);
         if self.total.fetch_add(1, Relaxed) >= limits.max_connections {
             return Err("max_connections");
         }
-        if let Some(client) = client.filter(|_| limits.max_connections_per_client > 0) {
-            let mut part = self.part(client);
-            let count = part.entry(client).or_default();
-            if *count >= limits.max_connections_per_client {
-                return Err("max_connections_per_client");
-            }
-            *count += 1;
-            place.client = Some(client);
+        if most.is_some_and(|most| of_listener >= most) {
+            return Err("listener_max_connections");
         }
         Ok(place)
     }
@@ -137,11 +136,27 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct Place {
     shared: Arc<Shared>,
     worker: usize,
+    /// How many its listener has.
+    listener: Arc<AtomicU32>,
     /// Set if it is counted for its client.
     client: Option<IpAddr>,
 }
 
 impl Place {
+    /// Counts the connection for its client, once that is known, or names the limit that it would break.
+    pub(super) fn count_for(&mut self, client: Option<IpAddr>, limits: &Limits) -> Result<(), &'static str> {
+        let most = limits.max_connections_per_client;
+        let Some(client) = client.filter(|_| most > 0).map(subscriber) else { return Ok(()) };
+        let mut part = self.shared.part(client);
+        let count = part.entry(client).or_default();
+        if *count >= most {
+            return Err("max_connections_per_client");
+        }
+        *count += 1;
+        self.client = Some(client);
+        Ok(())
+    }
+
     fn move_to(&mut self, worker: usize) {
         self.shared.count(self.worker, -1);
         self.shared.count(worker, 1);
@@ -153,6 +168,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.shared.count(self.worker, -1);
         self.shared.total.fetch_sub(1, Relaxed);
+        self.listener.fetch_sub(1, Relaxed);
         let Some(client) = self.client else { return };
         if let Entry::Occupied(mut entry) = self.shared.part(client).entry(client) {
             *entry.get_mut() -= 1;
@@ -160,6 +176,14 @@ impl Drop for Place {
                 entry.remove();
             }
         }
+    }
+}
+
+/// What counts as one client.
+fn subscriber(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 
@@ -174,33 +198,54 @@ mod tests {
     #[test]
     fn limits_hold_over_all_workers_and_places_come_back() {
         let shared = Shared::new(2, Metrics::new(1));
-        let limits = limits(2, 0);
-        let one = shared.admit(0, None, &limits).unwrap();
-        let _two = shared.admit(1, None, &limits).unwrap();
-        assert_eq!(shared.admit(0, None, &limits).err(), Some("max_connections"));
+        let (open, limits) = (Arc::default(), limits(2, 0));
+        let admit = |worker| shared.admit(worker, &open, None, &limits);
+        let one = admit(0).unwrap();
+        let _two = admit(1).unwrap();
+        assert_eq!(admit(0).err(), Some("max_connections"));
         assert_eq!(shared.connections(), 2);
         drop(one);
-        assert!(shared.admit(1, None, &limits).is_ok());
-        assert_eq!(shared.connections(), 1);
+        assert!(admit(1).is_ok());
+        assert_eq!((shared.connections(), open.load(Relaxed)), (1, 1));
+    }
+
+    #[test]
+    fn one_listener_can_t_take_all() {
+        let shared = Shared::new(1, Metrics::new(1));
+        let (one, other, limits) = (Arc::default(), Arc::default(), limits(10, 0));
+        let first = shared.admit(0, &one, Some(1), &limits).unwrap();
+        assert_eq!(shared.admit(0, &one, Some(1), &limits).err(), Some("listener_max_connections"));
+        let _other = shared.admit(0, &other, Some(1), &limits).unwrap();
+        drop(first);
+        assert!(shared.admit(0, &one, Some(1), &limits).is_ok());
     }
 
     #[test]
     fn one_client_can_t_take_all() {
         let shared = Shared::new(1, Metrics::new(1));
         let limits = limits(10, 1);
-        let (a, b) = ("10.0.0.1".parse().ok(), "10.0.0.2".parse().ok());
-        let first = shared.admit(0, a, &limits).unwrap();
-        assert_eq!(shared.admit(0, a, &limits).err(), Some("max_connections_per_client"));
-        let _other = shared.admit(0, b, &limits).unwrap();
-        drop(first);
-        assert!(shared.admit(0, a, &limits).is_ok());
-        assert!(shared.clients.iter().map(|part| locked(part).len()).sum::<usize>() == 1);
+        let admit = |client: &str| {
+            let mut place = shared.admit(0, &Arc::default(), None, &limits).unwrap();
+            place.count_for(client.parse().ok(), &limits).map(|()| place)
+        };
+        for (a, also_a, b) in [
+            ("10.0.0.1", "10.0.0.1", "10.0.0.2"),
+            ("2001:db8:0:1::1", "2001:db8:0:1:ffff:ffff:ffff:ffff", "2001:db8:0:2::1"),
+        ] {
+            let first = admit(a).unwrap();
+            assert_eq!(admit(also_a).err(), Some("max_connections_per_client"));
+            let _other = admit(b).unwrap();
+            drop(first);
+            assert!(admit(also_a).is_ok());
+            assert!(shared.clients.iter().map(|part| locked(part).len()).sum::<usize>() == 1);
+        }
+        assert_eq!(shared.connections(), 0);
     }
 
     #[test]
     fn a_worker_that_has_many_more_than_another_hands_on() {
         let shared = Shared::new(2, Metrics::new(1));
-        let places: Vec<_> = (0..9).map(|_| shared.admit(0, None, &limits(100, 0)).unwrap()).collect();
+        let places: Vec<_> = (0..9).map(|_| shared.admit(0, &Arc::default(), None, &limits(100, 0)).unwrap()).collect();
         assert_eq!(shared.choose(0), 1);
         assert_eq!(shared.choose(1), 1);
         drop(places);

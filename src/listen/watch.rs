@@ -141,6 +141,29 @@ impl Watch {
         })
     }
 
+    /// The same connection, once it is known whose it is.
+    pub(super) fn of(&self, conn: Rc<Conn>) -> Rc<Self> {
+        if self.conn.draining() {
+            conn.set_draining();
+        }
+        Rc::new(Self {
+            conn,
+            clock: Rc::clone(&self.clock),
+            phase: self.phase.clone(),
+            deadline: self.deadline.clone(),
+            reading: Pace::default(),
+            writing: Pace::default(),
+            tunnel: Idle::default(),
+            close_at: self.close_at.clone(),
+            kill_at: self.kill_at.clone(),
+            close: self.close.clone(),
+            long: Cell::default(),
+            expired: Cell::default(),
+            killed: self.killed.clone(),
+            measure: Cell::default(),
+        })
+    }
+
     /// The connection's part of a sweep.
     pub(super) fn sweep(&self, limits: &Limits) {
         let now = self.clock.now();

@@ -7,7 +7,7 @@
 //! request" below is never in doubt.
 
 use std::cell::{Cell, RefCell};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -15,21 +15,37 @@ use std::task::Waker;
 use http::Version;
 use tokio::time::Instant;
 
+use super::fields::Fields;
 use super::forwarded;
 use super::framing::Fault;
 use super::head::{RequestHead, ResponseHead};
 use super::hop::HOP_BY_HOP;
+use super::proxy_protocol;
 use super::tunnel::Tunnel;
-use crate::model::{Listener, Reason};
+use crate::model::{Listener, ProxyProtocol, Reason};
+
+/// Between whom a connection is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ends {
+    /// Who connected, as the kernel says or the header of a trusted proxy. `None`: over a Unix socket.
+    pub source: Option<SocketAddr>,
+    /// Where, by the same word. `None`: over a Unix socket.
+    pub destination: Option<SocketAddr>,
+    /// A proxy has connected for somebody and does not say for whom: `source` is that proxy, but what comes is not its
+    /// word.
+    pub is_anonymous: bool,
+}
 
 /// What the parts of one client connection share. See the module.
 pub struct Conn {
-    /// Who connected, as the kernel says; an IPv4-mapped address is unmapped. `None`: over a Unix socket.
+    /// Who connected: the address of `ends`; an IPv4-mapped one is unmapped. `None`: over a Unix socket.
     pub peer: Option<IpAddr>,
     /// Where; as it was configured when the connection was accepted.
     pub listener: Arc<Listener>,
     /// Whether the peer is a proxy whose word about the client is taken; see [`forwarded::is_trusted`].
     pub is_trusted: bool,
+    /// Both ends, with their ports.
+    pub ends: Ends,
     peer_text: Rc<str>,
 
     // The request that is being served. Written when its head has been read.
@@ -58,22 +74,29 @@ pub struct Conn {
 impl Conn {
     /// A connection that has been accepted and has sent nothing yet.
     pub fn new(peer: Option<IpAddr>, listener: Arc<Listener>) -> Rc<Self> {
-        let peer = peer.map(|ip| ip.to_canonical());
+        let source = peer.map(|ip| SocketAddr::new(ip, 0));
+        Self::between(Ends { source, ..Ends::default() }, listener)
+    }
+
+    /// The same, with all that is known of its ends.
+    pub fn between(ends: Ends, listener: Arc<Listener>) -> Rc<Self> {
+        let peer = ends.source.map(|source| source.ip().to_canonical());
         let peer_text: Rc<str> = peer.map_or_else(|| "unix:".into(), |ip| ip.to_string().into());
-        let is_trusted = forwarded::is_trusted(peer, &listener.trusted_proxies);
-        Rc::new(Self::made(peer, listener, is_trusted, peer_text, None))
+        let is_trusted = !ends.is_anonymous && forwarded::is_trusted(peer, &listener.trusted_proxies);
+        Rc::new(Self::made(ends, listener, is_trusted, peer_text, None))
     }
 
     fn made(
-        peer: Option<IpAddr>,
+        ends: Ends,
         listener: Arc<Listener>,
         is_trusted: bool,
         peer_text: Rc<str>,
         interim_heads: Option<RefCell<Vec<ResponseHead>>>,
     ) -> Self {
         Self {
-            peer,
+            peer: ends.source.map(|source| source.ip().to_canonical()),
             is_trusted,
+            ends,
             listener,
             peer_text,
             http_10: Cell::default(),
@@ -98,6 +121,19 @@ impl Conn {
     /// The same as backends are told it: `unknown` over a Unix socket (RFC 7239, 6.2).
     pub fn peer_field(&self) -> &str {
         if self.peer.is_some() { &self.peer_text } else { "unknown" }
+    }
+
+    /// Who a request comes from: the peer, or behind trusted proxies whoever they say.
+    pub fn client(&self, fields: &Fields) -> Option<IpAddr> {
+        if self.is_trusted { forwarded::client(self.peer, &self.listener.trusted_proxies, fields) } else { self.peer }
+    }
+
+    /// What a connection to a backend begins with that is made for a request with these fields.
+    pub fn announcement(&self, version: ProxyProtocol, fields: &Fields) -> Vec<u8> {
+        let client = self.client(fields);
+        // Only of the peer itself the port is known.
+        let source = if client == self.peer { self.ends.source } else { client.map(|ip| SocketAddr::new(ip, 0)) };
+        proxy_protocol::write(version, source.filter(|_| !self.ends.is_anonymous), self.ends.destination)
     }
 
     /// Set while the request being served is a stand-in of ours (`GET`, or `HEAD`) for one that was refused before it
@@ -170,7 +206,7 @@ impl Conn {
     /// that serves the stream.
     pub(crate) fn stream(&self) -> Rc<Self> {
         let (listener, peer_text) = (Arc::clone(&self.listener), Rc::clone(&self.peer_text));
-        Rc::new(Self::made(self.peer, listener, self.is_trusted, peer_text, Some(RefCell::default())))
+        Rc::new(Self::made(self.ends, listener, self.is_trusted, peer_text, Some(RefCell::default())))
     }
 
     /// Interim responses of a stream that are not on their way yet.

@@ -2,13 +2,18 @@
 //!
 //! Anybody can write these fields, so they are believed only from proxies that the operator named. From anyone else
 //! they are removed before ours are set. The client is the right-most address that is not a trusted proxy: whatever
-//! stands further left was written by somebody unknown.
+//! stands further left was written by somebody unknown. `X-Forwarded-For` says it or, where there is none, `Forwarded`;
+//! docs/adr/0023 says why in this order.
+
+mod element;
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 
 use ipnet::IpNet;
 
+use self::element::Node;
 use super::fields::{Fields, Known, Names, line};
 
 /// Every field that says who the client is, those that we do not know by name included: `X-Forwarded-User` means
@@ -36,19 +41,36 @@ pub fn client(peer: Option<IpAddr>, trusted: &[IpNet], fields: &Fields) -> Optio
     if !is_trusted(peer, trusted) {
         return peer;
     }
-    let mut nearest = peer;
-    for line in fields.all(Known::ForwardedFor).rev() {
-        for entry in line.rsplit(|&b| b == b',') {
-            let Some(address) = parse(entry) else {
-                return nearest;
-            };
-            nearest = Some(address);
-            if !covers(trusted, address) {
-                return nearest;
-            }
-        }
+    let mut walk = Walk { nearest: peer, trusted };
+    // Whoever breaks off the walk has said who it is.
+    let _ = if fields.has(Names::of(&[Known::ForwardedFor])) {
+        let mut entries = fields.all(Known::ForwardedFor).rev().flat_map(|line| line.rsplit(|&b| b == b','));
+        entries.try_for_each(|entry| walk.step(parse(entry)))
+    } else {
+        fields.all(Known::Forwarded).rev().try_for_each(|line| match element::nodes(line) {
+            None => walk.step(None),
+            Some(nodes) => nodes.iter().rev().try_for_each(|node| match node {
+                Node::Address(address) => walk.step(Some(*address)),
+                Node::Hidden => walk.step(None),
+            }),
+        })
+    };
+    walk.nearest
+}
+
+/// From the peer outwards, from one proxy to the one before it.
+struct Walk<'a> {
+    nearest: Option<IpAddr>,
+    trusted: &'a [IpNet],
+}
+
+impl Walk<'_> {
+    /// Goes on only from a trusted proxy. `None`: somebody of whom nothing is known, and behind whom nobody can look.
+    fn step(&mut self, address: Option<IpAddr>) -> ControlFlow<()> {
+        let Some(address) = address else { return ControlFlow::Break(()) };
+        self.nearest = Some(address);
+        if covers(self.trusted, address) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
-    nearest
 }
 
 /// The fields that are not passed on as they came: what a stranger wrote, and what ours goes into.
@@ -139,6 +161,30 @@ mod tests {
         for (from, lines, expected) in table {
             let fields: Fields = lines.iter().map(|line| ("X-Forwarded-For", line.as_bytes())).collect();
             assert_eq!(client(peer(from), &nets(), &fields), peer(expected), "{from} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn forwarded_says_it_where_there_is_no_x_forwarded_for() {
+        let peer = |text: &str| Some(text.parse().unwrap());
+        let (xff, forwarded) = ("X-Forwarded-For", "Forwarded");
+        type Lines = [(&'static str, &'static str)];
+        let table: [(&str, &Lines, &str); 12] = [
+            ("192.0.2.1", &[(forwarded, "for=203.0.113.9")], "192.0.2.1"),
+            ("10.0.0.1", &[(forwarded, "for=203.0.113.9")], "203.0.113.9"),
+            ("10.0.0.1", &[(forwarded, "for=1.1.1.1, for=203.0.113.9;proto=https, for=10.2.2.2")], "203.0.113.9"),
+            ("10.0.0.1", &[(forwarded, "for=1.1.1.1"), (forwarded, "for=\"[2001:db8::7]:1\"")], "2001:db8::7"),
+            ("10.0.0.1", &[(forwarded, "for=1.1.1.1"), (forwarded, "for=10.2.2.2")], "1.1.1.1"),
+            ("10.0.0.1", &[(forwarded, "for=1.1.1.1, for=unknown, for=10.2.2.2")], "10.2.2.2"),
+            ("10.0.0.1", &[(forwarded, "for=1.1.1.1, for=_hidden")], "10.0.0.1"),
+            ("10.0.0.1", &[(forwarded, "for=1.1.1.1"), (forwarded, "proto=https")], "10.0.0.1"),
+            ("10.0.0.1", &[(forwarded, "for=1.1.1.1"), (forwarded, "junk")], "10.0.0.1"),
+            ("10.0.0.1", &[(forwarded, "host=\"x, for=1.1.1.1\";for=10.2.2.2")], "10.2.2.2"),
+            ("10.0.0.1", &[(forwarded, "for=1.1.1.1"), (xff, "203.0.113.9")], "203.0.113.9"),
+            ("10.0.0.1", &[(forwarded, "for=1.1.1.1"), (xff, "junk")], "10.0.0.1"),
+        ];
+        for (from, lines, expected) in table {
+            assert_eq!(client(peer(from), &nets(), &fields(lines)), peer(expected), "{from} {lines:?}");
         }
     }
 

@@ -16,6 +16,7 @@ pub mod forwarded;
 pub mod hop;
 pub mod key;
 pub mod load_report;
+pub mod proxy_protocol;
 pub mod respond;
 
 pub use conn::Conn;

@@ -12,6 +12,7 @@ mod operator;
 mod outlier;
 mod plan;
 mod pool;
+mod proxy_protocol;
 mod reason;
 mod route;
 mod settings;
@@ -26,6 +27,7 @@ pub use plan::{
     Admin, Asset, Limits, Listener, Log, LogFormat, LogLevel, LogSink, Plan, Protocols, Region, Secret, Server,
 };
 pub use pool::{Member, Pool, PoolAsset, Role};
+pub use proxy_protocol::ProxyProtocol;
 pub use reason::{Outcome, Reason};
 pub use route::{Action, HeaderEdits, HostPattern, Rewrite, Route, Source, SourceKind};
 pub use settings::{

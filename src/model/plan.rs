@@ -79,8 +79,10 @@ pub struct Listener {
     pub protocols: Protocols,
     /// Whether each connection must begin with a header of the PROXY protocol.
     pub proxy_protocol: bool,
-    /// Whose X-Forwarded-* is believed.
+    /// Whose word about clients is believed: X-Forwarded-*, Forwarded, the header of the PROXY protocol.
     pub trusted_proxies: Vec<IpNet>,
+    /// Open connections, over all workers.
+    pub max_connections: Option<u32>,
 }
 
 impl Listener {
@@ -92,6 +94,7 @@ impl Listener {
             protocols: Protocols::default(),
             proxy_protocol: false,
             trusted_proxies: Vec::new(),
+            max_connections: None,
         }
     }
 }
@@ -159,7 +162,7 @@ pub struct Asset {
 pub struct Limits {
     /// Open client connections, over all listeners and workers.
     pub max_connections: u32,
-    /// The same for one client address; 0: no limit.
+    /// The same for one client, which is an IPv4 address or a /64 of IPv6; 0: no limit.
     pub max_connections_per_client: u32,
     /// Bytes of a request head.
     pub max_header_bytes: u32,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use super::{Outlier, SlowStart, SourceKind};
+use super::{Outlier, ProxyProtocol, SlowStart, SourceKind};
 
 /// Everything about a pool but its members. `[defaults]`, with the pool's own table merged over it key by key.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -17,6 +17,8 @@ pub struct PoolSettings {
     pub hash_on: Vec<HashSource>,
     /// What is spoken to the backend.
     pub protocol: Protocol,
+    /// What each connection begins with.
+    pub proxy_protocol: ProxyProtocol,
     /// The Host that the backend sees.
     pub host: HostHeader,
     /// Whether `Via` is sent to the backend. Off helps nginx backends, which stop compressing when they see it.
@@ -113,6 +115,8 @@ impl Default for Via {
 pub struct HealthCheck {
     /// `None`: a TCP connect that succeeds is a pass.
     pub http: Option<HttpCheck>,
+    /// What each connection begins with: as those for requests, but for nobody.
+    pub proxy_protocol: ProxyProtocol,
     /// Instead of a check: the port at which an agent is asked what it says of the backend.
     pub agent: Option<NonZeroU16>,
     /// Between two checks of one backend.
@@ -164,6 +168,7 @@ impl Default for HealthCheck {
     fn default() -> Self {
         Self {
             http: None,
+            proxy_protocol: ProxyProtocol::Off,
             agent: None,
             interval: Duration::from_secs(2),
             fast_interval: Duration::from_millis(500),
@@ -194,7 +199,8 @@ impl AgentCheck {
     /// The check that asks it. One word is enough.
     pub fn as_check(&self) -> HealthCheck {
         let Self { port, interval, timeout } = *self;
-        HealthCheck { http: None, agent: Some(port), interval, fast_interval: interval, timeout, rise: 1, fall: 1 }
+        let agent = Some(port);
+        HealthCheck { agent, interval, fast_interval: interval, timeout, rise: 1, fall: 1, ..HealthCheck::default() }
     }
 }
 

@@ -22,7 +22,7 @@ use crate::message::body::RequestBody;
 use crate::message::fields::{Known, Names};
 use crate::message::tunnel::Tunnel;
 use crate::message::{Response, ResponseHead, hop};
-use crate::model::{Outcome, PoolSettings, Reason, Timeouts};
+use crate::model::{Outcome, PoolSettings, ProxyProtocol, Reason, Timeouts};
 use crate::upstream::{self, ErrorKind, Terms, Upload};
 
 /// A response head, and the way to the rest of it.
@@ -135,6 +135,10 @@ impl Try<'_> {
                 conn.interim(&head);
             }
         };
+        let announced = match self.settings.proxy_protocol {
+            ProxyProtocol::Off => None,
+            version => Some(ticket.conn.announcement(version, &ticket.head.fields)),
+        };
         let terms = Terms {
             began: self.began,
             connect: self.timeouts.connect,
@@ -145,6 +149,7 @@ impl Try<'_> {
             idle: self.timeouts.idle,
             keepalive: self.timeouts.keepalive,
             max_connections: limits.max_connections,
+            announced: announced.as_deref(),
             upload: body,
             interim: &interim,
         };

@@ -38,7 +38,7 @@ use crate::message::conn::Conn;
 use crate::message::fields::{Fields, Known, Names};
 use crate::message::framing::origin_form;
 use crate::message::tunnel::Tunnel;
-use crate::message::{Request, RequestHead, Response, ResponseHead, forwarded, hop, respond, upgrade};
+use crate::message::{Request, RequestHead, Response, ResponseHead, hop, respond, upgrade};
 use crate::model::{Action, HeaderEdits, Key, Limits, Reason, Route};
 use crate::routing::{Reader, Refusal, Snapshot};
 use crate::telemetry::{AccessLog, WorkerMetrics};
@@ -173,7 +173,7 @@ where
         // Which client, route and key.
         let index = &*snapshot.index;
         let conn = Rc::clone(&ticket.conn);
-        let client = forwarded::client(conn.peer, &conn.listener.trusted_proxies, &head.fields);
+        let client = conn.client(&head.fields);
         if client != conn.peer {
             ticket.client = client.map(|address| address.to_string().into());
         }

@@ -20,8 +20,8 @@ use super::tries::{FREE_PER_TIER, SILENT_PER_POOL};
 use crate::backend::queue::Target;
 use crate::backend::{Backend, InFlight};
 use crate::balance::{self, Group, tiers};
+use crate::message::RequestHead;
 use crate::message::conn::Conn;
-use crate::message::{RequestHead, forwarded};
 use crate::model::{HashSource, Role};
 use crate::routing::{Chain, Index, Loads, PoolState, Server, Snapshot, Tier};
 
@@ -61,7 +61,7 @@ pub(crate) struct Sender<'a> {
 impl Sender<'_> {
     fn hash(&self, index: &Index, sources: &[HashSource]) -> Option<u64> {
         let (conn, fields) = (&*self.conn, &self.head.fields);
-        let client = || forwarded::client(conn.peer, &conn.listener.trusted_proxies, fields);
+        let client = || conn.client(fields);
         index.hash(self.head, client, sources).map(|(_, hash)| hash)
     }
 }

@@ -20,7 +20,7 @@ use super::body::Return;
 use super::connection::{Connection, Worker};
 use super::pool::To as _;
 use super::tunnel::{Tunnel, Upgrade};
-use super::{BoxError, Error, ErrorKind, ResponseBody, Terms, dial};
+use super::{BoxError, Error, ErrorKind, ResponseBody, Terms, dial_announced};
 use crate::backend::Backend;
 use crate::message::Response;
 use crate::message::framing::Fault;
@@ -103,7 +103,10 @@ where
         let asked = upgrade.as_ref().map(|upgrade| &*upgrade.protocol);
         let mut inbound = Inbound { to_head, asked, scan: Scan::new(to_head, MAX_FIELDS), seen: 0, interims: 0 };
         loop {
-            let idle = self.worker.pool.take(backend, terms.began, Connection::usable);
+            let idle = match terms.announced {
+                None => self.worker.pool.take(backend, terms.began, Connection::usable),
+                Some(_) => None,
+            };
             let reused = idle.is_some();
             let (mut connection, connect) = match idle {
                 Some(connection) => (connection, None),
@@ -164,7 +167,8 @@ where
             return Err(Error::new(ErrorKind::Limit, false));
         };
         let began = Instant::now();
-        let dialled = tokio::time::timeout(terms.connect, dial(&backend.identity.address)).await;
+        let dialling = dial_announced(&backend.identity.address, terms.announced.unwrap_or_default());
+        let dialled = tokio::time::timeout(terms.connect, dialling).await;
         let connect = Some(began.elapsed());
         match dialled {
             Ok(Ok(stream)) => Ok((Connection::new(stream, place), connect)),
@@ -184,7 +188,7 @@ where
     fn way_back(&self, terms: &Terms<'_>, head: &Head, broken: bool) -> Return {
         let theirs = head.keep_seconds.map(|seconds| Duration::from_secs(u64::from(seconds.saturating_sub(1))));
         let keep = theirs.unwrap_or(terms.keepalive);
-        let keep = (head.keep_alive && !broken && !keep.is_zero()).then_some(keep);
+        let keep = (head.keep_alive && !broken && !keep.is_zero() && terms.announced.is_none()).then_some(keep);
         Return { worker: Rc::clone(&self.worker), keep }
     }
 }

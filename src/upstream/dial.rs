@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::model::Address;
@@ -34,6 +34,18 @@ pub async fn dial(address: &Address) -> io::Result<Stream> {
             Err(io::Error::new(io::ErrorKind::InvalidInput, format!("`{host}` has not been resolved")))
         }
     }
+}
+
+/// Connects and says this before anything else.
+///
+/// # Errors
+/// As [`dial`], and what writing says.
+pub async fn dial_announced(address: &Address, header: &[u8]) -> io::Result<Stream> {
+    let mut stream = dial(address).await?;
+    if !header.is_empty() {
+        stream.write_all(header).await?;
+    }
+    Ok(stream)
 }
 
 macro_rules! either {

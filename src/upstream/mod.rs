@@ -23,7 +23,7 @@ mod tests;
 
 pub use body::{BodyError, ResponseBody};
 pub use client::{Client, Outgoing, Reply};
-pub use dial::{Stream, dial};
+pub use dial::{Stream, dial, dial_announced};
 pub use tunnel::Upgrade;
 
 use std::task::Waker;
@@ -56,6 +56,9 @@ pub struct Terms<'a> {
     pub keepalive: Duration,
     /// Open connections to the backend, over all workers.
     pub max_connections: u32,
+    /// What goes before the request: the header of the PROXY protocol. A connection that begins so is this client's, and
+    /// serves one request.
+    pub announced: Option<&'a [u8]>,
     /// What the request body is doing.
     pub upload: &'a dyn Upload,
     /// Called for each interim response, 100 included.

@@ -90,6 +90,7 @@ where
             self.interims.borrow_mut().push((head.status, map(&head.fields)));
         };
         let terms = Terms {
+            announced: None,
             connect: Duration::from_secs(1),
             began: Instant::now(),
             response,

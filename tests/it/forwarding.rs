@@ -114,6 +114,24 @@ fn a_trusted_proxy_is_believed() {
 }
 
 #[test]
+fn forwarded_of_a_trusted_proxy_is_believed_and_goes_on() {
+    let origin = Origin::start("one");
+    let proxy = Proxy::start(&config(&origin, "trusted_proxies = [\"127.0.0.0/8\"]", "", ""));
+    let forwarded = "for=9.9.9.9, for=\"[2001:db8::7]:4711\";proto=https;host=\"a.example\"";
+    for (fields, client) in [
+        (vec![("Forwarded", forwarded)], "2001:db8::7"),
+        (vec![("Forwarded", forwarded), ("X-Forwarded-For", "203.0.113.7")], "203.0.113.7"),
+        (vec![("Forwarded", "for=9.9.9.9, for=_hidden")], "127.0.0.1"),
+    ] {
+        assert_eq!(proxy.client().request("GET", "/x", &fields, b"").status, 200);
+        let seen = origin.requests().pop().unwrap();
+        let expected = format!("{}, for=127.0.0.1;proto=http", fields[0].1);
+        assert_eq!(seen.header_all("forwarded"), [expected]);
+        proxy.access_where(|line| line["client"] == client);
+    }
+}
+
+#[test]
 fn host_and_via_as_the_pool_says() {
     let origin = Origin::start("one");
     let address = origin.addr().to_string();

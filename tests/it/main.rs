@@ -33,6 +33,7 @@ mod logs;
 mod metrics;
 mod queueing;
 mod operator;
+mod proxy_protocol;
 mod real_peers;
 mod reload;
 mod routing;

@@ -37,6 +37,7 @@ const PURE: &[&str] = &[
     "message/hop",
     "message/forwarded",
     "message/key",
+    "message/proxy_protocol",
 ];
 
 /// Names that belong into configuration files.

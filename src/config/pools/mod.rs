@@ -28,6 +28,7 @@ pub(super) const KEYS: &[&str] = &[
     "balance",
     "hash_on",
     "protocol",
+    "proxy_protocol",
     "host",
     "via",
     "health",

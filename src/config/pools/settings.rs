@@ -15,7 +15,7 @@ use crate::config::tree::{Kind, Value};
 use crate::config::units::{duration, duration_or_off};
 use crate::model::{
     Failover, HashSource, HealthCheck, HostHeader, HttpCheck, Limit, Outlier, Policy, PoolSettings, Protocol,
-    QueueOrder, Retry, RetryOverride, SlowStart, StatusRange, TimeoutsOverride, Via,
+    ProxyProtocol, QueueOrder, Retry, RetryOverride, SlowStart, StatusRange, TimeoutsOverride, Via,
 };
 
 /// Of `[defaults]`; a pool has these and its members.
@@ -23,6 +23,7 @@ pub(in crate::config) const KEYS: &[&str] = &[
     "balance",
     "hash_on",
     "protocol",
+    "proxy_protocol",
     "host",
     "via",
     "health",
@@ -51,6 +52,7 @@ pub(in crate::config) struct Overrides {
     balance: Option<(Policy, Span)>,
     hash_on: Option<(Vec<HashSource>, Span)>,
     protocol: Option<Protocol>,
+    proxy_protocol: Option<ProxyProtocol>,
     host: Option<HostHeader>,
     via: Option<bool>,
     health: Option<Switch<HealthOverride>>,
@@ -133,6 +135,7 @@ impl Overrides {
             balance,
             hash_on,
             protocol: f.read("protocol", protocol),
+            proxy_protocol: f.read("proxy_protocol", proxy_protocol),
             host: f.read("host", host),
             via: f.read("via", boolean),
             health: f.read("health", |cx, value| switch(cx, value, "{ path = \"/healthz\" }", health)),
@@ -159,19 +162,22 @@ impl Overrides {
             Some(Switch::Off) => None,
             Some(Switch::On(health)) => agent::merge(cx, health.agent.as_ref(), base.agent),
         };
+        let proxy_protocol = self.proxy_protocol.unwrap_or(base.proxy_protocol);
         let said = self.balance.map(|(_, span)| span);
         let balance = self.balance.map_or(base.balance, |(balance, _)| balance);
         PoolSettings {
             balance,
             hash_on: hash::merge(cx, balance, said, self.hash_on, base),
             protocol: self.protocol.unwrap_or(base.protocol),
+            proxy_protocol,
             host: self.host.unwrap_or_else(|| base.host.clone()),
             via: self.via.map_or(base.via, Via),
             health: match self.health {
                 None => base.health.clone(),
                 Some(Switch::Off) => None,
                 Some(Switch::On(health)) => Some(health.over(cx, base.health.clone().unwrap_or_default())),
-            },
+            }
+            .map(|health| HealthCheck { proxy_protocol, ..health }),
             agent,
             retry: match self.retry {
                 None => base.retry,
@@ -235,6 +241,7 @@ impl HealthOverride {
         };
         HealthCheck {
             http,
+            proxy_protocol: base.proxy_protocol,
             agent: None,
             interval,
             fast_interval,
@@ -284,6 +291,15 @@ fn protocol(cx: &Context<'_>, value: &Value<'_>) -> Option<Protocol> {
         other => cx.note(Fault::error(value.span, format!("unknown protocol `{other}`")).help("\"h1\"")),
     }
     None
+}
+
+fn proxy_protocol(cx: &Context<'_>, value: &Value<'_>) -> Option<ProxyProtocol> {
+    if let Kind::Boolean(on) = value.kind {
+        let help = if on { "the version: \"v2\", or \"v1\" for a line of text" } else { "quote it: \"off\"" };
+        expected_help(cx, value, "a string", Some(help.to_owned()));
+        return None;
+    }
+    word(cx, value, &[("off", ProxyProtocol::Off), ("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)])
 }
 
 fn host(cx: &Context<'_>, value: &Value<'_>) -> Option<HostHeader> {

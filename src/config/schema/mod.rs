@@ -115,10 +115,13 @@ struct Listener {
     bind: String,
     /// What is spoken: "h1" (HTTP/1.1 and 1.0), "h2" (HTTP/2). Default: both.
     protocols: Option<Vec<ListenerProtocol>>,
-    /// Whether a PROXY protocol header is required. Only false is supported yet.
-    proxy_protocol: Option<Off>,
-    /// Prefixes whose X-Forwarded-* is believed. Default: none.
+    /// Whether each connection must begin with a header of the PROXY protocol, from one of trusted_proxies. Default: false.
+    proxy_protocol: Option<bool>,
+    /// Prefixes whose X-Forwarded-*, Forwarded and PROXY header are believed. Default: none.
     trusted_proxies: Option<Vec<String>>,
+    /// Open connections of this listener. Default: no limit of its own.
+    #[schemars(range(min = 1))]
+    max_connections: Option<u32>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -164,7 +167,7 @@ struct Limits {
     /// Open client connections. Default: 50000.
     #[schemars(range(min = 1))]
     max_connections: Option<u32>,
-    /// Open connections of one client address; 0: no limit. Default: 0.
+    /// Open connections of one client, an IPv4 address or a /64 of IPv6; 0: no limit. Default: 0.
     max_connections_per_client: Option<u32>,
     /// Bytes of a request head. Default: "16KiB".
     max_header_bytes: Option<Size>,

@@ -16,6 +16,8 @@ pub(super) struct Settings {
     hash_on: Option<Vec<String>>,
     /// What is spoken to backends. Only "h1" is supported yet.
     protocol: Option<Protocol>,
+    /// What each connection to a backend begins with. Default: "off".
+    proxy_protocol: Option<ProxyProtocol>,
     /// The Host that a backend sees: "preserve", "backend" or a name. Default: "preserve".
     host: Option<String>,
     /// Whether Via is sent to backends. Default: true.
@@ -51,6 +53,8 @@ pub(super) struct Pool {
     hash_on: Option<Vec<String>>,
     /// What is spoken to backends. Only "h1" is supported yet.
     protocol: Option<Protocol>,
+    /// What each connection to a backend begins with.
+    proxy_protocol: Option<ProxyProtocol>,
     /// The Host that a backend sees: "preserve", "backend" or a name.
     host: Option<String>,
     /// Whether Via is sent to backends.
@@ -103,6 +107,15 @@ enum Balance {
 #[serde(rename_all = "lowercase")]
 enum Protocol {
     H1,
+}
+
+/// Whether the client's address goes first, and in which version of the PROXY protocol.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum ProxyProtocol {
+    Off,
+    V1,
+    V2,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -24,6 +24,18 @@ pub struct Peer {
 impl Peer {
     /// nginx in one process. It answers `NAME METHOD TARGET`; the id of a POST is its query parameter `id`.
     pub fn nginx(name: &str) -> Self {
+        Self::nginx_with(name, "", &format!("'{name} $request_method $request_uri'"))
+    }
+
+    /// The same, which takes only connections that begin with a header of the PROXY protocol. It answers `NAME SOURCE
+    /// DESTINATION`, as the header says.
+    pub fn nginx_behind_proxies(name: &str) -> Self {
+        let answer =
+            "'$proxy_protocol_addr:$proxy_protocol_port $proxy_protocol_server_addr:$proxy_protocol_server_port'";
+        Self::nginx_with(name, "proxy_protocol", &answer.replacen('\'', &format!("'{name} "), 1))
+    }
+
+    fn nginx_with(name: &str, option: &str, answer: &str) -> Self {
         let (directory, reserved, address) = prepare();
         let (at, log) = (directory.path().display(), "ids.log");
         let config = format!(
@@ -35,18 +47,18 @@ impl Peer {
                log_format id '$arg_id';
                map $request_method $is_post {{ default 0; POST 1; }}
                server {{
-                 listen {address};
+                 listen {address} {option};
                  add_header x-peer {name};
                  default_type text/plain;
                  location = /healthz {{ return 200 'ok'; }}
-                 location / {{ access_log {at}/{log} id if=$is_post; return 200 '{name} $request_method $request_uri'; }}
+                 location / {{ access_log {at}/{log} id if=$is_post; return 200 {answer}; }}
                }}
              }}"
         );
         std::fs::write(directory.path().join("nginx.conf"), config).unwrap();
         let mut command = Command::new(find("nginx", "/usr/sbin/nginx"));
         command.arg("-p").arg(directory.path()).arg("-c").arg(directory.path().join("nginx.conf"));
-        Self::start(name, address, directory, reserved, command)
+        Self::start(name, address, directory, reserved, command, !option.is_empty())
     }
 
     /// uvicorn with the application of `tests/it/peers`. It answers `NAME METHOD PATH BODY`; the id of a POST is its
@@ -60,7 +72,7 @@ impl Peer {
         command.args(["--host", &address.ip().to_string(), "--port", &address.port().to_string()]);
         command.env("PYTHONDONTWRITEBYTECODE", "1");
         command.env("PEER_NAME", name).env("PEER_LOG", directory.path().join("ids.log"));
-        Self::start(name, address, directory, reserved, command)
+        Self::start(name, address, directory, reserved, command, false)
     }
 
     fn start(
@@ -69,6 +81,7 @@ impl Peer {
         directory: tempfile::TempDir,
         reserved: Socket,
         mut command: Command,
+        behind_proxies: bool,
     ) -> Self {
         let log = std::fs::File::create(directory.path().join("output.log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
@@ -78,7 +91,11 @@ impl Peer {
             if let Some(status) = peer.child.try_wait().unwrap() {
                 panic!("{name} ended: {status}\n{}", peer.read("output.log") + &peer.read("error.log"));
             }
-            Some(Client::try_connect(address).ok()?.get("/healthz").status)
+            let mut client = Client::try_connect(address).ok()?;
+            if behind_proxies {
+                client.send("PROXY UNKNOWN\r\n");
+            }
+            Some(client.get("/healthz").status)
         });
         peer
     }
