@@ -94,7 +94,10 @@ pub(super) fn fits(
     let algorithm = signing.algorithm();
     match CertifiedKey::new(chain.to_vec(), signing).keys_match() {
         Ok(()) => Ok(algorithm),
-        Err(_) => Err(format!("the key in {} does not fit the certificate", path.display())),
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            Err(format!("the key in {} does not fit the certificate", path.display()))
+        }
+        Err(error) => Err(format!("the certificate of the key in {} can't be used: {error}", path.display())),
     }
 }
 

@@ -38,4 +38,5 @@ mod support;
 mod systemd;
 mod tidy;
 mod tiers;
+mod tls;
 mod words;
