@@ -43,8 +43,8 @@ use self::diagnostic::Fault;
 pub use self::diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use self::hint::nearest;
 pub use self::schema::schema;
-pub use self::tls::{reread_authorities, reread_certificate};
 use self::source::{Source, Span};
+pub use self::tls::{reread_authorities, reread_certificate};
 use self::tree::Table;
 use crate::model::{Plan, PoolAsset};
 

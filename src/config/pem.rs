@@ -89,8 +89,9 @@ pub(super) fn fits(
     key: &PrivateKeyDer<'static>,
     path: &Path,
 ) -> Result<SignatureAlgorithm, String> {
-    let signing = any_supported_type(key)
-        .map_err(|_| format!("the key in {} is of a kind that is not supported: RSA, ECDSA or Ed25519", path.display()))?;
+    let signing = any_supported_type(key).map_err(|_| {
+        format!("the key in {} is of a kind that is not supported: RSA, ECDSA or Ed25519", path.display())
+    })?;
     let algorithm = signing.algorithm();
     match CertifiedKey::new(chain.to_vec(), signing).keys_match() {
         Ok(()) => Ok(algorithm),
@@ -175,7 +176,6 @@ fn words(error: &pem::Error) -> &'static str {
 
 /// Whether a PEM file's sections are of this kind; for a hint about files that were mixed up.
 pub(super) fn holds(path: &Path, kind: SectionKind) -> bool {
-    read(path).is_ok_and(|bytes| {
-        <(SectionKind, Vec<u8>)>::pem_slice_iter(&bytes).flatten().any(|(found, _)| found == kind)
-    })
+    read(path)
+        .is_ok_and(|bytes| <(SectionKind, Vec<u8>)>::pem_slice_iter(&bytes).flatten().any(|(found, _)| found == kind))
 }

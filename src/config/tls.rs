@@ -117,10 +117,7 @@ fn path(cx: &Context<'_>, at: &Value<'_>) -> Option<std::path::PathBuf> {
 }
 
 /// A key with its file. Whoever named a certificate instead hears that.
-fn key(
-    cx: &Context<'_>,
-    at: &Value<'_>,
-) -> Option<(rustls::pki_types::PrivateKeyDer<'static>, std::path::PathBuf)> {
+fn key(cx: &Context<'_>, at: &Value<'_>) -> Option<(rustls::pki_types::PrivateKeyDer<'static>, std::path::PathBuf)> {
     let file = path(cx, at)?;
     match pem::key(&file) {
         Ok(key) => {

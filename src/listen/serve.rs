@@ -194,14 +194,15 @@ where
         // What is encrypted may have been taken and not be on its way yet.
         let flushed = Pin::new(&mut Writer(&**stream)).poll_flush(cx);
         match (polled, flushed) {
-        (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(true),
-        (Poll::Ready(Err(Failed::Connection(_))), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(false),
-        (Poll::Ready(Err(Failed::Body(error))), _) => {
-            tracing::debug!(client = conn.peer_text(), %error, "an answer ended early");
-            Poll::Ready(false)
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(true),
+            (Poll::Ready(Err(Failed::Connection(_))), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(false),
+            (Poll::Ready(Err(Failed::Body(error))), _) => {
+                tracing::debug!(client = conn.peer_text(), %error, "an answer ended early");
+                Poll::Ready(false)
+            }
+            _ => stream.poll_gone(cx).map(|()| false),
         }
-        _ => stream.poll_gone(cx).map(|()| false),
-    }})
+    })
     .await;
     stream.memory().give_back(sending.into_scratch());
     match (sent, last) {

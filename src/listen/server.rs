@@ -18,8 +18,8 @@ use super::Service;
 use super::bind::{Listening, Sockets};
 use super::serve::{linger, serve};
 use super::shared::{Place, Shared};
-use super::watch::{Clock, TICK, Watch};
 use super::tls;
+use super::watch::{Clock, TICK, Watch};
 use super::wire::{Peek, Wire};
 use crate::message::buffer::Memory;
 use crate::message::fields::Names;
@@ -123,12 +123,7 @@ impl<S: Service> Server<S> {
 
     /// Accepts on these sockets. A listener that is there already keeps its connections; if only its settings differ,
     /// new connections get the new ones. `tls`: what handshakes begin with, for a listener that has TLS.
-    pub fn add(
-        &self,
-        listener: Arc<Listener>,
-        sockets: &Arc<Sockets>,
-        tls: Option<Arc<Front>>,
-    ) -> io::Result<()> {
+    pub fn add(&self, listener: Arc<Listener>, sockets: &Arc<Sockets>, tls: Option<Arc<Front>>) -> io::Result<()> {
         let inner = &self.inner;
         let known = inner.find(&listener.name).filter(|bound| Arc::ptr_eq(&bound.sockets, sockets));
         if let Some(bound) = known {
@@ -233,12 +228,8 @@ impl<S: Service> Inner<S> {
         // A listener that has been removed in the meantime serves nobody any more.
         let Some(bound) = self.find(&listener) else { return };
         let begun = match stream {
-            Stream::Tcp(stream) => {
-                TcpStream::from_std(stream).map(|stream| self.begin(stream, peer, &bound, place))
-            }
-            Stream::Unix(stream) => {
-                UnixStream::from_std(stream).map(|stream| self.begin(stream, peer, &bound, place))
-            }
+            Stream::Tcp(stream) => TcpStream::from_std(stream).map(|stream| self.begin(stream, peer, &bound, place)),
+            Stream::Unix(stream) => UnixStream::from_std(stream).map(|stream| self.begin(stream, peer, &bound, place)),
         };
         if let Err(error) = begun {
             tracing::warn!(%error, "a connection could not be taken over");

@@ -341,8 +341,8 @@ impl Export {
             }
         }
         let mut expiry = TLS_CERTIFICATE_EXPIRY.family();
-        for (listener, certificate, not_after) in lock(&state.certificates).iter() {
-            expiry.push(&[listener, certificate], *not_after as f64);
+        for end in lock(&state.certificates).iter() {
+            expiry.push(&[&end.listener, &end.certificate], end.not_after as f64);
         }
         let mut limits = LIMIT_HITS.family();
         for entry in state.limits.iter() {
@@ -367,7 +367,8 @@ impl Export {
         build.push(&[env!("CARGO_PKG_VERSION")], 1.0);
         let mut draining = DRAINING.family();
         draining.push(&[], state.draining.load(Ordering::Relaxed) as f64);
-        let all = [open, total, handshakes, expiry, limits, dropped, reloads, last_good, last_time, config, build, draining];
+        let all =
+            [open, total, handshakes, expiry, limits, dropped, reloads, last_good, last_time, config, build, draining];
         out.extend(all.map(Family::into_proto));
     }
 }

@@ -47,8 +47,7 @@ pub(super) struct State {
     /// By detector and whether they were enforced. Counted by the control plane, too.
     pub(super) ejections: Mutex<HashMap<(Labels<3>, Detector, bool), u64>>,
     pub(super) listeners: Mutex<Vec<Arc<ListenerCells>>>,
-    /// Listener, certificate, and when it ends in Unix time.
-    pub(super) certificates: Mutex<Vec<(Arc<str>, Arc<str>, i64)>>,
+    pub(super) certificates: Mutex<Vec<CertificateEnd>>,
     pub(super) limits: Tally<&'static str>,
     /// Regions that `retain` was told are gone: what failed over to them is not shown.
     pub(super) regions_gone: Mutex<HashSet<Arc<str>>>,
@@ -232,19 +231,18 @@ impl Metrics {
         if let Some(cells) = listeners.iter().find(|cells| cells.name == *name) {
             return cells.clone();
         }
-        let cells =
-            Arc::new(ListenerCells {
-                name: name.clone(),
-                open: CachePadded::default(),
-                total: Count::default(),
-                handshakes: Default::default(),
-            });
+        let cells = Arc::new(ListenerCells {
+            name: name.clone(),
+            open: CachePadded::default(),
+            total: Count::default(),
+            handshakes: Default::default(),
+        });
         listeners.push(cells.clone());
         cells
     }
 
-    /// The certificates in use: listener, certificate, and when it ends in Unix time.
-    pub fn certificates(&self, in_use: Vec<(Arc<str>, Arc<str>, i64)>) {
+    /// The certificates in use from now on.
+    pub fn certificates(&self, in_use: Vec<CertificateEnd>) {
         *lock(&self.state.certificates) = in_use;
     }
 
@@ -328,6 +326,17 @@ pub struct ListenerCells {
     pub(super) handshakes: [Count; Handshake::ALL.len()],
 }
 
+/// When a certificate ends.
+#[derive(Debug, Clone)]
+pub struct CertificateEnd {
+    /// Where it is used.
+    pub listener: Arc<str>,
+    /// What it is called.
+    pub certificate: Arc<str>,
+    /// In Unix time.
+    pub not_after: i64,
+}
+
 /// How a TLS handshake with a client ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Handshake {
@@ -347,8 +356,7 @@ pub enum Handshake {
 
 impl Handshake {
     /// Every one, in the order of their numbers.
-    pub const ALL: [Self; 6] =
-        [Self::Full, Self::Resumed, Self::Failed, Self::Timeout, Self::PlainHttp, Self::Closed];
+    pub const ALL: [Self; 6] = [Self::Full, Self::Resumed, Self::Failed, Self::Timeout, Self::PlainHttp, Self::Closed];
 
     /// The word in the label.
     pub fn as_str(self) -> &'static str {

@@ -37,7 +37,8 @@ mod tests {
     #[test]
     fn the_nearer_the_end_the_more_urgent() {
         let day = 24 * 60 * 60;
-        let table = [(31, Warned::No), (30, Warned::Days30), (8, Warned::Days30), (7, Warned::Days7), (1, Warned::Day1)];
+        let table =
+            [(31, Warned::No), (30, Warned::Days30), (8, Warned::Days30), (7, Warned::Days7), (1, Warned::Day1)];
         for (days, expected) in table {
             assert_eq!(Warned::at(1_000, 1_000 + days * day), expected, "{days}");
         }

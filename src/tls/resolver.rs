@@ -48,8 +48,7 @@ impl Resolver {
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let can_check =
-            |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let can_check = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
         let found = self.find(hello.server_name());
         let of_name = found.unwrap_or_default().iter().filter_map(|number| self.keys.get(*number));
         // Where nothing fits, the handshake fails with the alert that says so.

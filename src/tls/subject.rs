@@ -99,7 +99,8 @@ mod tests {
 
     #[test]
     fn the_most_specific_part_stands_first() {
-        let parts = [(DnType::CountryName, "DE"), (DnType::OrganizationName, "Example"), (DnType::CommonName, "client 1")];
+        let parts =
+            [(DnType::CountryName, "DE"), (DnType::OrganizationName, "Example"), (DnType::CommonName, "client 1")];
         assert_eq!(text(&parts).as_deref(), Some("CN=client 1,O=Example,C=DE"));
         assert_eq!(text(&[]).as_deref(), Some(""));
     }

@@ -8,7 +8,6 @@ use std::process::Command;
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 
-
 use crate::support::certs::{Authority, Pair, place};
 use crate::support::proxy::run;
 use crate::support::tls::TlsClient;
@@ -48,9 +47,8 @@ impl Rig {
         let keys = keys.replace("DIR", &path.to_string());
         let mut text = format!("[[listeners]]\nname = \"{name}\"\nbind = \"127.0.0.1:0\"\n[listeners.tls]\n{keys}\n");
         for file in certificates {
-            text += &format!(
-                "[[listeners.tls.certificates]]\ncert = \"{path}/{file}.pem\"\nkey = \"{path}/{file}.key\"\n"
-            );
+            text +=
+                &format!("[[listeners.tls.certificates]]\ncert = \"{path}/{file}.pem\"\nkey = \"{path}/{file}.key\"\n");
         }
         text
     }
@@ -189,7 +187,10 @@ fn versions_and_alpn() {
     assert!(asked(&new, proxy.addr("newest"), "a.test").is_some());
     assert_eq!(proxy.access_where(|line| line["listener"] == "both")["tls_version"], "1.2");
     // No protocol in common, and none at all.
-    assert!(asked(&rig.client().edit(|c| c.alpn_protocols = vec![b"spdy".to_vec()]), proxy.addr("both"), "a.test").is_none());
+    assert!(
+        asked(&rig.client().edit(|c| c.alpn_protocols = vec![b"spdy".to_vec()]), proxy.addr("both"), "a.test")
+            .is_none()
+    );
     assert!(asked(&rig.client().edit(|c| c.alpn_protocols.clear()), proxy.addr("both"), "a.test").is_some());
     // What rustls can't even offer: curl, with OpenSSL's defences down.
     let curl = |version: &str, listener: &str| {
@@ -352,10 +353,48 @@ fn a_reload_with_a_bad_pair_is_refused_and_connections_stay() {
     let bad = config.replace("site.key", "other.key");
     assert!(!proxy.reload(&bad));
     assert_eq!(asked(&rig.client(), proxy.address(), "a.test"), Some((200, HandshakeKind::Full)));
-    assert!(proxy.reload(&config.replace("/site.", "/other.").replace("[listeners.tls]", "[listeners.tls]\nmin_version = \"1.3\"")));
+    assert!(proxy.reload(
+        &config.replace("/site.", "/other.").replace("[listeners.tls]", "[listeners.tls]\nmin_version = \"1.3\"")
+    ));
     let old = TlsClient::with_version(&rig.authority, &TLS12);
     assert_eq!(asked(&old, proxy.address(), "a.test"), None);
     assert_eq!(open.get("/v1/BTC").status, 200, "one that was open goes on");
+}
+
+/// The example as it stands, but for its ports and its backend.
+#[test]
+fn the_example_redirects_to_https_and_says_so_for_good() {
+    let rig = Rig::new(&[]);
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/https.toml");
+    let example = std::fs::read_to_string(example).unwrap();
+    let directory = rig.path().join("tls");
+    std::fs::create_dir(&directory).unwrap();
+    rig.authority.sign(&["api.example.com"]).write(&directory, "api.example.com");
+    rig.authority.sign(&["*.example.org"]).write(&directory, "example.org");
+    place(&directory.join("clients.pem"), &rig.authority.pem());
+    let edited = example
+        .replace(":80\"", ":0\"")
+        .replace(":443\"", ":0\"")
+        .replace(":8443\"", ":0\"")
+        .replace("0.0.0.0", "127.0.0.1")
+        .replace("\"tls/", &format!("\"{}/", directory.display()))
+        .replace("10.1.0.11:8000", &rig.origin.addr().to_string())
+        .replace("10.1.0.12:8000", &rig.origin.addr().to_string().replace("127.0.0.1", "127.0.0.2"));
+    let proxy = Proxy::start(&(edited + "\n[defaults]\nhealth = false\nbalance = \"round-robin\"\n"));
+    let mut clear = Client::connect(proxy.addr("clear"));
+    for (method, status) in [("GET", 301), ("POST", 308)] {
+        let answer = clear.request(method, "/v1/predict/BTC?a=1", &[("Host", "api.example.com")], b"");
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.header("location"), Some("https://api.example.com/v1/predict/BTC?a=1"));
+    }
+    for name in ["api.example.com", "a.example.org"] {
+        let answer = rig.client().connect(proxy.addr("public"), name).get("/v1/predict/BTC");
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("strict-transport-security"), Some("max-age=63072000"));
+    }
+    assert!(asked(&rig.client(), proxy.addr("partners"), "api.example.com").is_none());
+    let partner = TlsClient::with_identity(&rig.authority, &rig.authority.sign(&["partner"]));
+    assert_eq!(partner.connect(proxy.addr("partners"), "api.example.com").get("/v1/predict/BTC").status, 200);
 }
 
 #[test]
