@@ -7,12 +7,14 @@ use super::address::{bind, prefix};
 use super::context::Context;
 use super::decode::{Fields, boolean, integer, list, string, table, text};
 use super::diagnostic::Fault;
+use super::routes::edits::redirect;
 use super::source::Span;
+use super::tls;
 use super::tree::{Kind, Value};
 use crate::model::{Bind, Listener, Protocols};
 
 pub(super) const KEYS: &[&str] =
-    &["name", "bind", "protocols", "proxy_protocol", "trusted_proxies", "max_connections", "tls"];
+    &["name", "bind", "protocols", "proxy_protocol", "trusted_proxies", "max_connections", "tls", "redirect"];
 
 /// The listeners, and where each bind address stands, for whoever else wants to bind.
 pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>) -> (Vec<Listener>, HashMap<Bind, Span>) {
@@ -44,11 +46,12 @@ pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>) -> (Vec<Listen
 /// With the places of its name and of its address.
 fn listener(cx: &Context<'_>, item: &Value<'_>) -> Option<(Listener, Span, Span)> {
     let fields = Fields::new(cx, table(cx, item)?, KEYS, "[[listeners]]");
-    fields.refuse("tls", "TLS of a listener");
     let proxy_protocol = fields.read("proxy_protocol", boolean).unwrap_or(false);
     let protocols = fields.read("protocols", protocols).unwrap_or_default();
     let trusted_proxies = fields.read("trusted_proxies", |cx, value| list(cx, value, prefix)).unwrap_or_default();
     let max_connections = fields.read("max_connections", integer(1..=10_000_000));
+    let tls = fields.read("tls", tls::decode);
+    let redirect = fields.read("redirect", redirect);
     let name = fields.get("name").and_then(|value| Some((text(cx, value)?, value.span)));
     let Some(at) = fields.get("bind") else {
         let fault = Fault::error(item.span, "this listener has no `bind`").absence();
@@ -71,8 +74,15 @@ fn listener(cx: &Context<'_>, item: &Value<'_>) -> Option<(Listener, Span, Span)
         Some((name, span)) => (Arc::from(name), span),
         None => (Arc::from(bind.to_string()), at.span),
     };
-    let listener =
-        Listener { protocols, proxy_protocol, trusted_proxies, max_connections, ..Listener::new(&name, bind) };
+    let listener = Listener {
+        protocols,
+        proxy_protocol,
+        trusted_proxies,
+        max_connections,
+        tls,
+        redirect,
+        ..Listener::new(&name, bind)
+    };
     Some((listener, name_span, at.span))
 }
 

@@ -20,6 +20,7 @@ mod limits;
 mod listeners;
 mod log;
 mod metrics;
+mod pem;
 mod pieces;
 mod pools;
 mod regions;
@@ -28,6 +29,7 @@ mod schema;
 mod server;
 mod source;
 mod syntax;
+mod tls;
 mod tree;
 mod units;
 
@@ -42,6 +44,7 @@ pub use self::diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use self::hint::nearest;
 pub use self::schema::schema;
 use self::source::{Source, Span};
+pub use self::tls::{reread_authorities, reread_certificate};
 use self::tree::Table;
 use crate::model::{Plan, PoolAsset};
 

@@ -9,14 +9,12 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::AsFd;
 use std::task::{Context, Poll, ready};
 
-use rustix::net::{RecvFlags, recv};
-use tokio::io::Interest;
-use tokio::net::{TcpStream, UnixStream};
+use rustix::net::RecvFlags;
 
 use super::watch::Watch;
+use super::wire::Peek;
 use crate::message::proxy_protocol::{Header, scan};
 
 /// Looked at once. Nearly every header is shorter; a longer one is taken piece by piece.
@@ -35,32 +33,6 @@ pub(super) enum Missing {
     #[error(transparent)]
     Broken(#[from] io::Error),
 }
-
-/// A socket that can be looked into.
-pub(super) trait Peek: AsFd {
-    /// Waits until there is something, or the end.
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-
-    /// Receives without waiting.
-    fn receive(&self, into: &mut [u8], flags: RecvFlags) -> io::Result<usize>;
-}
-
-macro_rules! peek {
-    ($stream:ty) => {
-        impl Peek for $stream {
-            fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                self.poll_read_ready(cx)
-            }
-
-            fn receive(&self, into: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
-                self.try_io(Interest::READABLE, || Ok(recv(self, into, flags)?.0))
-            }
-        }
-    };
-}
-
-peek!(TcpStream);
-peek!(UnixStream);
 
 /// Reads the header and nothing else.
 pub(super) async fn header<W: Peek>(wire: &W, watch: &Watch) -> Result<Header, Missing> {

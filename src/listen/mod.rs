@@ -10,6 +10,7 @@ mod serve;
 mod server;
 mod shared;
 mod stream;
+mod tls;
 mod tunnel;
 mod watch;
 mod wire;

@@ -14,13 +14,14 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::Service;
-use super::announced::{self, Missing, Peek};
+use super::announced::{self, Missing};
 use super::bind::{Listening, Sockets};
 use super::connection;
 use super::serve::linger;
 use super::shared::{Place, Shared};
+use super::tls;
 use super::watch::{Clock, TICK, Watch};
-use super::wire::Wire;
+use super::wire::{Peek, Wire};
 use crate::message::buffer::Memory;
 use crate::message::conn::Ends;
 use crate::message::fields::Names;
@@ -29,6 +30,7 @@ use crate::message::send::Coding;
 use crate::message::{Conn, forwarded, respond};
 use crate::model::{Listener, Reason};
 use crate::telemetry::{ClientConnection, ListenerCells};
+use crate::tls::Front;
 
 /// How long accepting rests when there is no descriptor left, or no memory.
 const REST: Duration = Duration::from_millis(100);
@@ -66,6 +68,8 @@ struct Inner<S> {
 /// A listener of this worker.
 struct Bound {
     listener: RefCell<Arc<Listener>>,
+    /// There exactly if the listener has TLS.
+    tls: RefCell<Option<Arc<Front>>>,
     sockets: Arc<Sockets>,
     cells: Arc<ListenerCells>,
     acceptors: RefCell<Vec<AbortHandle>>,
@@ -121,18 +125,20 @@ impl<S: Service> Server<S> {
     }
 
     /// Accepts on these sockets. A listener that is there already keeps its connections; if only its settings differ,
-    /// new connections get the new ones.
-    pub fn add(&self, listener: Arc<Listener>, sockets: &Arc<Sockets>) -> io::Result<()> {
+    /// new connections get the new ones. `tls`: what handshakes begin with, for a listener that has TLS.
+    pub fn add(&self, listener: Arc<Listener>, sockets: &Arc<Sockets>, tls: Option<Arc<Front>>) -> io::Result<()> {
         let inner = &self.inner;
         let known = inner.find(&listener.name).filter(|bound| Arc::ptr_eq(&bound.sockets, sockets));
         if let Some(bound) = known {
             *bound.listener.borrow_mut() = listener;
+            *bound.tls.borrow_mut() = tls;
             return Ok(());
         }
         inner.listeners.borrow_mut().retain(|bound| bound.listener.borrow().name != listener.name);
         let bound = Rc::new(Bound {
             cells: inner.shared.metrics.listener(&listener.name),
             listener: RefCell::new(listener),
+            tls: RefCell::new(tls),
             sockets: Arc::clone(sockets),
             acceptors: RefCell::default(),
         });
@@ -218,7 +224,7 @@ impl<S: Service> Inner<S> {
         };
         let worker = self.shared.choose(self.worker);
         if worker == self.worker {
-            self.begin(stream, peer, listener, &bound.cells, place);
+            self.begin(stream, peer, bound, place);
             return;
         }
         let listener = Arc::clone(&listener.name);
@@ -233,28 +239,22 @@ impl<S: Service> Inner<S> {
         let Accepted { stream, peer, listener, place } = accepted;
         // A listener that has been removed in the meantime serves nobody any more.
         let Some(bound) = self.find(&listener) else { return };
-        let listener = Arc::clone(&bound.listener.borrow());
         let begun = match stream {
-            Stream::Tcp(stream) => {
-                TcpStream::from_std(stream).map(|stream| self.begin(stream, peer, listener, &bound.cells, place))
-            }
-            Stream::Unix(stream) => {
-                UnixStream::from_std(stream).map(|stream| self.begin(stream, peer, listener, &bound.cells, place))
-            }
+            Stream::Tcp(stream) => TcpStream::from_std(stream).map(|stream| self.begin(stream, peer, &bound, place)),
+            Stream::Unix(stream) => UnixStream::from_std(stream).map(|stream| self.begin(stream, peer, &bound, place)),
         };
         if let Err(error) = begun {
             tracing::warn!(%error, "a connection could not be taken over");
         }
     }
 
-    fn begin<W: Accept>(
-        self: &Rc<Self>,
-        stream: W,
-        peer: Option<SocketAddr>,
-        listener: Arc<Listener>,
-        cells: &Arc<ListenerCells>,
-        place: Place,
-    ) {
+    fn begin<W: Accept>(self: &Rc<Self>, stream: W, peer: Option<SocketAddr>, bound: &Bound, place: Place) {
+        let (listener, front) = (Arc::clone(&bound.listener.borrow()), bound.tls.borrow().clone());
+        let cells = Arc::clone(&bound.cells);
+        if listener.tls.is_some() != front.is_some() {
+            // Never in clear where TLS was asked for.
+            return;
+        }
         let announced = listener.proxy_protocol;
         let ends = Ends { source: peer, destination: stream.local(), is_anonymous: false };
         let conn = Conn::between(ends, listener);
@@ -267,13 +267,19 @@ impl<S: Service> Inner<S> {
         let (service, memory) = (Rc::clone(&self.service), Rc::clone(&self.memory));
         let metrics = Arc::clone(&self.shared.metrics);
         spawn_local(async move {
-            // `open` is dropped at the end, also of a panic.
-            if !announced {
-                connection::serve(stream, None, watch, service, memory, &metrics).await;
-            } else if let Some((stream, watch)) = Box::pin(open.announced(stream, watch)).await {
-                connection::serve(stream, None, watch, service, memory, &metrics).await;
+            // `open` is dropped at the end, also of a panic. What a beginning needs is in memory of its own, so that an open
+            // connection does not hold it.
+            let begun = if announced { Box::pin(open.announced(stream, watch)).await } else { Some((stream, watch)) };
+            let Some((stream, watch)) = begun else { return };
+            let Some(front) = front else {
+                return connection::serve(stream, None, watch, service, memory, &metrics).await;
+            };
+            let shaken = Box::pin(tls::handshake(stream, &front, &watch, &cells)).await;
+            drop((front, cells));
+            if let Some(stream) = shaken {
+                let chosen = stream.protocol();
+                connection::serve(stream, chosen, watch, service, memory, &metrics).await;
             }
-            drop(open);
         });
     }
 

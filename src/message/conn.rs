@@ -6,7 +6,7 @@
 //! next head is read when the answer before it has gone out, and each stream of HTTP/2 has a cell of its own, so "the
 //! request" below is never in doubt.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use super::framing::Fault;
 use super::head::{RequestHead, ResponseHead};
 use super::hop::HOP_BY_HOP;
 use super::proxy_protocol;
+use super::secure::Secure;
 use super::tunnel::Tunnel;
 use crate::model::{Listener, ProxyProtocol, Reason};
 
@@ -47,6 +48,8 @@ pub struct Conn {
     /// Both ends, with their ports.
     pub ends: Ends,
     peer_text: Rc<str>,
+    /// Written when its handshake is over.
+    secure: OnceCell<Rc<Secure>>,
 
     // The request that is being served. Written when its head has been read.
     http_10: Cell<bool>,
@@ -99,6 +102,7 @@ impl Conn {
             ends,
             listener,
             peer_text,
+            secure: OnceCell::new(),
             http_10: Cell::default(),
             verdict: Cell::default(),
             fault: Cell::default(),
@@ -134,6 +138,16 @@ impl Conn {
         // Only of the peer itself the port is known.
         let source = if client == self.peer { self.ends.source } else { client.map(|ip| SocketAddr::new(ip, 0)) };
         proxy_protocol::write(version, source.filter(|_| !self.ends.is_anonymous), self.ends.destination)
+    }
+
+    /// What its handshake found out; `None`: in clear.
+    pub fn secure(&self) -> Option<&Secure> {
+        self.secure.get().map(|secure| &**secure)
+    }
+
+    /// What clients write before the host.
+    pub fn scheme(&self) -> &'static str {
+        if self.secure.get().is_some() { "https" } else { "http" }
     }
 
     /// Set while the request being served is a stand-in of ours (`GET`, or `HEAD`) for one that was refused before it
@@ -206,13 +220,20 @@ impl Conn {
     /// that serves the stream.
     pub(crate) fn stream(&self) -> Rc<Self> {
         let (listener, peer_text) = (Arc::clone(&self.listener), Rc::clone(&self.peer_text));
-        Rc::new(Self::made(self.ends, listener, self.is_trusted, peer_text, Some(RefCell::default())))
+        let mut stream = Self::made(self.ends, listener, self.is_trusted, peer_text, Some(RefCell::default()));
+        stream.secure = self.secure.clone();
+        Rc::new(stream)
     }
 
     /// Interim responses of a stream that are not on their way yet.
     pub(crate) fn take_interim_heads(&self) -> Vec<ResponseHead> {
         // Taking nothing allocates nothing.
         self.interim_heads.as_ref().map(RefCell::take).unwrap_or_default()
+    }
+
+    /// The handshake is over. Once.
+    pub(crate) fn set_secure(&self, secure: Rc<Secure>) {
+        let _ = self.secure.set(secure);
     }
 
     /// A good head has been read.

@@ -18,6 +18,8 @@ pub mod key;
 pub mod load_report;
 pub mod proxy_protocol;
 pub mod respond;
+pub mod secure;
 
 pub use conn::Conn;
 pub use head::{Request, RequestHead, Response, ResponseHead};
+pub use secure::Secure;

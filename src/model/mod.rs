@@ -16,6 +16,7 @@ mod proxy_protocol;
 mod reason;
 mod route;
 mod settings;
+mod tls;
 
 pub use address::{Address, Bind};
 pub use key::{AssetId, Key, PoolId, RegionId};
@@ -34,3 +35,4 @@ pub use settings::{
     AgentCheck, Failover, HashSource, HealthCheck, HostHeader, HttpCheck, Limit, Policy, PoolSettings, Protocol,
     QueueOrder, Retry, RetryOn, RetryOverride, StatusRange, Timeouts, TimeoutsOverride, Via,
 };
+pub use tls::{Certificate, CertificateFiles, ClientAuth, Tls, TlsVersion};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Bind, Pool, RegionId, Route};
+use super::{Action, Bind, Pool, RegionId, Route, Tls};
 
 /// The whole of a configuration, checked. Every name in it has been resolved, every number is in range.
 #[derive(Debug, Clone)]
@@ -83,6 +83,10 @@ pub struct Listener {
     pub trusted_proxies: Vec<IpNet>,
     /// Open connections, over all workers.
     pub max_connections: Option<u32>,
+    /// `None`: in clear.
+    pub tls: Option<Tls>,
+    /// Every request is answered with this redirect, whatever its route. `None`: requests are served.
+    pub redirect: Option<Action>,
 }
 
 impl Listener {
@@ -95,6 +99,8 @@ impl Listener {
             proxy_protocol: false,
             trusted_proxies: Vec::new(),
             max_connections: None,
+            tls: None,
+            redirect: None,
         }
     }
 }

@@ -44,4 +44,5 @@ mod tidy;
 mod tiers;
 mod timeouts;
 mod websocket;
+mod tls;
 mod words;

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 pub mod agent;
+pub mod certs;
 pub mod client;
 pub mod exchange;
 pub mod frames;
@@ -12,6 +13,7 @@ pub mod http2;
 pub mod origin;
 pub mod peer;
 pub mod proxy;
+pub mod tls;
 
 pub use client::{Client, Response};
 pub use frames::{Frame, Frames, frame};
