@@ -84,6 +84,8 @@ pub enum Protocol {
     /// HTTP/1.1.
     #[default]
     H1,
+    /// HTTP/2, without asking first (RFC 9113, 3.3).
+    H2,
 }
 
 /// The Host that a backend sees.

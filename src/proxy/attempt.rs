@@ -148,7 +148,13 @@ impl Try<'_> {
         outgoing.write(&mut head, ticket, self.backend, self.settings);
         let is_head = *outgoing.method() == Method::HEAD;
         let body_sent = if self.beside { body.beside() } else { body.attempt() };
-        let request = upstream::Outgoing { head, is_head, says_length: outgoing.says_length(), body: body_sent };
+        let request = upstream::Outgoing {
+            head,
+            is_head,
+            says_length: outgoing.says_length(),
+            is_apart: outgoing.is_apart(),
+            body: body_sent,
+        };
         match proxy.client.exchange(self.backend, &terms, request).await {
             Ok(upstream::Reply { mut response, connect, at }) => {
                 if response.head.fields.has(words::FIELDS) {

@@ -12,7 +12,7 @@ use crate::backend::Backend;
 use crate::message::fields::{Known, Names, line};
 use crate::message::framing::origin_form;
 use crate::message::{RequestHead, forwarded, hop};
-use crate::model::{HeaderEdits, HostHeader, PoolSettings, Rewrite, Route};
+use crate::model::{HeaderEdits, HostHeader, PoolSettings, Protocol, Rewrite, Route};
 
 pub(crate) const REQUEST_ID: &[u8] = b"x-request-id";
 
@@ -67,6 +67,12 @@ impl<'a> Outgoing<'a> {
         self.head.fields.has(Names::of(&[Known::ContentLength]))
     }
 
+    /// Whether the body may be read by another task than the one that writes the response. Of HTTP/1 both are one connection,
+    /// and a socket wakes one task.
+    pub(crate) fn is_apart(&self) -> bool {
+        self.head.version == Version::HTTP_2
+    }
+
     /// Writes the head for one try: the request line and the fields, without those that say where the body ends.
     pub(crate) fn write(&self, out: &mut Vec<u8>, ticket: &Ticket, backend: &Backend, settings: &PoolSettings) {
         let (trusted, host) = (ticket.conn.is_trusted, self.head.authority());
@@ -92,6 +98,10 @@ impl<'a> Outgoing<'a> {
         if self.head.expects_continue {
             line(out, b"expect", b"100-continue");
         }
+        // What it says of trailers is meant for whoever sends them (RFC 9110, 10.1.4).
+        if backend.identity.protocol == Protocol::H2 && fields.all(Known::Te).any(takes_trailers) {
+            line(out, b"te", b"trailers");
+        }
         forwarded::write(out, fields, trusted, ticket.conn.peer_field(), host);
         line(out, REQUEST_ID, ticket.request_id.as_bytes());
         if !self.edits.is_empty() {
@@ -115,6 +125,10 @@ impl<'a> Outgoing<'a> {
             if self.head.version == Version::HTTP_10 { b"1.0 shardgate\r\n" } else { b"1.1 shardgate\r\n" };
         out.extend_from_slice(ours);
     }
+}
+
+fn takes_trailers(te: &[u8]) -> bool {
+    te.split(|&byte| byte == b',').any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 fn is_idempotent(method: &Method) -> bool {

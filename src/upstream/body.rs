@@ -14,9 +14,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::BoxError;
 use super::connection::{Connection, Worker};
 use super::pool::To as _;
+use super::{BoxError, h2};
 use crate::message::body::BodyFault;
 use crate::message::buffer::Left;
 use crate::message::framing::response::BodyEnd;
@@ -30,6 +30,8 @@ enum State<B> {
     /// All of it, or the rest, is here.
     Rest(Bytes),
     Streaming(Box<Streaming<B>>),
+    /// Over HTTP/2.
+    Shared(Box<h2::Streaming<B>>),
 }
 
 /// Why a response body is not whole.
@@ -44,6 +46,9 @@ pub enum BodyError {
     /// The rest of the request's body failed.
     #[error("the request body failed: {0}")]
     Request(#[source] BoxError),
+    /// The stream was ended, or its connection was.
+    #[error("the stream was ended: {0}")]
+    Stream(#[source] ::h2::Error),
     /// The chunked coding is not valid.
     #[error("{}", .0.detail)]
     Coding(Fault),
@@ -76,6 +81,18 @@ impl Return {
             connection.buffer.release(&self.worker.memory);
             self.worker.pool.put(connection, now + keep);
         }
+    }
+}
+
+impl<B> ResponseBody<B> {
+    /// One of no bytes.
+    pub(super) fn empty() -> Self {
+        Self(State::Rest(Bytes::new()))
+    }
+
+    /// One that comes over HTTP/2.
+    pub(super) fn shared(streaming: h2::Streaming<B>) -> Self {
+        Self(State::Shared(Box::new(streaming)))
     }
 }
 
@@ -168,7 +185,7 @@ where
 
 impl<B> Body for ResponseBody<B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     type Data = Bytes;
@@ -181,6 +198,13 @@ where
                 return Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))));
             }
             State::Streaming(streaming) => streaming,
+            State::Shared(streaming) => {
+                let polled = ready!(streaming.poll_frame(cx));
+                if !matches!(polled, Some(Ok(_))) {
+                    self.0 = State::Rest(Bytes::new());
+                }
+                return Poll::Ready(polled);
+            }
         };
         let polled = ready!(streaming.poll_data(cx));
         if matches!(polled, Ok((_, false))) {
@@ -201,12 +225,17 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.0, State::Rest(data) if data.is_empty())
+        match &self.0 {
+            State::Rest(data) => data.is_empty(),
+            State::Streaming(_) => false,
+            State::Shared(streaming) => streaming.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             State::Rest(data) => SizeHint::with_exact(data.len() as u64),
+            State::Shared(streaming) => streaming.size_hint(),
             State::Streaming(streaming) => match streaming.left {
                 Left::Length(left) => SizeHint::with_exact(left + streaming.first.len() as u64),
                 Left::Chunked(_) | Left::Close => SizeHint::default(),

@@ -20,6 +20,7 @@ mod ejection;
 mod explain;
 mod failover;
 mod forwarding;
+mod h2_backends;
 mod health;
 mod hedging;
 mod keys;

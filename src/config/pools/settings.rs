@@ -7,7 +7,7 @@ use http::HeaderValue;
 
 use super::{agent, hash, outlier, retry};
 use crate::config::context::Context;
-use crate::config::decode::{Fields, boolean, expected_help, float, integer, not_supported, table, text, word};
+use crate::config::decode::{Fields, boolean, expected_help, float, integer, table, text, word};
 use crate::config::diagnostic::Fault;
 use crate::config::hint::suggest;
 use crate::config::source::Span;
@@ -277,12 +277,7 @@ fn balance(cx: &Context<'_>, value: &Value<'_>) -> Option<Policy> {
 }
 
 fn protocol(cx: &Context<'_>, value: &Value<'_>) -> Option<Protocol> {
-    match text(cx, value)? {
-        "h1" => return Some(Protocol::H1),
-        "h2" => not_supported(cx, value.span, "HTTP/2 to backends"),
-        other => cx.note(Fault::error(value.span, format!("unknown protocol `{other}`")).help("\"h1\"")),
-    }
-    None
+    word(cx, value, &[("h1", Protocol::H1), ("h2", Protocol::H2)])
 }
 
 fn host(cx: &Context<'_>, value: &Value<'_>) -> Option<HostHeader> {

@@ -14,7 +14,7 @@ pub(super) struct Settings {
     /// What "maglev" spreads requests by: the sources of routes, without `?`, and uri. Required with it, refused without.
     #[schemars(length(min = 1))]
     hash_on: Option<Vec<String>>,
-    /// What is spoken to backends. Only "h1" is supported yet.
+    /// What is spoken to backends: HTTP/1.1, or HTTP/2 in clear text. Default: "h1".
     protocol: Option<Protocol>,
     /// The Host that a backend sees: "preserve", "backend" or a name. Default: "preserve".
     host: Option<String>,
@@ -49,7 +49,7 @@ pub(super) struct Pool {
     /// What "maglev" spreads requests by: the sources of routes, without `?`, and uri. Required with it, refused without.
     #[schemars(length(min = 1))]
     hash_on: Option<Vec<String>>,
-    /// What is spoken to backends. Only "h1" is supported yet.
+    /// What is spoken to backends: HTTP/1.1, or HTTP/2 in clear text. Default: "h1".
     protocol: Option<Protocol>,
     /// The Host that a backend sees: "preserve", "backend" or a name.
     host: Option<String>,
@@ -103,6 +103,7 @@ enum Balance {
 #[serde(rename_all = "lowercase")]
 enum Protocol {
     H1,
+    H2,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 pub mod agent;
 pub mod client;
 pub mod exchange;
+pub mod h2_origin;
 pub mod origin;
 pub mod peer;
 pub mod proxy;
 
 pub use client::{Client, Response};
+pub use h2_origin::H2Origin;
 pub use origin::{After, Behaviour, Gate, Origin};
 pub use proxy::Proxy;
 
