@@ -11,10 +11,12 @@ pub mod body;
 pub mod buffer;
 pub mod send;
 pub mod forwarded;
+pub mod grpc;
 pub mod hop;
 pub mod key;
 pub mod load_report;
 pub mod respond;
+pub mod trailers;
 
 pub use conn::Conn;
 pub use head::{Request, RequestHead, Response, ResponseHead};

@@ -227,11 +227,13 @@ pub struct RetryOn {
     pub reset: bool,
     /// The backend answered 502, 503 or 504.
     pub gateway_error: bool,
+    /// The backend ended a call of gRPC at once with UNAVAILABLE. To say so is to say that calls may be repeated.
+    pub grpc_unavailable: bool,
 }
 
 impl Default for RetryOn {
     fn default() -> Self {
-        Self { connect_failure: true, reset: true, gateway_error: true }
+        Self { connect_failure: true, reset: true, gateway_error: true, grpc_unavailable: false }
     }
 }
 

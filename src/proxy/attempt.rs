@@ -10,6 +10,7 @@ use http::{Method, StatusCode};
 use http_body::Body;
 use tokio::time::Instant;
 
+use super::grpc;
 use super::measure::Measure;
 use super::outgoing::Outgoing;
 use super::response::Relay;
@@ -19,7 +20,7 @@ use super::words;
 use super::{BoxError, Proxy, UpstreamBody};
 use crate::backend::{self, Backend};
 use crate::message::body::RequestBody;
-use crate::message::fields::{Known, Names};
+use crate::message::fields::{Fields, Known, Names};
 use crate::message::{Response, ResponseHead, hop};
 use crate::model::{Outcome, PoolSettings, Reason, Timeouts};
 use crate::upstream::{self, ErrorKind, Terms, Upload};
@@ -29,12 +30,14 @@ pub(crate) struct Sent<U> {
     pub(crate) response: Response<Relay<U>>,
     /// The answer came before the request body was sent whole.
     pub(crate) upload_pending: bool,
+    /// A call of gRPC was ended at once with UNAVAILABLE.
+    pub(crate) is_unavailable: bool,
 }
 
 impl<U> Sent<U> {
     /// Whether the backend says that it is itself a gateway in trouble, or overloaded.
     pub(crate) fn is_gateway_error(&self) -> bool {
-        is_gateway_error(self.response.head.status)
+        self.is_unavailable || is_gateway_error(self.response.head.status)
     }
 
     /// Whether the backend says when to come back (RFC 9110, 10.2.3).
@@ -169,13 +172,16 @@ impl Try<'_> {
                 if connect.is_some() {
                     self.backend.note_connect(false);
                 }
-                serving.outcome = Some(match is_gateway_error(response.head.status) {
+                let is_unavailable = ticket.call.is_some() && grpc::is_unavailable(&response.head.fields);
+                serving.outcome = Some(match is_unavailable || is_gateway_error(response.head.status) {
                     true => Outcome::GatewayError,
                     false => Outcome::Ok,
                 });
                 let idle = self.timeouts.idle;
-                let relay = |body| Relay { body, serving, idle, waiting: None, timer: None };
-                let sent = Sent { response: response.map(relay), upload_pending: body.done().is_none() };
+                let deadline = ticket.call.as_ref().and_then(|call| call.deadline);
+                let relay = |body| Relay { body, serving, idle, deadline, waiting: None, timer: None };
+                let upload_pending = body.done().is_none();
+                let sent = Sent { response: response.map(relay), upload_pending, is_unavailable };
                 Done { result: Ok(sent), took: noted }
             }
             Err(error) if error.kind == ErrorKind::Limit => {
@@ -296,6 +302,20 @@ impl Serving {
     /// The body has come whole.
     pub(crate) fn complete(&mut self) {
         self.complete = true;
+    }
+
+    /// A call of gRPC ended with UNAVAILABLE after its head, which was good.
+    pub(crate) fn unavailable(&mut self) {
+        self.outcome = Some(Outcome::GatewayError);
+    }
+
+    /// Hears what the backend says of itself after the body.
+    pub(crate) fn hear(&self, fields: &mut Fields) {
+        if fields.has(words::FIELDS)
+            && let Some(backend) = self.in_flight.backend()
+        {
+            words::hear(fields, &backend, &self.server);
+        }
     }
 
     pub(crate) fn label(&self) -> &str {

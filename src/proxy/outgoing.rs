@@ -6,12 +6,13 @@
 use std::borrow::Cow;
 
 use http::{Method, Version};
+use tokio::time::Instant;
 
 use super::ticket::Ticket;
 use crate::backend::Backend;
 use crate::message::fields::{Known, Names, line};
 use crate::message::framing::origin_form;
-use crate::message::{RequestHead, forwarded, hop};
+use crate::message::{RequestHead, forwarded, grpc, hop};
 use crate::model::{HeaderEdits, HostHeader, PoolSettings, Protocol, Rewrite, Route};
 
 pub(crate) const REQUEST_ID: &[u8] = b"x-request-id";
@@ -23,6 +24,8 @@ pub(crate) struct Outgoing<'a> {
     edits: &'a HeaderEdits,
     /// The route lets an `Idempotency-Key` speak.
     idempotency_key: bool,
+    /// Of a call: when its client stops waiting.
+    deadline: Option<Instant>,
 }
 
 /// What does not go on as it came. `Expect` is said anew where it still means something; the length is said by whoever
@@ -32,13 +35,13 @@ const REPLACED: Names =
 
 impl<'a> Outgoing<'a> {
     /// `None`: the rewritten target is not a target any more.
-    pub(crate) fn new(head: &'a RequestHead, route: &'a Route) -> Option<Self> {
+    pub(crate) fn new(head: &'a RequestHead, route: &'a Route, deadline: Option<Instant>) -> Option<Self> {
         let target = origin_form(head.target());
         let target = match &route.rewrite {
             None => target,
             Some(rewrite) => Cow::Owned(rewritten(str::from_utf8(&target).ok()?, rewrite)?),
         };
-        Some(Self { head, target, edits: &route.request_headers, idempotency_key: route.idempotency_key })
+        Some(Self { head, target, edits: &route.request_headers, idempotency_key: route.idempotency_key, deadline })
     }
 
     /// As the client sent it.
@@ -88,7 +91,10 @@ impl<'a> Outgoing<'a> {
             HostHeader::Preserve | HostHeader::Backend => line(out, b"host", host_of(backend).as_bytes()),
         }
         let replaced = REPLACED.and(forwarded::replaced(trusted));
-        let listed = hop::listed(fields);
+        let mut listed = hop::listed(fields);
+        if self.deadline.is_some() {
+            listed.push(grpc::TIMEOUT.as_bytes());
+        }
         if listed.is_empty() {
             fields.write(out, replaced);
         } else {
@@ -97,6 +103,9 @@ impl<'a> Outgoing<'a> {
         }
         if self.head.expects_continue {
             line(out, b"expect", b"100-continue");
+        }
+        if let Some(deadline) = self.deadline {
+            grpc::write_timeout(out, deadline.saturating_duration_since(Instant::now()));
         }
         // What it says of trailers is meant for whoever sends them (RFC 9110, 10.1.4).
         if backend.identity.protocol == Protocol::H2 && fields.all(Known::Te).any(takes_trailers) {

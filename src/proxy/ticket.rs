@@ -10,6 +10,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::attempt::Took;
+use super::grpc::Call;
 use super::slots::{KeySlot, ServerSlot};
 use crate::message::body::BodyFault;
 use crate::message::conn::Conn;
@@ -28,6 +29,8 @@ pub(crate) struct Ticket {
     pub(crate) started: Instant,
     pub(crate) request_id: RequestId,
     pub(crate) head: Rc<RequestHead>,
+    /// If it is a call of gRPC.
+    pub(crate) call: Option<Box<Call>>,
     /// The client's address when it is not the peer's.
     pub(crate) client: Option<Box<str>>,
     pub(crate) route: Option<Rc<str>>,
@@ -88,7 +91,12 @@ impl Drop for Ticket {
         };
         let total = self.started.elapsed();
         if let Some(in_flight) = self.in_flight.take() {
-            in_flight.finished(status.as_u16(), self.reason, total, self.bytes_in, self.bytes_out);
+            // A call fails with 200; what it would have been otherwise says more.
+            let counted = match self.reason.filter(|_| self.call.is_some()) {
+                Some(reason) => respond::status(reason),
+                None => status,
+            };
+            in_flight.finished(counted.as_u16(), self.reason, total, self.bytes_in, self.bytes_out);
         }
         if !self.log.enabled() {
             return;
@@ -104,6 +112,7 @@ impl Drop for Ticket {
             route: self.route.as_deref().unwrap_or(""),
             status: status.as_u16(),
             reason: self.reason,
+            grpc_status: self.call.as_ref().and_then(|call| call.status),
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
             asset: self.key.as_ref().map_or("", |key| &key.asset),

@@ -315,6 +315,11 @@ where
         self.count_retry(RetryResult::Failure);
         let terms = self.retry.filter(|_| self.outgoing.is_idempotent());
         let terms = match result {
+            Ok(sent) if sent.is_unavailable => {
+                // That calls may be repeated is what whoever has asked for this has said.
+                self.held = Some(sent);
+                self.retry.filter(|retry| retry.on.grpc_unavailable)
+            }
             Ok(sent) => {
                 self.asked_to_wait += u32::from(sent.asks_to_wait());
                 self.held = Some(sent);

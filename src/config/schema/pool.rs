@@ -169,6 +169,7 @@ enum RetryOn {
     ConnectFailure,
     Reset,
     GatewayError,
+    GrpcUnavailable,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

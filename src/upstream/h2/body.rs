@@ -76,18 +76,19 @@ where
     }
 }
 
-/// The end of an upload. A body that failed ends the stream; a backend that reads no further may still answer.
+/// The end of an upload. A body that failed ends the stream. One that was given up, or that the backend does not want to
+/// its end, leaves the answer as it is.
 fn failure<B>(sent: Result<(), Failed>, sending: &mut Sending<B>) -> Result<(), BoxError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
     match sent {
-        Err(Failed::Body(error)) => {
+        Err(Failed::Body(error)) if error.downcast_ref() != Some(&BodyFault::Over) => {
             sending.abort();
-            if error.downcast_ref() == Some(&BodyFault::Over) { Ok(()) } else { Err(error) }
+            Err(error)
         }
-        Err(Failed::Stream) | Ok(()) => Ok(()),
+        Err(_) | Ok(()) => Ok(()),
     }
 }
 

@@ -65,6 +65,18 @@ struct Entry {
     news: Rc<Notify>,
 }
 
+/// What there is for one more exchange.
+enum Found {
+    /// A stream of this connection.
+    Room(Rc<Link>),
+    /// A connection may be opened.
+    Connection(backend::Connection),
+    /// There may be something soon: this tells when to look again.
+    Hope(Rc<Notify>),
+    /// None, and others have all connections.
+    Nothing,
+}
+
 /// One connection.
 struct Link {
     sender: SendRequest<Bytes>,
@@ -107,34 +119,42 @@ impl Links {
     ) -> Result<(Place, Option<Duration>), Error> {
         let until = Instant::now() + terms.connect;
         loop {
-            let news = {
-                let mut entries = worker.links.entries.borrow_mut();
-                let entry = entries.entry(key(backend)).or_insert_with(|| Entry::new(backend));
-                if let Some(link) = entry.pick() {
-                    return Ok((Place::new(worker, backend, link, terms.keepalive), None));
-                }
-                let news = Rc::clone(&entry.news);
-                if !entry.is_opening {
-                    if let Some(counted) = backend.try_connection(terms.max_connections) {
-                        entry.is_opening = true;
-                        drop(entries);
-                        return open(worker, backend, terms, counted).await;
-                    }
-                    if entry.links.iter().all(|link| !link.is_usable()) {
-                        return Err(Error::new(ErrorKind::Limit, false));
-                    }
-                }
-                news
+            let news = match worker.links.look(backend, terms.max_connections) {
+                Found::Room(link) => return Ok((Place::new(worker, backend, link, terms.keepalive), None)),
+                Found::Connection(counted) => return open(worker, backend, terms, counted).await,
+                Found::Nothing => return Err(Error::new(ErrorKind::Limit, false)),
+                Found::Hope(news) => news,
             };
-            // With all connections in use, a stream of one of them will do. For a while; then it is a connection that there
-            // is none of.
             if timeout_at(until, news.notified()).await.is_err() {
-                let entries = worker.links.entries.borrow();
-                let is_opening = entries.get(&key(backend)).is_some_and(|entry| entry.is_opening);
-                let kind = if is_opening { ErrorKind::ConnectTimeout } else { ErrorKind::Limit };
+                let kind = if worker.links.is_opening(backend) { ErrorKind::ConnectTimeout } else { ErrorKind::Limit };
                 return Err(Error::new(kind, false));
             }
         }
+    }
+
+    /// What there is for one more exchange.
+    fn look(&self, backend: &Arc<Backend>, max_connections: u32) -> Found {
+        let mut entries = self.entries.borrow_mut();
+        let entry = entries.entry(key(backend)).or_insert_with(|| Entry::new(backend));
+        if let Some(link) = entry.pick() {
+            return Found::Room(link);
+        }
+        if !entry.is_opening {
+            if let Some(counted) = backend.try_connection(max_connections) {
+                entry.is_opening = true;
+                return Found::Connection(counted);
+            }
+            // With all connections in use, a stream of one of them will do. For a while; then it is a connection that there
+            // is none of.
+            if !entry.links.iter().any(|link| link.is_usable()) {
+                return Found::Nothing;
+            }
+        }
+        Found::Hope(Rc::clone(&entry.news))
+    }
+
+    fn is_opening(&self, backend: &Arc<Backend>) -> bool {
+        self.entries.borrow().get(&key(backend)).is_some_and(|entry| entry.is_opening)
     }
 
     /// Closes what has been idle for too long or is not usable any more, and asks after the silent. To be called four times
@@ -149,7 +169,11 @@ impl Links {
                 }
                 is_kept
             });
-            !entry.links.is_empty() || entry.is_opening
+            let is_kept = !entry.links.is_empty() || entry.is_opening;
+            if !is_kept {
+                entry.news.notify_waiters();
+            }
+            is_kept
         });
         // What they run when they are dropped may look in here.
         drop(closed);
