@@ -8,6 +8,7 @@
 
 mod bad_backends;
 mod bad_input;
+mod bad_h2_backends;
 mod balancing;
 mod broken_bodies;
 mod chaos;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 pub mod agent;
 pub mod client;
 pub mod exchange;
+pub mod frames;
 pub mod h2_origin;
 pub mod origin;
 pub mod peer;
