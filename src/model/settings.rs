@@ -115,6 +115,10 @@ impl Default for Via {
 pub struct HealthCheck {
     /// `None`: a TCP connect that succeeds is a pass.
     pub http: Option<HttpCheck>,
+    /// Instead: the health protocol of gRPC, asked for this service; empty: for the server as a whole.
+    pub grpc: Option<String>,
+    /// Host to send; `None`: the backend's address.
+    pub host: Option<String>,
     /// Instead of a check: the port at which an agent is asked what it says of the backend.
     pub agent: Option<NonZeroU16>,
     /// Between two checks of one backend.
@@ -134,8 +138,6 @@ pub struct HealthCheck {
 pub struct HttpCheck {
     /// The request target.
     pub path: String,
-    /// Host to send; `None`: the backend's address.
-    pub host: Option<String>,
     /// Which status passes.
     pub expect: StatusRange,
 }
@@ -166,6 +168,8 @@ impl Default for HealthCheck {
     fn default() -> Self {
         Self {
             http: None,
+            grpc: None,
+            host: None,
             agent: None,
             interval: Duration::from_secs(2),
             fast_interval: Duration::from_millis(500),
@@ -196,7 +200,8 @@ impl AgentCheck {
     /// The check that asks it. One word is enough.
     pub fn as_check(&self) -> HealthCheck {
         let Self { port, interval, timeout } = *self;
-        HealthCheck { http: None, agent: Some(port), interval, fast_interval: interval, timeout, rise: 1, fall: 1 }
+        let agent = Some(port);
+        HealthCheck { agent, interval, fast_interval: interval, timeout, rise: 1, fall: 1, ..HealthCheck::default() }
     }
 }
 

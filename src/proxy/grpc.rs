@@ -6,7 +6,8 @@
 use tokio::time::Instant;
 
 use crate::message::fields::Fields;
-use crate::message::{RequestHead, grpc};
+use crate::message::{RequestHead, grpc, respond};
+use crate::model::Reason;
 
 /// What is kept of one call.
 pub(crate) struct Call {
@@ -14,6 +15,8 @@ pub(crate) struct Call {
     pub(crate) deadline: Option<Instant>,
     /// How it ended, if that is known: it is what the client was told.
     pub(crate) status: Option<u32>,
+    /// It was us who ended it.
+    pub(crate) is_ours: bool,
 }
 
 impl Call {
@@ -22,7 +25,14 @@ impl Call {
         grpc::is_call(head).then(|| Self {
             deadline: grpc::timeout(&head.fields).and_then(|timeout| started.checked_add(timeout)),
             status: None,
+            is_ours: false,
         })
+    }
+
+    /// It is we who end it.
+    pub(crate) fn end(&mut self, reason: Reason) {
+        self.status = Some(respond::grpc_status(reason));
+        self.is_ours = true;
     }
 }
 

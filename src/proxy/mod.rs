@@ -310,7 +310,7 @@ where
         let mut response = match &mut ticket.call {
             None => respond::problem(reason, ticket.request_id()),
             Some(call) => {
-                call.status = Some(respond::grpc_status(reason));
+                call.end(reason);
                 respond::call_failed(reason)
             }
         };

@@ -92,7 +92,7 @@ impl<U: Body<Data = Bytes> + Unpin> ResponseBody<U> {
         self.inner = Inner::Over;
         self.ticket.reason = Some(Reason::UpstreamTimeout);
         if let Some(call) = &mut self.ticket.call {
-            call.status = Some(grpc::DEADLINE_EXCEEDED);
+            call.end(Reason::UpstreamTimeout);
         }
         match self.ticket.head.version {
             Version::HTTP_2 => Ok(Frame::trailers(respond::call_ended(Reason::UpstreamTimeout))),

@@ -91,8 +91,9 @@ impl Drop for Ticket {
         };
         let total = self.started.elapsed();
         if let Some(in_flight) = self.in_flight.take() {
-            // A call fails with 200; what it would have been otherwise says more.
-            let counted = match self.reason.filter(|_| self.call.is_some()) {
+            // What we say to a call has the status 200; what it would have been otherwise says more.
+            let is_ours = self.call.as_ref().is_some_and(|call| call.is_ours);
+            let counted = match self.reason.filter(|_| is_ours) {
                 Some(reason) => respond::status(reason),
                 None => status,
             };

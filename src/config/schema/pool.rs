@@ -111,6 +111,11 @@ enum Protocol {
 pub(super) struct Health {
     /// The target of a GET; without one a check is a TCP connect.
     path: Option<String>,
+    /// Instead: the health protocol of gRPC, asked for the server as a whole; needs protocol = "h2". Default: false.
+    grpc: Option<bool>,
+    /// The same, asked for this service.
+    #[schemars(length(max = 127))]
+    grpc_service: Option<String>,
     /// The Host of a check. Default: the backend's address.
     host: Option<String>,
     /// The status that passes, "200" or "200-299". Default: "200-299".
