@@ -10,6 +10,8 @@
 mod body;
 mod head;
 pub(super) mod link;
+#[cfg(test)]
+mod tests;
 mod upload;
 mod wire;
 

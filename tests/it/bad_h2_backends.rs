@@ -6,7 +6,7 @@
 
 use std::io;
 
-use crate::support::frames::{CONTINUATION, DATA, Frames, HEADERS, Wire, block};
+use crate::support::h2_script::{CONTINUATION, DATA, Frames, HEADERS, Wire, block};
 use crate::support::{H2Origin, Proxy, poll};
 
 const OK: &[(&str, &str)] = &[(":status", "200"), ("x-origin", "bad")];
@@ -186,7 +186,7 @@ const TABLE: &[Row] = &[
             let fields: Vec<(&str, &str)> = vec![("x-large", LARGE); 1500];
             let block = block(&fields);
             let mut pieces = block.chunks(16_000);
-            wire.hold(HEADERS, 1, stream, &crate::support::frames::block(OK));
+            wire.hold(HEADERS, 1, stream, &crate::support::h2_script::block(OK));
             pieces.by_ref().for_each(|piece| wire.hold(CONTINUATION, 0, stream, piece));
             wire.send(CONTINUATION, 4, stream, b"")?;
             wire.wait_end()

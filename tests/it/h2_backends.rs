@@ -1,12 +1,15 @@
 //! Backends that speak HTTP/2, behind clients that speak HTTP/1.1.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::HeaderMap;
 
 use crate::support::h2_origin::{read, status, write};
-use crate::support::{Client, H2Origin, Proxy, poll};
+use crate::support::h2_script::{DATA, Frames};
+use crate::support::{Client, DEADLINE, H2Origin, Proxy, poll};
 
 /// One worker, so that what a worker keeps is all there is.
 fn config(addresses: &[SocketAddr], more: &str) -> String {
@@ -73,27 +76,13 @@ fn requests_and_bodies_go_both_ways() {
 #[test]
 fn many_at_once_share_a_connection() {
     let origin = H2Origin::start("a");
-    let (gate, open) = tokio::sync::watch::channel(false);
-    let inside = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let counted = inside.clone();
-    origin.on("/held", move |_, mut respond| {
-        let (mut open, counted) = (open.clone(), counted.clone());
-        async move {
-            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            let _ = open.wait_for(|open| *open).await;
-            respond.send_response(status(200), true).map(drop)
-        }
-    });
+    let held = Held::on(&origin, "/held");
     let proxy = proxy(&origin, "");
-    let mut clients: Vec<Client> = (0..20).map(|_| proxy.client()).collect();
-    clients.iter_mut().for_each(|client| client.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n"));
-    poll("all of them at the backend", || {
-        (inside.load(std::sync::atomic::Ordering::SeqCst) == clients.len()).then_some(())
-    });
+    let mut clients = get_held(&proxy, 20);
+    held.waiting(20);
     assert_eq!(origin.accepted(), 1);
-    gate.send(true).unwrap();
+    held.gate.send(true).unwrap();
     assert!(clients.iter_mut().all(|client| client.response().status == 200));
-    // A client that leaves ends its stream alone.
     assert_eq!(proxy.get("/v1/predict/BTC").status, 200);
     assert_eq!(origin.accepted(), 1);
 }
@@ -102,7 +91,7 @@ fn many_at_once_share_a_connection() {
 fn a_slow_client_stops_its_own_stream_only() {
     const ALL: usize = 32 << 20;
     let origin = H2Origin::start("a");
-    let sent = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let sent = Arc::new(AtomicUsize::new(0));
     let counted = sent.clone();
     origin.on("/big", move |_, mut respond| {
         let counted = counted.clone();
@@ -111,7 +100,7 @@ fn a_slow_client_stops_its_own_stream_only() {
             let piece = Bytes::from(vec![b'x'; 64 * 1024]);
             for _ in 0..ALL / piece.len() {
                 write(&mut stream, piece.clone(), false).await?;
-                counted.fetch_add(piece.len(), std::sync::atomic::Ordering::SeqCst);
+                counted.fetch_add(piece.len(), Ordering::SeqCst);
             }
             stream.send_data(Bytes::new(), true)
         }
@@ -124,10 +113,10 @@ fn a_slow_client_stops_its_own_stream_only() {
     poll("the backend to be stopped", || {
         assert_eq!(proxy.get("/v1/predict/BTC").status, 200);
         std::thread::sleep(std::time::Duration::from_millis(50)); // between two looks
-        let now = sent.load(std::sync::atomic::Ordering::SeqCst);
+        let now = sent.load(Ordering::SeqCst);
         (std::mem::replace(&mut before, now) == now && now > 0).then_some(())
     });
-    assert!(sent.load(std::sync::atomic::Ordering::SeqCst) < ALL, "the window did not hold it back");
+    assert!(sent.load(Ordering::SeqCst) < ALL, "the window did not hold it back");
     assert_eq!(slow.response().body.len(), ALL);
     assert_eq!(origin.accepted(), 1);
 }
@@ -150,4 +139,161 @@ fn trailers_end_with_http_1() {
         let answer = client.get("/trailers");
         assert_eq!((answer.text().as_str(), answer.trailers.len()), ("data", 0));
     }
+}
+
+/// Requests that wait at the backend until they are let go.
+struct Held {
+    gate: tokio::sync::watch::Sender<bool>,
+    inside: Arc<AtomicUsize>,
+}
+
+impl Held {
+    fn on(origin: &H2Origin, path: &str) -> Self {
+        let (gate, open) = tokio::sync::watch::channel(false);
+        let inside = Arc::new(AtomicUsize::new(0));
+        let counted = inside.clone();
+        origin.on(path, move |_, mut respond| {
+            let (mut open, counted) = (open.clone(), counted.clone());
+            async move {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let _ = open.wait_for(|open| *open).await;
+                respond.send_response(status(200), true).map(drop)
+            }
+        });
+        Self { gate, inside }
+    }
+
+    fn waiting(&self, n: usize) {
+        poll("requests at the backend", || (self.inside.load(Ordering::SeqCst) == n).then_some(()));
+    }
+}
+
+fn get_held(proxy: &Proxy, n: usize) -> Vec<Client> {
+    let mut clients: Vec<Client> = (0..n).map(|_| proxy.client()).collect();
+    clients.iter_mut().for_each(|client| client.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n"));
+    clients
+}
+
+#[test]
+fn a_connection_is_opened_when_the_others_have_no_stream_left() {
+    let origin = H2Origin::start_with("a", Some(2));
+    let held = Held::on(&origin, "/held");
+    let proxy = proxy(&origin, "");
+    let mut clients = get_held(&proxy, 5);
+    held.waiting(5);
+    assert_eq!(origin.accepted(), 3);
+    assert_eq!(proxy.metric("shardgate_backend_connections", &[]), 3.0);
+    held.gate.send(true).unwrap();
+    assert!(clients.iter_mut().all(|client| client.response().status == 200));
+}
+
+#[test]
+fn with_all_connections_open_a_stream_is_waited_for() {
+    let origin = H2Origin::start_with("a", Some(1));
+    let held = Held::on(&origin, "/held");
+    let proxy = proxy(&origin, "limits = { max_connections = 1 }\ntimeouts = { connect = '20s' }");
+    let mut clients = get_held(&proxy, 4);
+    held.waiting(1);
+    held.gate.send(true).unwrap();
+    assert!(clients.iter_mut().all(|client| client.response().status == 200));
+    assert_eq!(origin.accepted(), 1);
+    // What has no connection for too long waits in the queue, as for HTTP/1.1.
+    let proxy = Proxy::start(&config(
+        &[origin.addr()],
+        "limits = { max_connections = 1, queue_timeout = '200ms' }\ntimeouts = { connect = '100ms' }",
+    ));
+    let held = Held::on(&origin, "/held");
+    let _first = get_held(&proxy, 1);
+    held.waiting(1);
+    assert_eq!(proxy.get("/v1/predict/BTC").reason(), "queue_timeout");
+}
+
+#[test]
+fn idle_connections_are_closed() {
+    let origin = H2Origin::start("a");
+    let proxy = proxy(&origin, "timeouts = { keepalive = '100ms' }");
+    assert_eq!(proxy.get("/v1/predict/BTC").status, 200);
+    poll("its end", || (origin.open_connections() == 0).then_some(()));
+    proxy.metric_until("shardgate_backend_connections", &[], |open| open == 0.0);
+    assert_eq!(proxy.get("/v1/predict/BTC").status, 200);
+    assert_eq!(origin.accepted(), 2);
+}
+
+#[test]
+fn a_backend_that_shuts_down_loses_nothing() {
+    let origin = H2Origin::start("a");
+    let held = Held::on(&origin, "/held");
+    let proxy = proxy(&origin, "");
+    let mut clients = get_held(&proxy, 2);
+    held.waiting(2);
+    origin.shut_down();
+    // It takes nothing new on that connection, and ends what it has begun.
+    poll("a second connection", || {
+        assert_eq!(proxy.client().post("/v1/predict/BTC", "x").status, 200);
+        (origin.accepted() == 2).then_some(())
+    });
+    held.gate.send(true).unwrap();
+    assert!(clients.iter_mut().all(|client| client.response().status == 200));
+}
+
+#[test]
+fn a_client_that_leaves_resets_its_stream() {
+    let origin = H2Origin::start("a");
+    let (told, tell) = std::sync::mpsc::channel();
+    let told = std::sync::Mutex::new(told);
+    origin.on("/held", move |_, mut respond| {
+        let told = told.lock().unwrap().clone();
+        async move {
+            told.send(None).unwrap();
+            let reason = std::future::poll_fn(|cx| respond.poll_reset(cx)).await?;
+            told.send(Some(reason)).unwrap();
+            Ok(())
+        }
+    });
+    let proxy = proxy(&origin, "");
+    let clients = get_held(&proxy, 1);
+    assert_eq!(tell.recv_timeout(DEADLINE).unwrap(), None);
+    drop(clients);
+    assert_eq!(tell.recv_timeout(DEADLINE).unwrap(), Some(h2::Reason::CANCEL));
+    assert_eq!(proxy.get("/v1/predict/BTC").status, 200);
+    assert_eq!(origin.accepted(), 1);
+}
+
+#[test]
+fn interim_responses_are_passed_on() {
+    let origin = Frames::start(|_, wire| {
+        wire.greet(&[])?;
+        let stream = wire.head_of_request()?;
+        wire.hold_head(stream, &[(":status", "103"), ("link", "</a>")]);
+        wire.hold_head(stream, &[(":status", "100")]);
+        wire.send(0xbb, 0, 0, b"")?;
+        // Without the 100 the client would not send it.
+        while wire.frame()?.kind != DATA {}
+        wire.head(stream, &[(":status", "200"), ("x-origin", "frames")])?;
+        wire.wait_end()
+    });
+    let proxy = Proxy::start(&config(&[origin.addr()], ""));
+    let mut client = proxy.client();
+    client.send("POST /x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+    let (code, fields) = client.head_only();
+    assert_eq!((code, fields), (103, vec![("link".to_owned(), "</a>".to_owned())]));
+    assert_eq!(client.head_only().0, 100);
+    client.send("hi");
+    let answer = client.response_to("POST");
+    assert_eq!((answer.status, answer.origin(), answer.header("content-length")), (200, "frames", Some("0")));
+}
+
+#[test]
+fn a_try_that_a_backend_refuses_is_free_for_any_method() {
+    let (refusing, good) = (H2Origin::start("a"), H2Origin::start("b"));
+    refusing.on("/x", |_, mut respond| async move {
+        respond.send_reset(h2::Reason::REFUSED_STREAM);
+        Ok(())
+    });
+    let proxy = Proxy::start(&config(&[refusing.addr(), good.addr()], "retry = false"));
+    for _ in 0..4 {
+        let answer = proxy.client().post("/x", "order");
+        assert_eq!((answer.origin(), answer.json()["body"].as_str()), ("b", Some("order")));
+    }
+    assert_eq!(good.seen().len(), 4);
 }

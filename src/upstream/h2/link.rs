@@ -62,7 +62,31 @@ struct Entry {
     /// One more is being opened.
     is_opening: bool,
     /// Somebody should look again: a stream is free, a connection stands, or could not be made.
-    news: Rc<Notify>,
+    news: Rc<News>,
+}
+
+/// See [`Entry`].
+#[derive(Default)]
+struct News {
+    notify: Notify,
+    waiting: Cell<usize>,
+}
+
+impl News {
+    async fn wait(&self) {
+        self.waiting.set(self.waiting.get() + 1);
+        let _one = One(&self.waiting);
+        self.notify.notified().await;
+    }
+}
+
+/// One of those who wait.
+struct One<'a>(&'a Cell<usize>);
+
+impl Drop for One<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 /// What there is for one more exchange.
@@ -72,7 +96,7 @@ enum Found {
     /// A connection may be opened.
     Connection(backend::Connection),
     /// There may be something soon: this tells when to look again.
-    Hope(Rc<Notify>),
+    Hope(Rc<News>),
     /// None, and others have all connections.
     Nothing,
 }
@@ -95,8 +119,8 @@ struct Link {
 /// Asking whether the other side is there.
 struct Pinging {
     way: Option<PingPong>,
-    /// When it was asked, and has not been heard since.
-    asked: Option<Instant>,
+    /// When it was asked, and what had been read by then.
+    asked: Option<(Instant, u64)>,
     /// When it was last asked, and what had been read when it had answered.
     last: Option<(Instant, u64)>,
 }
@@ -125,7 +149,7 @@ impl Links {
                 Found::Nothing => return Err(Error::new(ErrorKind::Limit, false)),
                 Found::Hope(news) => news,
             };
-            if timeout_at(until, news.notified()).await.is_err() {
+            if timeout_at(until, news.wait()).await.is_err() {
                 let kind = if worker.links.is_opening(backend) { ErrorKind::ConnectTimeout } else { ErrorKind::Limit };
                 return Err(Error::new(kind, false));
             }
@@ -171,7 +195,7 @@ impl Links {
             });
             let is_kept = !entry.links.is_empty() || entry.is_opening;
             if !is_kept {
-                entry.news.notify_waiters();
+                entry.news.notify.notify_waiters();
             }
             is_kept
         });
@@ -183,10 +207,12 @@ impl Links {
     fn freed(&self, backend: &Arc<Backend>, link: &Rc<Link>) {
         let mut entries = self.entries.borrow_mut();
         let Some(entry) = entries.get_mut(&key(backend)) else { return };
-        if link.streams.get() == 0 && (backend.starved() || !link.is_usable()) {
+        // Our own who wait for a stream come before others who wait for a connection.
+        let is_wanted = link.is_usable() && (entry.news.waiting.get() > 0 || !backend.starved());
+        if link.streams.get() == 0 && !is_wanted {
             entry.links.retain(|other| !Rc::ptr_eq(other, link));
         }
-        entry.news.notify_one();
+        entry.news.notify.notify_one();
     }
 }
 
@@ -219,7 +245,7 @@ impl Drop for Opening<'_> {
     fn drop(&mut self) {
         if let Some(entry) = self.worker.links.entries.borrow_mut().get_mut(&key(self.backend)) {
             entry.is_opening = false;
-            entry.news.notify_waiters();
+            entry.news.notify.notify_waiters();
         }
     }
 }
@@ -353,12 +379,12 @@ impl Link {
         let mut pinging = self.pinging.borrow_mut();
         let (heard, read) = (self.traffic.heard(), self.traffic.read());
         match pinging.asked {
-            Some(asked) if heard > asked => {
+            Some((asked, had)) if read > had => {
                 pinging.asked = None;
                 pinging.last = Some((asked, read));
                 false
             }
-            Some(asked) => now.saturating_duration_since(asked) >= PATIENCE,
+            Some((asked, _)) => now.saturating_duration_since(asked) >= PATIENCE,
             None => {
                 let is_quiet = now.saturating_duration_since(heard) >= QUIET;
                 let is_due = pinging.last.is_none_or(|(at, had)| read > had || now.duration_since(at) >= APART);
@@ -368,7 +394,7 @@ impl Link {
                         let _ = way.poll_pong(&mut Context::from_waker(Waker::noop()));
                         way.send_ping(Ping::opaque()).is_ok()
                     });
-                    pinging.asked = asked.then_some(now);
+                    pinging.asked = asked.then_some((now, read));
                 }
                 false
             }

@@ -2,7 +2,7 @@
 //!
 //! Unless told otherwise it answers 200 with `x-origin: NAME` and a JSON body that repeats the request, as
 //! [`Origin`](super::Origin) does. `/healthz` is not recorded. What no good server does is for
-//! [`Frames`](super::frames::Frames).
+//! [`Frames`](super::h2_script::Frames).
 
 use std::collections::HashMap;
 use std::future::Future;
