@@ -18,6 +18,7 @@ need make make # builds jemalloc
 need curl curl
 need nginx nginx
 need wrk wrk
+need h2load nghttp2-client
 need promtool prometheus
 need systemd-analyze systemd
 need python3 python3

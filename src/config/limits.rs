@@ -42,6 +42,6 @@ pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>) -> Limits {
     limits.header_timeout = f.read("header_timeout", duration).unwrap_or(limits.header_timeout);
     limits.idle_timeout = f.read("idle_timeout", duration).unwrap_or(limits.idle_timeout);
     limits.min_body_rate = f.read("min_body_rate", rate).unwrap_or(limits.min_body_rate);
-    f.refuse("h2_max_streams", "HTTP/2 to clients");
+    limits.h2_max_streams = count("h2_max_streams", 1, 10_000, limits.h2_max_streams);
     limits
 }

@@ -9,7 +9,7 @@ use super::decode::{Fields, boolean, list, not_supported, string, table, text};
 use super::diagnostic::Fault;
 use super::source::Span;
 use super::tree::Value;
-use crate::model::{Bind, Listener};
+use crate::model::{Bind, Listener, Protocols};
 
 pub(super) const KEYS: &[&str] = &["name", "bind", "protocols", "proxy_protocol", "trusted_proxies", "tls"];
 
@@ -51,7 +51,7 @@ fn listener(cx: &Context<'_>, item: &Value<'_>) -> Option<(Listener, Span, Span)
         }
         Some(())
     });
-    fields.read("protocols", protocols);
+    let protocols = fields.read("protocols", protocols).unwrap_or_default();
     let trusted_proxies = fields.read("trusted_proxies", |cx, value| list(cx, value, prefix)).unwrap_or_default();
     let name = fields.get("name").and_then(|value| Some((text(cx, value)?, value.span)));
     let Some(at) = fields.get("bind") else {
@@ -64,23 +64,26 @@ fn listener(cx: &Context<'_>, item: &Value<'_>) -> Option<(Listener, Span, Span)
         Some((name, span)) => (Arc::from(name), span),
         None => (Arc::from(bind.to_string()), at.span),
     };
-    Some((Listener { trusted_proxies, ..Listener::new(&name, bind) }, name_span, at.span))
+    Some((Listener { protocols, trusted_proxies, ..Listener::new(&name, bind) }, name_span, at.span))
 }
 
-fn protocols(cx: &Context<'_>, value: &Value<'_>) -> Option<()> {
+fn protocols(cx: &Context<'_>, value: &Value<'_>) -> Option<Protocols> {
+    let mut spoken = Protocols { h1: false, h2: false };
     let words = list(cx, value, |cx, item| {
         match string(cx, item)? {
-            "h1" => return Some(()),
-            "h2" => not_supported(cx, item.span, "HTTP/2 to clients"),
+            "h1" => spoken.h1 = true,
+            "h2" => spoken.h2 = true,
             other => {
                 let fault = Fault::error(item.span, format!("unknown protocol `{other}`"));
-                cx.note(fault.help("\"h1\" (\"h2\" is not supported yet)"));
+                cx.note(fault.help("\"h1\" or \"h2\""));
+                return None;
             }
         }
-        None
+        Some(())
     })?;
     if matches!(&value.kind, super::tree::Kind::Array(items) if items.is_empty()) {
-        cx.note(Fault::error(value.span, "a listener speaks at least one protocol").help("[\"h1\"]"));
+        let fault = Fault::error(value.span, "a listener speaks at least one protocol");
+        cx.note(fault.help("[\"h1\", \"h2\"]"));
     }
-    (!words.is_empty()).then_some(())
+    (!words.is_empty()).then_some(spoken)
 }

@@ -1,6 +1,8 @@
-//! Listeners and client connections: bind, accept, HTTP/1.1 towards clients, limits, time-outs, drain.
+//! Listeners and client connections: bind, accept, HTTP/1.1 and HTTP/2 towards clients, limits, time-outs, drain.
 
 mod bind;
+mod connection;
+mod h2;
 mod holder;
 mod incoming;
 mod serve;

@@ -20,10 +20,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::incoming::{Incoming, Source};
 use super::stream::{Next, Stream, Writer};
-use super::watch::Watch;
 use super::wire::Wire;
 use super::{BoxError, Service};
-use crate::message::buffer::Memory;
 use crate::message::fields::{Known, Names};
 use crate::message::framing::{Framing, Scan};
 use crate::message::hop::HOP_BY_HOP;
@@ -45,8 +43,8 @@ enum End {
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve<W: Wire, S: Service>(wire: W, watch: Rc<Watch>, service: Rc<S>, memory: Rc<Memory>) {
-    let stream = Rc::new(Stream::new(wire, Rc::clone(&watch), memory));
+pub(super) async fn serve<W: Wire, S: Service>(stream: Rc<Stream<W>>, service: Rc<S>) {
+    let watch = Rc::clone(&stream.watch);
     let mut end = End::Idle;
     while end == End::Idle {
         let something = poll_fn(|cx| {

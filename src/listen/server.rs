@@ -16,7 +16,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::Service;
 use super::bind::{Listening, Sockets};
-use super::serve::{linger, serve};
+use super::connection;
+use super::serve::linger;
 use super::shared::{Place, Shared};
 use super::watch::{Clock, TICK, Watch};
 use super::wire::Wire;
@@ -251,10 +252,11 @@ impl<S: Service> Inner<S> {
         let number = self.connections.borrow_mut().insert(Rc::clone(&watch));
         let open = Open { server: Rc::clone(self), number, _place: place, _counted: cells.connected() };
         let (service, memory) = (Rc::clone(&self.service), Rc::clone(&self.memory));
+        let metrics = Arc::clone(&self.shared.metrics);
         spawn_local(async move {
             // Dropped at the end, also of a panic.
             let _open = open;
-            serve(stream, watch, service, memory).await;
+            connection::serve(stream, None, watch, service, memory, &metrics).await;
         });
     }
 

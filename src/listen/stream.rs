@@ -101,6 +101,24 @@ impl<W: Wire> Stream<W> {
         &self.memory
     }
 
+    /// What has been read and not been used, for another protocol.
+    pub(super) fn peek<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
+        look(&self.buffer.borrow())
+    }
+
+    /// More behind what has come. False: the connection has ended.
+    pub(super) fn poll_more(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.poll_fill(cx).map(|filled| filled.is_ok_and(|bytes| bytes > 0))
+    }
+
+    /// The socket, and what has been read from it.
+    pub(super) fn into_parts(self) -> (W, Bytes) {
+        let mut buffer = self.buffer.into_inner();
+        let bytes = buffer.take(buffer.len());
+        buffer.release(&self.memory);
+        (self.wire.into_inner(), bytes)
+    }
+
     pub(super) fn into_wire(self) -> W {
         self.wire.into_inner()
     }
@@ -372,7 +390,7 @@ impl<W: Wire> AsyncWrite for Writer<'_, W> {
 }
 
 /// The limits in force now, as far as there is a ceiling.
-fn head_limits(limits: &Limits) -> HeadLimits {
+pub(super) fn head_limits(limits: &Limits) -> HeadLimits {
     HeadLimits {
         bytes: (limits.max_header_bytes as usize).min(MAX_HEAD),
         fields: limits.max_headers as usize,

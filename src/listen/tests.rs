@@ -14,13 +14,15 @@ use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::serve::serve;
+use super::connection::serve;
 use super::watch::{Clock, TICK, Watch};
 use super::{Incoming, Service};
 use crate::message::{Conn, Request, RequestHead, Response, ResponseHead, respond};
 use crate::model::{Bind, Limits, Listener, Reason};
+use crate::telemetry::Metrics;
 
 mod differential;
+mod http2;
 mod messages;
 mod server;
 mod timing;
@@ -188,7 +190,8 @@ async fn with_limits<T>(room: usize, limits: Limits, client: impl AsyncFnOnce(&m
         drop(pipe);
         out
     };
-    let both = async { tokio::join!(run, serve(server_end, watch, service, Rc::default())).0 };
+    let metrics = Metrics::new(1);
+    let both = async { tokio::join!(run, serve(server_end, None, watch, service, Rc::default(), &metrics)).0 };
     tokio::select! {
         out = timeout(Duration::from_secs(3600), both) => out.expect("the connection does not end"),
         () = sweep => unreachable!(),

@@ -18,7 +18,7 @@ pub(super) const TICK: Duration = Duration::from_millis(250);
 /// was being waited for. One more than fit, since the first is not a whole one.
 const WINDOW: u32 = 41;
 
-const TOO_SLOW: Fault = Fault::over("min_body_rate", Reason::RequestTimeout, "the body came too slowly");
+pub(super) const TOO_SLOW: Fault = Fault::over("min_body_rate", Reason::RequestTimeout, "the body came too slowly");
 
 /// The worker's time, in ticks.
 #[derive(Debug, Default)]
@@ -53,11 +53,13 @@ pub(super) enum Phase {
     Head,
     /// From the head of a request to the end of its answer.
     Exchange,
+    /// HTTP/2 with a stream open or a header block that is not whole: the task sees to their times, on each sweep.
+    Streams,
 }
 
 /// How fast one direction of a body goes while it is the client who is waited for.
 #[derive(Debug, Default)]
-struct Pace {
+pub(super) struct Pace {
     waiting: Cell<bool>,
     ticks: Cell<u32>,
     bytes: Cell<u64>,
@@ -126,6 +128,7 @@ impl Watch {
                 over
             }
             Phase::Exchange => self.sweep_bodies(limits) | !self.long.replace(true),
+            Phase::Streams => true,
         };
         let kill = now >= self.kill_at.get();
         if kill {
@@ -137,7 +140,7 @@ impl Watch {
     }
 
     fn sweep_bodies(&self, limits: &Limits) -> bool {
-        let enough = limits.min_body_rate.saturating_mul(u64::from(WINDOW)) * TICK.as_millis() as u64 / 1000;
+        let enough = least(limits);
         if enough == 0 {
             return false;
         }
@@ -181,6 +184,25 @@ impl Watch {
     /// Whether to close now; true only while there is no request.
     pub(super) fn is_to_close(&self) -> bool {
         self.close.get() && matches!(self.phase.get(), Phase::Fresh | Phase::Idle)
+    }
+
+    /// Streams are open, or about to be.
+    pub(super) fn streams(&self) {
+        self.phase.set(Phase::Streams);
+    }
+
+    /// Whether drain would have the connection gone by now, if it were idle.
+    pub(super) fn is_drained(&self) -> bool {
+        self.clock.now() >= self.close_at.get()
+    }
+
+    /// Ends the connection after this time, whatever it is doing.
+    pub(super) fn kill_in(&self, time: Duration) {
+        self.kill_at.set(self.kill_at.get().min(self.clock.after(time)));
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Whether the head that is being read took too long. Tells once.
@@ -242,10 +264,30 @@ impl Watch {
     }
 }
 
+/// Bytes that a body must move by in a window.
+fn least(limits: &Limits) -> u64 {
+    limits.min_body_rate.saturating_mul(u64::from(WINDOW)) * TICK.as_millis() as u64 / 1000
+}
+
 impl Pace {
-    fn went(&self, bytes: usize) {
+    /// It is the client who is being waited for.
+    pub(super) fn waits(&self) {
+        self.waiting.set(true);
+    }
+
+    pub(super) fn went(&self, bytes: usize) {
         self.waiting.set(false);
         self.bytes.set(self.bytes.get().saturating_add(bytes as u64));
+    }
+
+    /// One sweep more. Whether the client was too slow: waited for through a whole window, which is as long as `idle` if
+    /// there is no `min_body_rate`, and less came or went than that rate asks.
+    pub(super) fn sweep(&self, limits: &Limits, idle: u32) -> bool {
+        let (window, enough) = match least(limits) {
+            0 => (idle, 1),
+            enough => (WINDOW, enough),
+        };
+        self.tick() >= window && self.restart() < enough
     }
 
     /// How many ticks of this window have been spent waiting; 0 if this one was not.

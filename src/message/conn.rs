@@ -2,8 +2,9 @@
 //!
 //! A service is handed a request and gives a response, and nothing more. What else must pass between the socket and the
 //! service goes through here: that the request was refused, that the body being read turned out bad, interim responses,
-//! drain. One connection lives on one thread, so all of it is `Cell`s behind an `Rc`. One request at a time: the next head
-//! is read when the answer before it has gone out, so "the request" below is never in doubt.
+//! drain. One connection lives on one thread, so all of it is `Cell`s behind an `Rc`. One request at a time: over HTTP/1 the
+//! next head is read when the answer before it has gone out, and each stream of HTTP/2 has a cell of its own, so "the
+//! request" below is never in doubt.
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -27,7 +28,7 @@ pub struct Conn {
     pub listener: Arc<Listener>,
     /// Whether the peer is a proxy whose word about the client is taken; see [`forwarded::is_trusted`].
     pub is_trusted: bool,
-    peer_text: Box<str>,
+    peer_text: Rc<str>,
 
     // The request that is being served. Written when its head has been read.
     http_10: Cell<bool>,
@@ -40,6 +41,8 @@ pub struct Conn {
     // Its answer. `answered` is set when the service returned one.
     answered: Cell<bool>,
     interim: RefCell<Vec<u8>>,
+    /// The same of a stream of HTTP/2, where they are not text.
+    interim_heads: Option<RefCell<Vec<ResponseHead>>>,
 
     // The connection. `waker` is its task's.
     draining: Cell<bool>,
@@ -50,10 +53,21 @@ impl Conn {
     /// A connection that has been accepted and has sent nothing yet.
     pub fn new(peer: Option<IpAddr>, listener: Arc<Listener>) -> Rc<Self> {
         let peer = peer.map(|ip| ip.to_canonical());
-        let peer_text: Box<str> = peer.map_or_else(|| "unix:".into(), |ip| ip.to_string().into());
-        Rc::new(Self {
+        let peer_text: Rc<str> = peer.map_or_else(|| "unix:".into(), |ip| ip.to_string().into());
+        let is_trusted = forwarded::is_trusted(peer, &listener.trusted_proxies);
+        Rc::new(Self::made(peer, listener, is_trusted, peer_text, None))
+    }
+
+    fn made(
+        peer: Option<IpAddr>,
+        listener: Arc<Listener>,
+        is_trusted: bool,
+        peer_text: Rc<str>,
+        interim_heads: Option<RefCell<Vec<ResponseHead>>>,
+    ) -> Self {
+        Self {
             peer,
-            is_trusted: forwarded::is_trusted(peer, &listener.trusted_proxies),
+            is_trusted,
             listener,
             peer_text,
             http_10: Cell::default(),
@@ -62,9 +76,10 @@ impl Conn {
             body_done: Cell::new(true),
             answered: Cell::default(),
             interim: RefCell::default(),
+            interim_heads,
             draining: Cell::default(),
             waker: Cell::default(),
-        })
+        }
     }
 
     /// The peer's address as text, without a port; `unix:` over a Unix socket. Formatted once per connection.
@@ -106,6 +121,10 @@ impl Conn {
         if !head.status.is_informational() || self.answered.get() || unknown {
             return;
         }
+        if let Some(heads) = &self.interim_heads {
+            heads.borrow_mut().push(head.clone());
+            return self.wake();
+        }
         let mut out = self.interim.borrow_mut();
         head.write(&mut out, Version::HTTP_11, HOP_BY_HOP);
         out.extend_from_slice(b"\r\n");
@@ -121,6 +140,19 @@ impl Conn {
 
 /// For the stream and the server, which make what the service reads.
 impl Conn {
+    /// The cell of one stream of this connection, which carries many requests at a time (HTTP/2). Its task is the one
+    /// that serves the stream.
+    pub(crate) fn stream(&self) -> Rc<Self> {
+        let (listener, peer_text) = (Arc::clone(&self.listener), Rc::clone(&self.peer_text));
+        Rc::new(Self::made(self.peer, listener, self.is_trusted, peer_text, Some(RefCell::default())))
+    }
+
+    /// Interim responses of a stream that are not on their way yet.
+    pub(crate) fn take_interim_heads(&self) -> Vec<ResponseHead> {
+        // Taking nothing allocates nothing.
+        self.interim_heads.as_ref().map(RefCell::take).unwrap_or_default()
+    }
+
     /// A good head has been read.
     pub(crate) fn begin(&self, head: &RequestHead) {
         self.http_10.set(head.version == Version::HTTP_10);

@@ -8,6 +8,8 @@
 //! The names keep the case in which they were sent, as they do through nginx: it means nothing (RFC 9110, 5.1), but some
 //! programs believe that it does.
 
+use bytes::Bytes;
+
 /// Names that the proxy itself looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -230,6 +232,17 @@ impl Fields {
     /// Names and values.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.list.iter().map(|field| (field.name(&self.text), field.value(&self.text)))
+    }
+
+    /// Gives names and values of all but these. The values share the memory of the text.
+    pub fn share(self, without: Names, mut take: impl FnMut(&[u8], Bytes)) {
+        let text = Bytes::from(self.text);
+        for field in self.list.iter().filter(|field| !without.has(field.known)) {
+            let value = field.value as usize..field.value_end as usize;
+            if value.start <= value.end && value.end <= text.len() {
+                take(field.name(&text), text.slice(value));
+            }
+        }
     }
 
     /// Adds a field. Both must be valid (RFC 9110, 5.1 and 5.5); a field that is larger than any limit is left away.

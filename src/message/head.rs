@@ -36,7 +36,7 @@ impl<B> Response<B> {
 pub struct RequestHead {
     /// A token.
     pub method: Method,
-    /// 1.0 or 1.1.
+    /// 1.0, 1.1 or 2.
     pub version: Version,
     /// How the body ends.
     pub framing: Framing,

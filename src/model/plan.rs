@@ -175,6 +175,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Bytes per second that a body must reach after a grace of 10 s, both directions; 0: no minimum.
     pub min_body_rate: u64,
+    /// Streams that a connection of HTTP/2 may have open.
+    pub h2_max_streams: u32,
 }
 
 impl Default for Limits {
@@ -189,6 +191,7 @@ impl Default for Limits {
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             min_body_rate: 240,
+            h2_max_streams: 100,
         }
     }
 }

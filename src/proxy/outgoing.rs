@@ -130,9 +130,11 @@ impl<'a> Outgoing<'a> {
             out.extend_from_slice(value);
             out.extend_from_slice(b", ");
         }
-        let ours: &[u8] =
-            if self.head.version == Version::HTTP_10 { b"1.0 shardgate\r\n" } else { b"1.1 shardgate\r\n" };
-        out.extend_from_slice(ours);
+        out.extend_from_slice(match self.head.version {
+            Version::HTTP_10 => b"1.0 shardgate\r\n",
+            Version::HTTP_2 => b"2.0 shardgate\r\n",
+            _ => b"1.1 shardgate\r\n",
+        });
     }
 }
 

@@ -89,7 +89,9 @@ impl std::fmt::Debug for MainLog {
 /// Who changed what is written whatever the level is.
 fn filter(level: LevelFilter) -> Targets {
     let audit = if level == LevelFilter::OFF { level } else { level.max(LevelFilter::INFO) };
-    Targets::new().with_default(level).with_target(AUDIT, audit)
+    // What it warns of is what clients do, so a client could fill the log; and it says much at each frame.
+    let h2 = if level == LevelFilter::TRACE { level } else { level.min(LevelFilter::ERROR) };
+    Targets::new().with_default(level).with_target(AUDIT, audit).with_target("h2", h2)
 }
 
 /// Of the text form and of the JSON form.

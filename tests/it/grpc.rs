@@ -1,5 +1,7 @@
 //! Calls of gRPC. What a client of HTTP/1.1 can show is shown with one; the rest with grpcio, at both ends.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -77,7 +79,7 @@ fn errors_of_ours_are_answers_of_grpc() {
 #[test]
 fn a_deadline_is_passed_on_and_kept() {
     let (a, b) = (H2Origin::start("a"), H2Origin::start("b"));
-    let (told, tell) = std::sync::mpsc::channel();
+    let (told, tell) = std::sync::mpsc::sync_channel(8);
     let told = std::sync::Mutex::new(told);
     a.on("/BTC/x.Y/Hang", move |request, mut respond| {
         let told = told.lock().unwrap().clone();
@@ -179,4 +181,106 @@ fn unavailable_counts_against_a_backend() {
         call(&proxy, "/BTC/x.Y/Internal", &[]);
     }
     assert_eq!(proxy.metric("shardgate_upstream_attempts_total", &[("outcome", "ok")]), 6.0);
+}
+
+/// A server of grpcio, in a process of its own; killed on drop.
+struct Server {
+    child: Child,
+    port: u16,
+}
+
+fn python() -> Command {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new(root.join("target/peers/bin/python"));
+    command.arg(root.join("tests/it/peers/grpc_peer.py")).env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
+
+impl Server {
+    fn start(name: &str) -> Self {
+        let mut child = python().args(["serve", name]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let port = line.trim().strip_prefix("listening ").unwrap_or_else(|| panic!("{line}")).parse().unwrap();
+        Self { child, port }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn before(servers: &[&Server], more: &str) -> Proxy {
+    let members = servers.iter().map(|s| format!("'127.0.0.1:{}'", s.port)).collect::<Vec<_>>().join(", ");
+    Proxy::start(&format!(
+        "[[listeners]]
+         bind = '127.0.0.1:0'
+         protocols = ['h1', 'h2']
+         [[routes]]
+         path = '/test.Echo/{{method}}'
+         asset = ['header:x-asset']
+         [regions.us-east]
+         [defaults]
+         protocol = 'h2'
+         health = {{ grpc = true, interval = '200ms' }}
+         {more}
+         [pools.BTC.us-east]
+         primaries = [{members}]
+        "
+    ))
+}
+
+/// What came of the calls of a case.
+fn calls(proxy: &Proxy, case: &str) -> serde_json::Value {
+    let output = python().args(["call", &proxy.address().to_string(), case]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(&said)
+        .unwrap_or_else(|e| panic!("{case}: {e}\n{said}\n{}\n{}", String::from_utf8_lossy(&output.stderr), proxy.log()))
+}
+
+#[test]
+fn calls_of_every_kind_go_through() {
+    let server = Server::start("one");
+    let proxy = before(&[&server], "");
+    let unary = calls(&proxy, "unary");
+    assert_eq!((&unary["same"], &unary["status"]), (&true.into(), &"OK".into()), "{unary}");
+    assert_eq!((&unary["initial"]["x-peer"], &unary["initial"]["x-seen"]), (&"one".into(), &"here".into()));
+    assert_eq!(unary["after"], serde_json::json!(["yes", "00ff"]));
+    let streams = calls(&proxy, "streams");
+    assert_eq!(streams, serde_json::json!({"server": true, "client": 1_000_000, "bidi": true, "eager": 7}));
+    assert_eq!(calls(&proxy, "many")["same"], true);
+    let lines = proxy.access_lines();
+    assert!(lines.iter().all(|line| line["grpc_status"] == 0 && line["status"] == 200), "{lines:?}");
+}
+
+#[test]
+fn how_calls_end_is_passed_on() {
+    let server = Server::start("one");
+    let proxy = before(&[&server], "");
+    let ended = calls(&proxy, "fail");
+    for code in ["UNAVAILABLE", "NOT_FOUND", "INTERNAL", "RESOURCE_EXHAUSTED"] {
+        assert_eq!(ended[code], serde_json::json!([code, "d\u{e9}tails: 100%", "yes"]));
+    }
+    assert_eq!(ended["asset"], serde_json::json!(["UNIMPLEMENTED", "unknown_asset"]));
+    assert_eq!(ended["method"], "UNIMPLEMENTED");
+    let deadline = calls(&proxy, "deadline");
+    assert_eq!(deadline["status"], "DEADLINE_EXCEEDED");
+    assert!(deadline["left"].as_f64().is_some_and(|left| left > 0.0 && left <= 0.7), "{deadline}");
+    let cancelled = calls(&proxy, "cancel");
+    assert!(cancelled["cancelled"].as_u64().is_some_and(|calls| calls > 0), "the backend is told: {cancelled}");
+}
+
+#[test]
+fn without_a_backend_a_call_is_unavailable() {
+    let server = Server::start("one");
+    let proxy = before(&[&server], "");
+    assert_eq!(calls(&proxy, "many")["same"], true);
+    drop(server);
+    proxy.metric_until("shardgate_backend_up", &[], |up| up == 0.0);
+    let ended = calls(&proxy, "unavailable");
+    assert_eq!(ended[0], "UNAVAILABLE");
+    assert!(["no_healthy_backend", "connect_failed"].contains(&ended[1].as_str().unwrap()), "{ended}");
 }

@@ -239,7 +239,7 @@ fn a_backend_that_shuts_down_loses_nothing() {
 #[test]
 fn a_client_that_leaves_resets_its_stream() {
     let origin = H2Origin::start("a");
-    let (told, tell) = std::sync::mpsc::channel();
+    let (told, tell) = std::sync::mpsc::sync_channel(8);
     let told = std::sync::Mutex::new(told);
     origin.on("/held", move |_, mut respond| {
         let told = told.lock().unwrap().clone();

@@ -113,7 +113,7 @@ struct Listener {
     name: Option<String>,
     /// IP:port, unix:PATH, or systemd:NAME.
     bind: String,
-    /// What is spoken. Only "h1" is supported yet.
+    /// What is spoken: "h1" (HTTP/1.1 and 1.0), "h2" (HTTP/2). Default: both.
     protocols: Option<Vec<ListenerProtocol>>,
     /// Whether a PROXY protocol header is required. Only false is supported yet.
     proxy_protocol: Option<Off>,
@@ -125,6 +125,7 @@ struct Listener {
 #[serde(rename_all = "lowercase")]
 enum ListenerProtocol {
     H1,
+    H2,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -180,6 +181,9 @@ struct Limits {
     idle_timeout: Option<Duration>,
     /// The least that a body must reach after a grace of 10 s. Default: "240B/s".
     min_body_rate: Option<Rate>,
+    /// Streams that a connection of HTTP/2 may have open. Default: 100.
+    #[schemars(range(min = 1, max = 10000))]
+    h2_max_streams: Option<u32>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

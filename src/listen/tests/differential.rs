@@ -75,7 +75,8 @@ async fn through_us(bytes: &[u8], room: usize) -> (Vec<String>, bool) {
     let (client, server) = duplex(room);
     let conn = Conn::new(None, listener());
     let watch = Watch::new(conn, Rc::default(), &Limits::default());
-    tokio::join!(feed(client, bytes), serve(server, watch, Rc::new(Rc::clone(&recorder)), Rc::default()));
+    let (service, metrics) = (Rc::new(Rc::clone(&recorder)), Metrics::new(1));
+    tokio::join!(feed(client, bytes), serve(server, None, watch, service, Rc::default(), &metrics));
     (recorder.seen.take(), recorder.refused.get())
 }
 

@@ -63,7 +63,7 @@ async fn a_bad_head_reaches_no_service_and_gets_its_status() {
         ("GET / HTTP/1.1\r\n\r\n", "400", "bad_request"),
         ("GET / HTTP/1.1\nHost: x\n\n", "400", "bad_request"),
         ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "400", "bad_request"),
-        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "400", "bad_request"),
+        ("PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", "400", "bad_request"),
         ("\u{16}\u{3}\u{1}", "400", "bad_request"),
         (&long, "414", "target_too_long"),
         (&large, "431", "headers_too_large"),
@@ -214,7 +214,8 @@ async fn as_many_fields_as_the_limits_allow() {
 async fn an_idle_connection_holds_no_room_for_what_it_is_not_doing() {
     let (_client, server) = duplex(64);
     let watch = Watch::new(Conn::new(None, listener()), Rc::default(), &Limits::default());
-    let connection = serve(server, watch, Echo::new(Limits::default()), Rc::default());
+    let metrics = Metrics::new(1);
+    let connection = serve(server, None, watch, Echo::new(Limits::default()), Rc::default(), &metrics);
     // The future of a connection lives as long as it does; what a request or the end needs is allocated then.
     assert!(size_of_val(&connection) <= 512, "{} bytes", size_of_val(&connection));
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use tokio::net::UnixListener;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::Notify;
-use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 use crate::backend::{Backend, Identity};
@@ -93,19 +93,22 @@ async fn silent(is_there: bool, steps: &[u64]) -> Option<Result<u16, (ErrorKind,
     got
 }
 
-#[tokio::test]
-async fn a_peer_that_has_vanished_ends_its_streams() {
-    LocalSet::new()
-        .run_until(async {
-            let lost = Some(Err((ErrorKind::Reset, true)));
-            assert_eq!(silent(false, &[19, 12]).await, None, "it is not asked before");
-            assert_eq!(silent(false, &[21, 9]).await, None, "it has time to answer");
-            assert_eq!(silent(false, &[21, 11]).await, lost);
-        })
-        .await;
+/// On a runtime like a worker's.
+fn on_a_worker(test: impl Future<Output = ()>) {
+    Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap().block_on(test);
 }
 
-#[tokio::test]
-async fn a_peer_that_is_there_is_asked_once_and_left_alone() {
-    LocalSet::new().run_until(async { assert_eq!(silent(true, &[21, 11, 21, 11, 100, 11]).await, None) }).await;
+#[test]
+fn a_peer_that_has_vanished_ends_its_streams() {
+    on_a_worker(async {
+        let lost = Some(Err((ErrorKind::Reset, true)));
+        assert_eq!(silent(false, &[19, 12]).await, None, "it is not asked before");
+        assert_eq!(silent(false, &[21, 9]).await, None, "it has time to answer");
+        assert_eq!(silent(false, &[21, 11]).await, lost);
+    });
+}
+
+#[test]
+fn a_peer_that_is_there_is_asked_once_and_left_alone() {
+    on_a_worker(async { assert_eq!(silent(true, &[21, 11, 21, 11, 100, 11]).await, None) });
 }

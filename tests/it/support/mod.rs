@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 pub mod agent;
 pub mod client;
 pub mod exchange;
+pub mod frames;
 pub mod h2_origin;
 pub mod h2_script;
+pub mod http2;
 pub mod origin;
 pub mod peer;
 pub mod proxy;
 
 pub use client::{Client, Response};
+pub use frames::{Frame, Frames, frame};
 pub use h2_origin::H2Origin;
 pub use origin::{After, Behaviour, Gate, Origin};
 pub use proxy::Proxy;

@@ -1,0 +1,172 @@
+//! Heads between HTTP/2 and what the rest of the proxy knows.
+//!
+//! A request's head is written as one of HTTP/1.1 and read by the strict reader that reads every other (RFC 9113, 8.3.1
+//! says how they correspond). So there is one set of rules and limits, and what a backend of HTTP/1.1 is sent for a request
+//! of HTTP/2 has been looked at in the form in which it could do harm: a value with a line end in it, a path that is a
+//! whole URI, a second Host (Kettle, "HTTP/2: The Sequel is Always Worse", 2021).
+
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Version, request};
+
+use crate::message::fields::{Known, Names, line};
+use crate::message::framing::{Fault, Scan};
+use crate::message::hop::HOP_BY_HOP;
+use crate::message::{RequestHead, ResponseHead};
+use crate::model::Limits;
+
+use crate::listen::stream::head_limits;
+
+pub(super) const LENGTH: Names = Names::of(&[Known::ContentLength]);
+
+/// Reads a request's head. `is_whole`: no body follows. `scratch`: an empty buffer.
+///
+/// # Errors
+/// The rule that it breaks, and what stands for it, as far as it is known.
+pub(super) fn read(
+    parts: &request::Parts,
+    is_whole: bool,
+    limits: &Limits,
+    scratch: &mut Vec<u8>,
+) -> Result<RequestHead, Box<(Fault, RequestHead)>> {
+    let mut scan = Scan::default();
+    let read = write(parts, is_whole, scratch).and_then(|()| {
+        let found = scan.feed(scratch, &head_limits(limits))?;
+        let found = found.filter(|found| found.start == 0 && found.end == scratch.len());
+        found.and_then(|found| RequestHead::read(scratch, found)).ok_or(Fault::bad("not a head"))
+    });
+    match read {
+        Ok(mut head) => {
+            head.version = Version::HTTP_2;
+            Ok(head)
+        }
+        Err(fault) => {
+            let target = scan.target(scratch).and_then(|target| str::from_utf8(target).ok()).unwrap_or_default();
+            let method = if parts.method == Method::HEAD { Method::HEAD } else { Method::GET };
+            let mut head = RequestHead::new(method, target, []);
+            head.version = Version::HTTP_2;
+            Err(Box::new((fault, head)))
+        }
+    }
+}
+
+/// Writes it as a head of HTTP/1.1. What the strict reader can't see any more is checked here.
+fn write(parts: &request::Parts, is_whole: bool, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let uri = &parts.uri;
+    let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
+    let target = match uri.path_and_query().map(|path| path.as_str()) {
+        _ if parts.method == Method::CONNECT => uri.authority().map_or("", |authority| authority.as_str()),
+        Some(path) if path.starts_with('/') || path == "*" => path,
+        _ => return Err(Fault::bad(":path is neither a path nor an asterisk")),
+    };
+    if !uri.scheme_str().is_none_or(|scheme| matches!(scheme, "http" | "https")) {
+        return Err(Fault::bad(":scheme is neither http nor https"));
+    }
+    out.extend_from_slice(parts.method.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(target.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    if let Some(authority) = authority {
+        line(out, b"host", authority);
+    }
+    let mut cookie = false;
+    for (name, value) in &parts.headers {
+        let value = value.as_bytes();
+        if matches!(value, [b' ' | b'\t', ..] | [.., b' ' | b'\t']) {
+            return Err(Fault::bad("white space around a field value"));
+        }
+        match (name, authority) {
+            // The same authority in two places: one of them goes on (RFC 9113, 8.3.1).
+            (&HOST, Some(authority)) if value.eq_ignore_ascii_case(authority) => {}
+            (&HOST, Some(_)) => return Err(Fault::bad(":authority and Host differ")),
+            (&COOKIE, _) if std::mem::replace(&mut cookie, true) => {}
+            (&COOKIE, _) => cookies(out, &parts.headers),
+            _ => line(out, name.as_str().as_bytes(), value),
+        }
+    }
+    // What says where the body ends, where a version of HTTP needs that said.
+    if !is_whole && !parts.headers.contains_key(CONTENT_LENGTH) {
+        line(out, b"transfer-encoding", b"chunked");
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+/// The crumbs of a cookie as one field again (RFC 9113, 8.2.3).
+fn cookies(out: &mut Vec<u8>, headers: &HeaderMap) {
+    out.extend_from_slice(b"cookie: ");
+    for (at, crumb) in headers.get_all(COOKIE).iter().enumerate() {
+        if at > 0 {
+            out.extend_from_slice(b"; ");
+        }
+        out.extend_from_slice(crumb.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A response's head, without what speaks of a connection. `length`: of the body, to be said in place of any that is;
+/// `keep`: what is said already stays.
+pub(super) fn response(head: ResponseHead, length: Option<u64>, keep: bool) -> http::Response<()> {
+    let without = if keep { HOP_BY_HOP } else { HOP_BY_HOP.and(LENGTH) };
+    let mut response = http::Response::new(());
+    *response.status_mut() = head.status;
+    let headers = response.headers_mut();
+    headers.reserve(16);
+    head.fields.share(without, |name, value| {
+        let (name, value) = (HeaderName::from_bytes(name), HeaderValue::from_maybe_shared(value));
+        // What has been read by the rules is valid here as well. More fields than fit are far beyond any limit.
+        if let (Ok(name), Ok(value)) = (name, value) {
+            let _ = headers.try_append(name, value);
+        }
+    });
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::framing::Framing;
+
+    fn asked(uri: &str, fields: &[(&str, &str)], is_whole: bool) -> Result<RequestHead, &'static str> {
+        let mut request = http::Request::builder().method("POST").uri(uri);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        read(&parts, is_whole, &Limits::default(), &mut vec![]).map_err(|refused| refused.0.detail)
+    }
+
+    #[test]
+    fn a_head_is_read_as_one_of_http_1() {
+        let fields = [("cookie", "a=1"), ("x-y", "z"), ("cookie", "b=2"), ("host", "A.example")];
+        let head = asked("http://a.example/p?q", &fields, true).unwrap();
+        assert_eq!((head.target(), head.authority(), head.version), (&b"/p?q"[..], &b"a.example"[..], Version::HTTP_2));
+        let fields: Vec<_> = head.fields.iter().map(|(name, value)| [name, value].concat()).collect();
+        assert_eq!(fields, [&b"hosta.example"[..], b"cookiea=1; b=2", b"x-yz"]);
+        assert_eq!(head.framing, Framing::Empty);
+        assert_eq!(asked("http://a/", &[], false).unwrap().framing, Framing::Chunked);
+        assert_eq!(asked("http://a/", &[("content-length", "7")], false).unwrap().framing, Framing::Length(7));
+        assert!(asked("http://a/", &[("expect", "100-continue")], false).unwrap().expects_continue);
+    }
+
+    #[test]
+    fn what_would_be_read_in_two_ways_is_refused() {
+        for (uri, fields, why) in [
+            ("http://a/", vec![("host", "b")], ":authority and Host differ"),
+            ("http://u@a/", vec![], "invalid Host"),
+            ("ftp://a/", vec![], ":scheme is neither http nor https"),
+            ("http://a/", vec![("x", " y")], "white space around a field value"),
+            ("http://a/", vec![("x", "y\t")], "white space around a field value"),
+            ("/", vec![], "no Host"),
+            ("/", vec![("host", "a"), ("host", "a")], "more than one Host"),
+            ("http://a/", vec![("content-length", "1"), ("content-length", "1")], "more than one Content-Length"),
+            ("http://a/", vec![("transfer-encoding", "chunked")], "more than one Transfer-Encoding"),
+        ] {
+            assert_eq!(asked(uri, &fields, false).err(), Some(why), "{uri} {fields:?}");
+        }
+        let long = format!("http://a/{}", "x".repeat(9000));
+        assert_eq!(asked(&long, &[], true).err(), Some("target over the limit"));
+    }
+}
