@@ -60,8 +60,13 @@ class Echo:
         over = threading.Event()
         context.add_callback(over.set)
         over.wait(20)
-        self.cancelled += 1
         return b"late"
+
+    def hang(self, request, context):
+        over = threading.Event()
+        context.add_callback(over.set)
+        yield b"begun"
+        self.cancelled += over.wait(20)
 
     def count(self, request, context):
         return b"%d" % self.cancelled
@@ -77,6 +82,7 @@ def serve(name):
         "Eager": grpc.stream_stream_rpc_method_handler(echo.eager),
         "Fail": grpc.unary_unary_rpc_method_handler(echo.fail),
         "Slow": grpc.unary_unary_rpc_method_handler(echo.slow),
+        "Hang": grpc.unary_stream_rpc_method_handler(echo.hang),
         "Count": grpc.unary_unary_rpc_method_handler(echo.count),
     }
     health = {"Check": grpc.unary_unary_rpc_method_handler(lambda request, context: b"\x08\x01")}
@@ -166,8 +172,8 @@ def deadline(channel):
 
 
 def cancel(channel):
-    call = channel.unary_unary("/test.Echo/Slow").future(b"", metadata=(ASSET,), timeout=20)
-    assert dict(call.initial_metadata())["x-left"]
+    call = channel.unary_stream("/test.Echo/Hang")(b"", metadata=(ASSET,))
+    assert next(call) == b"begun"
     call.cancel()
     count = channel.unary_unary("/test.Echo/Count")
     end = time.monotonic() + 15
