@@ -144,7 +144,11 @@ where
             Some(deadline) => {
                 // In memory of its own, so that it is not there twice.
                 let serving = Box::pin(self.serve(&snapshot, &head, body, &mut ticket, &mut edits));
-                timeout_at(deadline, serving).await.unwrap_or(Err(Reason::UpstreamTimeout.into()))
+                timeout_at(deadline, serving).await.unwrap_or_else(|_| {
+                    let is_tried = ticket.call.as_ref().is_some_and(|call| call.is_tried);
+                    ticket.attempts += u32::from(is_tried);
+                    Err(Reason::UpstreamTimeout.into())
+                })
             }
         };
         let answer = answer.unwrap_or_else(|refused| Answer::Own(self.refuse(refused, &mut ticket)));

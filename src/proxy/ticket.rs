@@ -58,8 +58,19 @@ impl Ticket {
         str::from_utf8(self.request_id.as_bytes()).unwrap_or_default()
     }
 
+    /// A try begins. Of a call, because its deadline may end it before anything is known of it.
+    pub(crate) fn begins(&mut self, server: &Rc<ServerSlot>) {
+        if let Some(call) = &mut self.call {
+            call.is_tried = true;
+            self.backend = Some(Rc::clone(server));
+        }
+    }
+
     /// A try is over.
     pub(crate) fn tried(&mut self, took: Took) {
+        if let Some(call) = &mut self.call {
+            call.is_tried = false;
+        }
         self.attempts += 1;
         self.backend = Some(took.server);
         self.upstream = Some(took.upstream);

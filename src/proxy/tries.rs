@@ -226,6 +226,7 @@ where
                 return ControlFlow::Break(self.last_word());
             };
             self.count_failover(&next);
+            self.ticket.begins(&next.server_slot);
             let result = if std::mem::take(&mut self.may_hedge) {
                 Box::pin(self.hedged(&next, place, start, order, index)).await
             } else {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use crate::support::h2_origin::{read, status, write};
+use crate::support::http2::ask;
 use crate::support::{H2Origin, Proxy, Response, poll};
 
 const GRPC: (&str, &str) = ("Content-Type", "application/grpc+proto");
@@ -102,7 +103,8 @@ fn a_deadline_is_passed_on_and_kept() {
     assert!((1..=200_000).contains(&micros), "{left}");
     assert_eq!(reset, h2::Reason::CANCEL);
     let line = proxy.access_where(|line| line["reason"] == "upstream_timeout");
-    assert_eq!(line["grpc_status"].as_u64(), Some(4));
+    assert_eq!((line["grpc_status"].as_u64(), line["attempts"].as_u64()), (Some(4), Some(1)));
+    assert_eq!(line["backend"], a.addr().to_string());
     assert_eq!((a.accepted(), b.accepted()), (1, 0), "it is nobody's fault, and no retry");
     // Without one, or with one that is none, nothing is added.
     for fields in [&[][..], &[("grpc-timeout", "soon")]] {
@@ -128,6 +130,27 @@ fn a_deadline_ends_an_answer_that_has_begun() {
     assert!(!rest.ends_with(b"0\r\n\r\n"), "to HTTP/1.1 it must not look whole");
     let line = proxy.access_where(|line| line["reason"] == "upstream_timeout");
     assert_eq!((line["grpc_status"].as_u64(), line["status"].as_u64()), (Some(4), Some(200)));
+}
+
+#[test]
+fn over_http_2_a_deadline_ends_an_answer_with_its_status() {
+    let (a, b) = (H2Origin::start("a"), H2Origin::start("b"));
+    a.on("/BTC/x.Y/Stall", |_, mut respond| async move {
+        let mut stream = respond.send_response(status(200), false)?;
+        write(&mut stream, Bytes::from_static(b"begin"), false).await?;
+        std::future::poll_fn(|cx| stream.poll_reset(cx)).await.map(drop)
+    });
+    let proxy = Proxy::start(&config(&a, &b, ""));
+    let request = http::Request::post("http://a.example/BTC/x.Y/Stall").header("content-type", "application/grpc");
+    let answer = ask(proxy.address(), request.header("grpc-timeout", "300m").body(vec![0; 5]).unwrap());
+    assert_eq!((answer.status(), &answer.body[..]), (200, &b"begin"[..]));
+    let trailers = answer.trailers.unwrap();
+    assert_eq!(
+        (&trailers["grpc-status"], &trailers["grpc-message"]),
+        (&"4".parse().unwrap(), &"upstream_timeout".parse().unwrap())
+    );
+    let counted = [("code", "5xx"), ("reason", "upstream_timeout")];
+    proxy.metric_until("shardgate_requests_total", &counted, |n| n == 1.0);
 }
 
 #[test]

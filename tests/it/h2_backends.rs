@@ -9,6 +9,7 @@ use http::HeaderMap;
 
 use crate::support::h2_origin::{read, status, write};
 use crate::support::h2_script::{DATA, Frames};
+use crate::support::http2::run;
 use crate::support::{Client, DEADLINE, H2Origin, Proxy, poll};
 
 /// One worker, so that what a worker keeps is all there is.
@@ -296,4 +297,41 @@ fn a_try_that_a_backend_refuses_is_free_for_any_method() {
         assert_eq!((answer.origin(), answer.json()["body"].as_str()), ("b", Some("order")));
     }
     assert_eq!(good.seen().len(), 4);
+}
+
+#[test]
+fn trailers_go_both_ways_without_what_routes() {
+    let origin = H2Origin::start("a");
+    origin.on("/trailers", |request, mut respond| async move {
+        let (body, trailers) = read(&mut request.into_parts().1).await?;
+        let got: Vec<_> = trailers.unwrap_or_default().keys().map(|name| name.to_string()).collect();
+        let mut stream = respond.send_response(status(200), false)?;
+        write(&mut stream, Bytes::from(body), false).await?;
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-got", got.join(",").parse().unwrap());
+        trailers.insert("set-cookie", "a=b".parse().unwrap());
+        trailers.insert("content-length", "3".parse().unwrap());
+        trailers.insert("endpoint-load-metrics", "TEXT cpu_utilization=0.5,rps_fractional=10".parse().unwrap());
+        stream.send_trailers(trailers)
+    });
+    let proxy = proxy(&origin, "");
+    let (body, trailers) = run(async move {
+        let socket = tokio::net::TcpStream::connect(proxy.address()).await.unwrap();
+        let (client, connection) = h2::client::handshake(socket).await.unwrap();
+        tokio::spawn(connection);
+        let mut client = client.ready().await.unwrap();
+        let request = http::Request::post("http://a.example/trailers").body(()).unwrap();
+        let (answer, mut to) = client.send_request(request, false).unwrap();
+        to.send_data(Bytes::from_static(b"data"), false).unwrap();
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", "7".parse().unwrap());
+        trailers.insert("authorization", "me".parse().unwrap());
+        trailers.insert("x-forwarded-for", "192.0.2.1".parse().unwrap());
+        to.send_trailers(trailers).unwrap();
+        let mut recv = answer.await.unwrap().into_body();
+        read(&mut recv).await.unwrap()
+    });
+    assert_eq!(body, b"data");
+    let trailers = trailers.unwrap();
+    assert_eq!((trailers.len(), trailers["x-got"].as_bytes()), (1, &b"x-sum"[..]));
 }
