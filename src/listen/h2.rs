@@ -112,7 +112,9 @@ pub(super) async fn serve<W: Wire, S: Service>(
     let connection = Rc::new(Connection { watch, service, memory, lower, streams });
     let whole = drive(connection, library, metrics).await;
     // The last frames, which say why, must not be overtaken by a reset.
-    if let (true, Some(wire)) = (whole, Rc::into_inner(wire)) {
+    if !whole {
+        wire.borrow().abort();
+    } else if let Some(wire) = Rc::into_inner(wire) {
         linger(&mut wire.into_inner()).await;
     }
 }
@@ -151,8 +153,15 @@ async fn drive<W: Wire, S: Service>(
     metrics: Arc<Metrics>,
 ) -> bool {
     let mut open = FuturesUnordered::new();
-    let mut times =
-        Times { connection: Rc::clone(&connection), metrics, tick: 0, block: None, is_busy: None, left: None };
+    let mut times = Times {
+        connection: Rc::clone(&connection),
+        metrics,
+        tick: 0,
+        block: None,
+        is_busy: None,
+        left: None,
+        until: u32::MAX,
+    };
     poll_fn(|cx| {
         connection.watch.conn.set_waker(cx.waker());
         loop {
@@ -188,6 +197,7 @@ async fn drive<W: Wire, S: Service>(
                 Look::Fine => return Poll::Pending,
                 Look::Changed => {}
                 Look::Dead => return Poll::Ready(false),
+                Look::Over => return Poll::Ready(true),
             }
         }
     })
@@ -206,6 +216,8 @@ struct Times<S> {
     is_busy: Option<bool>,
     /// The client has been told to go: after the streams that are open, or at once.
     left: Option<Leaving>,
+    /// When it has been given time enough for that, if nothing is open.
+    until: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -222,6 +234,8 @@ enum Look {
     Changed,
     /// The client takes nothing any more.
     Dead,
+    /// The client has been told to go and does not.
+    Over,
 }
 
 impl<S: Service> Times<S> {
@@ -239,7 +253,7 @@ impl<S: Service> Times<S> {
         let is_busy = is_open || block.is_some();
         if self.is_busy.replace(is_busy) != Some(is_busy) {
             connection.lower.idle.set(!is_busy);
-            if is_busy {
+            if is_busy || self.left.is_some() {
                 watch.streams();
             } else {
                 watch.idle(connection.service.limits().idle_timeout);
@@ -262,10 +276,12 @@ impl<S: Service> Times<S> {
         if found != Look::Dead && self.left.is_none() && (is_over || watch.is_drained()) {
             self.left = Some(Leaving::Gracefully);
             library.graceful_shutdown();
-            if is_over {
-                watch.kill_in(GOODBYE);
-            }
+            self.until = watch.clock().after(GOODBYE);
+            watch.streams();
             return Look::Changed;
+        }
+        if !is_busy && now >= self.until {
+            return Look::Over;
         }
         found
     }
@@ -304,7 +320,9 @@ impl<S: Service> Times<S> {
         }
         let mut found = Look::Fine;
         for (_, stream) in &*connection.streams.borrow() {
-            let (reads, writes) = (stream.reading.sweep(&limits, idle), stream.writing.sweep(&limits, idle));
+            // Once there is an answer, a body that goes on beside it is a conversation, which the backend's times bound.
+            let reads = stream.reading.sweep(&limits, idle) && !stream.conn.answered();
+            let writes = stream.writing.sweep(&limits, idle);
             if reads {
                 stream.conn.set_fault(TOO_SLOW);
             }

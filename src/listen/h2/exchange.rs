@@ -207,7 +207,7 @@ impl Sending {
                 match Pin::new(&mut *body).poll_frame(cx) {
                     Poll::Pending => return to.poll_reset(cx).map(|_| Sent::Gone),
                     Poll::Ready(None) => self.is_last = true,
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(broken(stream, &error.into())),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(broken(stream, &error)),
                     Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                         Ok(data) => {
                             self.piece = data;

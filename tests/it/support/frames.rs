@@ -94,7 +94,7 @@ fn integer(out: &mut Vec<u8>, prefix: u8, number: usize) {
 }
 
 /// The fields that a GET of this path has.
-pub fn get<'a>(path: &'a str) -> [(&'a str, &'a str); 4] {
+pub fn get(path: &str) -> [(&str, &str); 4] {
     [(":method", "GET"), (":scheme", "http"), (":authority", "shard.example"), (":path", path)]
 }
 
