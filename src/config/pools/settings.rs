@@ -5,7 +5,7 @@
 
 use http::HeaderValue;
 
-use super::{agent, hash, outlier, retry};
+use super::{agent, grpc, hash, outlier, retry};
 use crate::config::context::Context;
 use crate::config::decode::{Fields, boolean, expected_help, float, integer, table, text, word};
 use crate::config::diagnostic::Fault;
@@ -342,7 +342,7 @@ fn health(cx: &Context<'_>, value: &Value<'_>) -> Option<HealthOverride> {
     }
     Some(HealthOverride {
         path: f.read("path", check_path),
-        grpc: grpc(cx, &f),
+        grpc: grpc::decode(cx, &f),
         host: f.read("host", |cx, value| {
             let name = text(cx, value)?;
             if authority(name).is_none() {
@@ -365,32 +365,6 @@ fn health(cx: &Context<'_>, value: &Value<'_>) -> Option<HealthOverride> {
             fast_interval: f.get("fast_interval").map(|value| value.span),
         },
     })
-}
-
-/// `grpc = true` asks for the server as a whole, `grpc_service` for one service; `grpc = false` for neither.
-fn grpc(cx: &Context<'_>, f: &Fields<'_, '_, '_>) -> Option<Option<String>> {
-    let service = f.read("grpc_service", |cx, value| {
-        let name = text(cx, value)?;
-        let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/'));
-        if !is_name || name.len() > 127 {
-            let fault = Fault::error(value.span, format!("`{name}` cannot be the name of a service"));
-            cx.note(fault.help("such as \"package.Service\", 127 characters at most"));
-            return None;
-        }
-        Some(name.to_owned())
-    });
-    match (f.read("grpc", boolean), service) {
-        (Some(false), Some(_)) => {
-            if let Some(span) = f.span("grpc") {
-                cx.note(Fault::error(span, "`grpc_service` is for checks by gRPC"));
-            }
-            None
-        }
-        (Some(false), None) => Some(None),
-        (_, Some(service)) => Some(Some(service)),
-        (Some(true), None) => Some(Some(String::new())),
-        (None, None) => None,
-    }
 }
 
 fn check_path(cx: &Context<'_>, value: &Value<'_>) -> Option<String> {
