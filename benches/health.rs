@@ -137,7 +137,7 @@ impl Drop for Backends {
 /// Checks them all, and prints what it cost.
 async fn probe(http: bool) {
     let mut backends = Backends::start();
-    let check = HttpCheck { path: "/healthz".into(), host: None, expect: StatusRange::default() };
+    let check = HttpCheck { path: "/healthz".into(), expect: StatusRange::default() };
     let settings = HealthCheck { http: http.then_some(check), ..HealthCheck::default() };
     let mut registry = Registry::default();
     let checks: Vec<_> = backends

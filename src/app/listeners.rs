@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::worker::Order;
 use crate::listen::{BindError, Sockets, bind};
-use crate::model::{Listener, Plan, Protocols};
+use crate::model::{Listener, Plan};
 use crate::telemetry::Metrics;
 use crate::tls::{Front, TlsError};
 
@@ -68,9 +68,7 @@ impl Listeners {
     /// Made anew each time: the files may hold something else now. Tickets of the one before stay good.
     fn front(listener: &Listener, before: Option<&Open>) -> Result<Option<Arc<Front>>, Cannot> {
         let Some(tls) = &listener.tls else { return Ok(None) };
-        // HTTP/2 is not served yet, so it is not offered.
-        let protocols = Protocols { h1: true, h2: false };
-        let front = Front::new(tls, protocols, before.and_then(|open| open.tls.as_deref()));
+        let front = Front::new(tls, listener.protocols, before.and_then(|open| open.tls.as_deref()));
         let front = front.map_err(|error| Cannot::Tls { listener: Arc::clone(&listener.name), error })?;
         Ok(Some(Arc::new(front)))
     }

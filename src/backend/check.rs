@@ -59,6 +59,10 @@ pub enum Cause {
     Draining,
     /// Its agent says that it does not work.
     Agent,
+    /// By the health protocol of gRPC it says that it does not serve.
+    NotServing,
+    /// The call of that protocol ended with this status.
+    Grpc(u16),
 }
 
 impl Cause {
@@ -73,6 +77,8 @@ impl Cause {
             Self::Garbage => "garbage",
             Self::Draining => "draining",
             Self::Agent => "agent",
+            Self::NotServing => "not_serving",
+            Self::Grpc(_) => "grpc",
         }
     }
 }
@@ -81,6 +87,9 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status(code) => write!(f, "status {code}"),
+            // The one that means that the server does not know the protocol.
+            Self::Grpc(12) => f.write_str("grpc status 12 (the health protocol is not served)"),
+            Self::Grpc(code) => write!(f, "grpc status {code}"),
             other => f.write_str(other.as_str()),
         }
     }
@@ -154,6 +163,8 @@ fn pack(status: Status, after: Duration) -> u64 {
         Status::Down(Cause::Garbage) => (7, 0),
         Status::Down(Cause::Draining) => (8, 0),
         Status::Down(Cause::Agent) => (9, 0),
+        Status::Down(Cause::NotServing) => (10, 0),
+        Status::Down(Cause::Grpc(code)) => (11, code),
     };
     let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).min((1 << 40) - 1);
     kind | u64::from(code) << 8 | after << 24
@@ -171,6 +182,8 @@ fn unpack(word: u64) -> (Status, Duration) {
         6 => Status::Down(Cause::Reset),
         8 => Status::Down(Cause::Draining),
         9 => Status::Down(Cause::Agent),
+        10 => Status::Down(Cause::NotServing),
+        11 => Status::Down(Cause::Grpc(u16::from_le_bytes([low, high]))),
         _ => Status::Down(Cause::Garbage),
     };
     (status, Duration::from_millis(word >> 24))
@@ -193,6 +206,8 @@ mod tests {
             Cause::Garbage,
             Cause::Draining,
             Cause::Agent,
+            Cause::NotServing,
+            Cause::Grpc(14),
         ];
         let states = [Status::Unchecked, Status::Up].into_iter().chain(causes.map(Status::Down));
         for status in states {

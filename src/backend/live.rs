@@ -354,6 +354,11 @@ impl InFlight {
         &self.line
     }
 
+    /// Where it is.
+    pub fn backend(&self) -> Option<Arc<Backend>> {
+        self.line.backend.upgrade()
+    }
+
     /// Whether it began since the last ejection, if there ever was one.
     fn is_of_now(&self) -> bool {
         self.began & !3 == self.line.passive.load(Relaxed) & !3

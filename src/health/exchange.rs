@@ -12,10 +12,10 @@ use rustix::io::Errno;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
-use super::drain;
+use super::{drain, h2};
 use crate::backend::{Cause, Check};
 use crate::message::proxy_protocol;
-use crate::model::{Address, Announcement, HealthCheck, StatusRange};
+use crate::model::{Address, Announcement, HealthCheck, Protocol, StatusRange};
 use crate::upstream::{Stream, dial_announced};
 
 /// Bytes of a response head, and fields in it. An answer to a check that is longer is not one.
@@ -35,8 +35,13 @@ pub(super) enum Failure {
 }
 
 /// A connection that is kept between checks.
-#[derive(Debug)]
-pub(super) struct Link {
+pub(super) enum Link {
+    Http1(Http1),
+    Http2(h2::Http2),
+}
+
+/// One of HTTP/1.1.
+pub(super) struct Http1 {
     stream: Stream,
     /// What has been read and not used; empty between checks, its memory kept.
     buffer: Vec<u8>,
@@ -44,19 +49,23 @@ pub(super) struct Link {
 
 /// What is sent. `None`: a connection is all that is asked for.
 pub(super) fn request(check: &Check) -> Option<Box<[u8]>> {
-    let http = check.settings.http.as_ref()?;
-    let host = match (&http.host, &check.backend.identity.address) {
-        (Some(host), _) => host.as_str(),
-        (None, Address::Unix(_)) => "localhost",
-        (None, _) => &check.backend.label,
-    };
+    let http = check.settings.http.as_ref().filter(|_| check.backend.identity.protocol == Protocol::H1)?;
+    let host = host_of(check);
     let path = &http.path;
     let text = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: shardgate-health\r\nAccept: */*\r\n\r\n");
     Some(text.into_bytes().into_boxed_slice())
 }
 
+/// The Host of a check.
+pub(super) fn host_of(check: &Check) -> &str {
+    match (&check.settings.host, &check.backend.identity.address) {
+        (Some(host), _) => host,
+        (None, Address::Unix(_)) => "localhost",
+        (None, _) => &check.backend.label,
+    }
+}
+
 /// What came of a check.
-#[derive(Debug)]
 pub(super) struct Answer {
     pub(super) result: Result<(), Failure>,
     /// The connection, if it can serve again.
@@ -66,14 +75,21 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    fn failed(cause: Cause) -> Self {
+    pub(super) fn failed(cause: Cause) -> Self {
         Self { result: Err(Failure::Backend(cause)), link: None, said: None }
     }
 }
 
 /// Asks once.
 pub(super) async fn ask(check: &Check, request: Option<&[u8]>, kept: Option<Link>) -> Answer {
-    let HealthCheck { timeout, http, .. } = &check.settings;
+    let HealthCheck { timeout, http, grpc, .. } = &check.settings;
+    if check.backend.identity.protocol == Protocol::H2 && (http.is_some() || grpc.is_some()) {
+        return h2::ask(check, kept).await;
+    }
+    let kept = match kept {
+        Some(Link::Http1(link)) => Some(link),
+        _ => None,
+    };
     let deadline = Instant::now() + *timeout;
     let expect = http.as_ref().map_or(StatusRange::default(), |http| http.expect);
     let answered = match timeout_at(deadline, answer(check, request, kept)).await {
@@ -91,11 +107,11 @@ pub(super) async fn ask(check: &Check, request: Option<&[u8]>, kept: Option<Link
         return Answer { said: reply.said, ..Answer::failed(Cause::Status(reply.status)) };
     }
     let reusable = matches!(timeout_at(deadline, link.skip_body(&reply)).await, Ok(true));
-    Answer { result: Ok(()), link: reusable.then_some(link), said: reply.said }
+    Answer { result: Ok(()), link: reusable.then_some(Link::Http1(link)), said: reply.said }
 }
 
 /// Connects unless a kept connection serves, and reads the head of the answer, if any is asked for.
-async fn answer(check: &Check, request: Option<&[u8]>, kept: Option<Link>) -> Result<Option<(Link, Reply)>, Failure> {
+async fn answer(check: &Check, request: Option<&[u8]>, kept: Option<Http1>) -> Result<Option<(Http1, Reply)>, Failure> {
     if let (Some(request), Some(mut link)) = (request, kept)
         && link.is_quiet()
     {
@@ -112,7 +128,7 @@ async fn answer(check: &Check, request: Option<&[u8]>, kept: Option<Link>) -> Re
         Err(Failure::Backend(cause)) => check.backend.note_connect(cause == Cause::Refused),
         Err(Failure::Local) => {}
     }
-    let mut link = Link { stream: stream?, buffer: Vec::new() };
+    let mut link = Http1 { stream: stream?, buffer: Vec::new() };
     let Some(request) = request else { return Ok(None) };
     match link.exchange(request).await {
         Ok(reply) => Ok(Some((link, reply))),
@@ -121,7 +137,7 @@ async fn answer(check: &Check, request: Option<&[u8]>, kept: Option<Link>) -> Re
 }
 
 /// Whose fault is it that there is no connection?
-fn judge(error: &io::Error) -> Failure {
+pub(super) fn judge(error: &io::Error) -> Failure {
     const LOCAL: [Errno; 5] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
     if let Some(errno) = Errno::from_io_error(error)
         && LOCAL.contains(&errno)
@@ -145,7 +161,7 @@ struct Broken {
     cause: Cause,
 }
 
-impl Link {
+impl Http1 {
     /// Whether the other side has neither closed it nor said anything unasked.
     fn is_quiet(&self) -> bool {
         let mut byte = [0];

@@ -9,6 +9,7 @@
 mod agent;
 mod drain;
 mod exchange;
+mod h2;
 mod prober;
 mod rise_fall;
 mod schedule;

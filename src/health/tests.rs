@@ -80,7 +80,7 @@ fn serve(mut stream: TcpStream, server: &Shared) {
 }
 
 fn http() -> HealthCheck {
-    let path = HttpCheck { path: "/healthz".into(), host: None, expect: crate::model::StatusRange::default() };
+    let path = HttpCheck { path: "/healthz".into(), expect: crate::model::StatusRange::default() };
     HealthCheck {
         http: Some(path),
         interval: Duration::from_millis(40),

@@ -6,12 +6,18 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
 /// Where a body comes from: a connection, whatever it runs over.
 pub(super) trait Source {
     /// The next piece, `None` at the end. An error: the rest will not come.
     fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>>;
+
+    /// What came after the last piece, once; only HTTP/2 has any, for those of HTTP/1 are read and dropped.
+    fn take_trailers(&self) -> Option<HeaderMap> {
+        None
+    }
 
     /// Whether there is nothing more to come.
     fn is_end(&self) -> bool;
@@ -44,6 +50,12 @@ impl Body for Incoming {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let Some(source) = &self.source else { return Poll::Ready(None) };
         let data = ready!(source.poll_data(cx)).transpose()?;
+        if data.is_none()
+            && let Some(trailers) = source.take_trailers()
+        {
+            self.source = None;
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
         if source.is_end() {
             // What comes from there next is of another message.
             self.source = None;

@@ -4,8 +4,8 @@
 //! earlier tries have read already, then the client. What is kept is bounded twice, per request and per worker; past
 //! either bound the body goes on streaming and only the chance to replay it is gone.
 //!
-//! Trailers are dropped: a field that comes after the body could not have been checked when the request was routed
-//! (RFC 9110, 6.5.1 lets an intermediary do so).
+//! Trailers travel on, but for the fields that frame or route ([`trailers`]): those could not have been checked when the
+//! request was routed.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future as _;
@@ -15,10 +15,12 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::buffer::held_by;
+use super::trailers;
 
 /// How long a backend may take to say 100 before the body is sent anyway (RFC 9110, 10.1.1).
 const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
@@ -76,6 +78,8 @@ struct Shared<B> {
     total: Option<u64>,
     max: u64,
     kept: RefCell<Vec<Bytes>>,
+    /// Of a body that has been read to its end. In memory of their own, because few have any.
+    trailers: RefCell<Option<Box<HeaderMap>>>,
     kept_bytes: Cell<u64>,
     /// What they hold of memory, which the budget counts.
     held_bytes: Cell<u64>,
@@ -125,6 +129,7 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
                 total,
                 max,
                 kept: RefCell::new(Vec::new()),
+                trailers: RefCell::new(None),
                 kept_bytes: Cell::new(0),
                 held_bytes: Cell::new(0),
                 keep_max: Cell::new(0),
@@ -159,14 +164,30 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
     pub fn attempt(&self) -> Attempt<B> {
         let number = self.shared.attempt.get() + 1;
         self.shared.attempt.set(number);
-        Attempt { shared: Rc::clone(&self.shared), number, next: 0, sent: 0, patience: None, tunnelled: false }
+        Attempt {
+            shared: Rc::clone(&self.shared),
+            number,
+            next: 0,
+            sent: 0,
+            is_over: false,
+            patience: None,
+            tunnelled: false,
+        }
     }
 
     /// A body for a try beside the one that is under way, of what has been read. It must be [done](Self::done) and
     /// [replayable](Self::is_replayable).
     pub fn beside(&self) -> Attempt<B> {
         let number = self.shared.attempt.get();
-        Attempt { shared: Rc::clone(&self.shared), number, next: 0, sent: 0, patience: None, tunnelled: false }
+        Attempt {
+            shared: Rc::clone(&self.shared),
+            number,
+            next: 0,
+            sent: 0,
+            is_over: false,
+            patience: None,
+            tunnelled: false,
+        }
     }
 
     /// What the client says in the tunnel. Neither limited nor kept.
@@ -272,6 +293,8 @@ pub struct Attempt<B> {
     /// The next kept piece to send.
     next: usize,
     sent: u64,
+    /// The trailers have been handed over.
+    is_over: bool,
     patience: Option<Pin<Box<Sleep>>>,
     /// What follows the switch to another protocol.
     tunnelled: bool,
@@ -338,7 +361,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         if shared.done.get().is_some() {
-            return Poll::Ready(None);
+            let again =
+                if std::mem::replace(&mut this.is_over, true) { None } else { shared.trailers.borrow().clone() };
+            return Poll::Ready(again.map(|trailers| Ok(Frame::trailers(*trailers))));
         }
         loop {
             let polled = Pin::new(&mut *shared.source.borrow_mut()).poll_frame(cx);
@@ -355,7 +380,17 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
                     return Poll::Ready(None);
                 }
             };
-            let Ok(data) = frame.into_data() else { continue };
+            let data = match frame.into_data() {
+                Ok(data) => data,
+                Err(frame) => {
+                    let Ok(mut trailers) = frame.into_trailers() else { continue };
+                    trailers::strip(&mut trailers);
+                    *shared.trailers.borrow_mut() = Some(Box::new(trailers.clone()));
+                    shared.end();
+                    this.is_over = true;
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
+            };
             shared.progress.set(Instant::now());
             shared.received.set(shared.received.get() + data.len() as u64);
             if shared.received.get() > shared.max {
@@ -379,6 +414,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
             && shared.done.get().is_some()
             && shared.fault.get().is_none()
             && self.next >= shared.kept.borrow().len()
+            && (self.is_over || shared.trailers.borrow().is_none())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -426,6 +462,23 @@ mod tests {
         assert_eq!(read(second).await.unwrap(), "one two three");
         assert_eq!(read(body.attempt()).await.unwrap(), "one two three");
         assert_eq!(body.received(), 13);
+        assert!(body.done().is_some());
+    }
+
+    #[tokio::test]
+    async fn trailers_are_sent_with_every_try_but_for_what_routes() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", "7".parse().unwrap());
+        trailers.insert("host", "other".parse().unwrap());
+        let body = body(vec![data("one"), Ok(Frame::trailers(trailers))], 100, 64);
+        for _ in 0..2 {
+            let mut attempt = body.attempt();
+            assert_eq!(attempt.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
+            assert!(!attempt.is_end_stream());
+            let trailers = attempt.frame().await.unwrap().unwrap().into_trailers().unwrap();
+            assert_eq!((trailers.len(), trailers["x-sum"].as_bytes()), (1, &b"7"[..]));
+            assert!(attempt.is_end_stream() && attempt.frame().await.is_none());
+        }
         assert!(body.done().is_some());
     }
 

@@ -30,6 +30,8 @@ pub enum Known {
     TransferEncoding,
     /// `Upgrade`
     Upgrade,
+    /// `Content-Type`
+    ContentType,
     /// `Content-Length`
     ContentLength,
     /// `Host`
@@ -120,6 +122,7 @@ impl Known {
             9 if is(b"x-real-ip") => Self::RealIp,
             10 if is(b"connection") => Self::Connection,
             10 if is(b"keep-alive") => Self::KeepAlive,
+            12 if is(b"content-type") => Self::ContentType,
             12 if is(b"x-request-id") => Self::RequestId,
             14 if is(b"content-length") => Self::ContentLength,
             15 if is(b"x-forwarded-for") => Self::ForwardedFor,

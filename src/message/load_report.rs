@@ -19,6 +19,9 @@ use crate::model::LoadReport;
 /// The fields that hold one.
 pub const FIELDS: Names = Names::of(&[Known::LoadMetrics, Known::LoadMetricsBin]);
 
+/// Their names, in lower case.
+pub const NAMES: [&str; 2] = ["endpoint-load-metrics", "endpoint-load-metrics-bin"];
+
 /// Bytes of a report, at most.
 pub const MAX: usize = 4096;
 /// Keys of a report in text, at most.

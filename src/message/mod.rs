@@ -13,12 +13,14 @@ pub mod send;
 pub mod tunnel;
 pub mod upgrade;
 pub mod forwarded;
+pub mod grpc;
 pub mod hop;
 pub mod key;
 pub mod load_report;
 pub mod proxy_protocol;
 pub mod respond;
 pub mod secure;
+pub mod trailers;
 
 pub use conn::Conn;
 pub use head::{Request, RequestHead, Response, ResponseHead};

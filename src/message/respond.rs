@@ -4,9 +4,10 @@
 //! really happened stands in the log under the same id.
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 
+use super::grpc;
 use super::head::{Response, ResponseHead};
 use crate::model::Reason;
 
@@ -43,6 +44,43 @@ struct Problem<'a> {
     request_id: &'a str,
 }
 
+/// How a call of gRPC ends for a reason: what the gRPC document "HTTP to gRPC Status Code Mapping" makes of the status, but
+/// for what we know better.
+pub fn grpc_status(reason: Reason) -> u32 {
+    match reason {
+        Reason::RequestTimeout | Reason::UpstreamTimeout => grpc::DEADLINE_EXCEEDED,
+        Reason::RequestTooLarge | Reason::HeadersTooLarge | Reason::TargetTooLong => grpc::RESOURCE_EXHAUSTED,
+        Reason::ClientClosed => grpc::CANCELLED,
+        other => match status(other).as_u16() {
+            400 => grpc::INTERNAL,
+            404 => grpc::UNIMPLEMENTED,
+            429 | 502..=504 => grpc::UNAVAILABLE,
+            _ => grpc::UNKNOWN,
+        },
+    }
+}
+
+/// The answer to a call of gRPC for a reason: a head that is its own end ("Trailers-Only").
+pub fn call_failed(reason: Reason) -> Response<Bytes> {
+    let mut head = ResponseHead::new(StatusCode::OK);
+    head.fields.push(b"content-type", grpc::CONTENT_TYPE);
+    let status = grpc_status(reason);
+    head.fields.push(grpc::STATUS.as_bytes(), itoa::Buffer::new().format(status).as_bytes());
+    head.fields.push(grpc::MESSAGE.as_bytes(), grpc::encoded(reason.as_str()).as_bytes());
+    head.fields.push(b"server", b"shardgate");
+    Response { head, body: Bytes::new() }
+}
+
+/// The trailers of a call that we end.
+pub fn call_ended(reason: Reason) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert(grpc::STATUS, grpc_status(reason).into());
+    if let Ok(message) = grpc::encoded(reason.as_str()).parse() {
+        trailers.insert(grpc::MESSAGE, message);
+    }
+    trailers
+}
+
 /// The answer for a reason.
 pub fn problem(reason: Reason, request_id: &str) -> Response<Bytes> {
     let status = status(reason);
@@ -73,6 +111,26 @@ mod tests {
             let status = status(reason);
             assert!(status.is_client_error() || status.is_server_error(), "{reason}: {status}");
             assert_ne!(status, StatusCode::INTERNAL_SERVER_ERROR, "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_call_ends_with_a_status_of_its_own() {
+        for (reason, expected) in [
+            (Reason::BadRequest, 13),
+            (Reason::UnknownAsset, 12),
+            (Reason::RateLimited, 14),
+            (Reason::NoHealthyBackend, 14),
+            (Reason::UpstreamReset, 14),
+            (Reason::UpstreamTimeout, 4),
+            (Reason::RequestTooLarge, 8),
+            (Reason::ClientClosed, 1),
+            (Reason::MethodNotAllowed, 2),
+        ] {
+            let response = call_failed(reason);
+            assert_eq!((response.head.status.as_u16(), grpc::status(&response.head.fields)), (200, Some(expected)));
+            assert_eq!(call_ended(reason)[grpc::MESSAGE], reason.as_str());
+            assert!(response.body.is_empty());
         }
     }
 

@@ -86,6 +86,8 @@ pub enum Protocol {
     /// HTTP/1.1.
     #[default]
     H1,
+    /// HTTP/2, without asking first (RFC 9113, 3.3).
+    H2,
 }
 
 /// The Host that a backend sees.
@@ -117,6 +119,10 @@ pub struct HealthCheck {
     pub http: Option<HttpCheck>,
     /// What each connection begins with: as those for requests, but for nobody.
     pub proxy_protocol: ProxyProtocol,
+    /// Instead: the health protocol of gRPC, asked for this service; empty: for the server as a whole.
+    pub grpc: Option<String>,
+    /// Host to send; `None`: the backend's address.
+    pub host: Option<String>,
     /// Instead of a check: the port at which an agent is asked what it says of the backend.
     pub agent: Option<NonZeroU16>,
     /// Between two checks of one backend.
@@ -136,8 +142,6 @@ pub struct HealthCheck {
 pub struct HttpCheck {
     /// The request target.
     pub path: String,
-    /// Host to send; `None`: the backend's address.
-    pub host: Option<String>,
     /// Which status passes.
     pub expect: StatusRange,
 }
@@ -169,6 +173,8 @@ impl Default for HealthCheck {
         Self {
             http: None,
             proxy_protocol: ProxyProtocol::Off,
+            grpc: None,
+            host: None,
             agent: None,
             interval: Duration::from_secs(2),
             fast_interval: Duration::from_millis(500),
@@ -231,11 +237,13 @@ pub struct RetryOn {
     pub reset: bool,
     /// The backend answered 502, 503 or 504.
     pub gateway_error: bool,
+    /// The backend ended a call of gRPC at once with UNAVAILABLE. To say so is to say that calls may be repeated.
+    pub grpc_unavailable: bool,
 }
 
 impl Default for RetryOn {
     fn default() -> Self {
-        Self { connect_failure: true, reset: true, gateway_error: true }
+        Self { connect_failure: true, reset: true, gateway_error: true, grpc_unavailable: false }
     }
 }
 

@@ -10,6 +10,7 @@ use http::{Method, StatusCode};
 use http_body::Body;
 use tokio::time::Instant;
 
+use super::grpc;
 use super::measure::Measure;
 use super::outgoing::Outgoing;
 use super::response::Relay;
@@ -19,7 +20,7 @@ use super::words;
 use super::{BoxError, Proxy, UpstreamBody};
 use crate::backend::{self, Backend};
 use crate::message::body::RequestBody;
-use crate::message::fields::{Known, Names};
+use crate::message::fields::{Fields, Known, Names};
 use crate::message::tunnel::Tunnel;
 use crate::message::{Response, ResponseHead, hop};
 use crate::model::{Outcome, PoolSettings, ProxyProtocol, Reason, Timeouts};
@@ -30,12 +31,14 @@ pub(crate) struct Sent<U> {
     pub(crate) response: Response<Relay<U>>,
     /// The answer came before the request body was sent whole.
     pub(crate) upload_pending: bool,
+    /// A call of gRPC was ended at once with UNAVAILABLE.
+    pub(crate) is_unavailable: bool,
 }
 
 impl<U> Sent<U> {
     /// Whether the backend says that it is itself a gateway in trouble, or overloaded.
     pub(crate) fn is_gateway_error(&self) -> bool {
-        is_gateway_error(self.response.head.status)
+        self.is_unavailable || is_gateway_error(self.response.head.status)
     }
 
     /// Whether the backend says when to come back (RFC 9110, 10.2.3).
@@ -159,8 +162,14 @@ impl Try<'_> {
         let body_sent = if self.beside { body.beside() } else { body.attempt() };
         let upgrade =
             outgoing.upgrade().map(|name| upstream::Upgrade { protocol: name.into(), body: body.tunnelled() });
-        let says_length = outgoing.says_length();
-        let request = upstream::Outgoing { head, is_head, says_length, body: body_sent, upgrade };
+        let request = upstream::Outgoing {
+            head,
+            is_head,
+            says_length: outgoing.says_length(),
+            is_apart: outgoing.is_apart(),
+            body: body_sent,
+            upgrade,
+        };
         match proxy.client.exchange(self.backend, &terms, request).await {
             Ok(upstream::Reply { mut response, connect, at }) => {
                 if response.head.fields.has(words::FIELDS) {
@@ -181,7 +190,8 @@ impl Try<'_> {
                 if connect.is_some() {
                     self.backend.note_connect(false);
                 }
-                serving.outcome = Some(match is_gateway_error(response.head.status) {
+                let is_unavailable = ticket.call.is_some() && grpc::is_unavailable(&response.head.fields);
+                serving.outcome = Some(match is_unavailable || is_gateway_error(response.head.status) {
                     true => Outcome::GatewayError,
                     false => Outcome::Ok,
                 });
@@ -191,8 +201,10 @@ impl Try<'_> {
                     conn.set_tunnel(Tunnel::Open { idle: self.timeouts.tunnel, is_websocket });
                 }
                 let idle = self.timeouts.idle;
-                let relay = |body| Relay { body, serving, idle, waiting: None, timer: None };
-                let sent = Sent { response: response.map(relay), upload_pending: body.done().is_none() };
+                let deadline = ticket.call.as_ref().and_then(|call| call.deadline);
+                let relay = |body| Relay { body, serving, idle, deadline, waiting: None, timer: None };
+                let upload_pending = body.done().is_none();
+                let sent = Sent { response: response.map(relay), upload_pending, is_unavailable };
                 Done { result: Ok(sent), took: noted }
             }
             Err(error) if error.kind == ErrorKind::Limit => {
@@ -319,6 +331,20 @@ impl Serving {
     fn agreed(&mut self) {
         self.complete = true;
         self.conclude();
+    }
+
+    /// A call of gRPC ended with UNAVAILABLE after its head, which was good.
+    pub(crate) fn unavailable(&mut self) {
+        self.outcome = Some(Outcome::GatewayError);
+    }
+
+    /// Hears what the backend says of itself after the body.
+    pub(crate) fn hear(&self, fields: &mut Fields) {
+        if fields.has(words::FIELDS)
+            && let Some(backend) = self.in_flight.backend()
+        {
+            words::hear(fields, &backend, &self.server);
+        }
     }
 
     pub(crate) fn label(&self) -> &str {

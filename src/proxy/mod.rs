@@ -6,6 +6,7 @@
 
 mod attempt;
 mod budget;
+mod grpc;
 mod hedging;
 mod measure;
 mod order;
@@ -29,7 +30,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use http_body::Body;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::backend::Observation;
 use crate::backend::queue::Queues;
@@ -38,12 +39,13 @@ use crate::message::conn::Conn;
 use crate::message::fields::{Fields, Known, Names};
 use crate::message::framing::origin_form;
 use crate::message::tunnel::Tunnel;
-use crate::message::{Request, RequestHead, Response, ResponseHead, hop, respond, upgrade};
+use crate::message::{self, Request, RequestHead, Response, ResponseHead, hop, respond, upgrade};
 use crate::model::{Action, HeaderEdits, Key, Limits, Reason};
 use crate::routing::{Reader, Refusal, Snapshot};
 use crate::telemetry::{AccessLog, WorkerMetrics};
 use crate::upstream;
 use attempt::Sent;
+use grpc::Call;
 use outgoing::{Outgoing, REQUEST_ID};
 use response::Relay;
 use slots::Slots;
@@ -138,7 +140,19 @@ where
         let head = Rc::new(head);
         let mut ticket = self.ticket(Rc::clone(&head), &conn);
         let mut edits = None;
-        let answer = self.serve(&snapshot, &head, body, &mut ticket, &mut edits).await;
+        let deadline = ticket.call.as_ref().and_then(|call| call.deadline);
+        let answer = match deadline {
+            None => self.serve(&snapshot, &head, body, &mut ticket, &mut edits).await,
+            Some(deadline) => {
+                // In memory of its own, so that it is not there twice.
+                let serving = Box::pin(self.serve(&snapshot, &head, body, &mut ticket, &mut edits));
+                timeout_at(deadline, serving).await.unwrap_or_else(|_| {
+                    let is_tried = ticket.call.as_ref().is_some_and(|call| call.is_tried);
+                    ticket.attempts += u32::from(is_tried);
+                    Err(Reason::UpstreamTimeout.into())
+                })
+            }
+        };
         let answer = answer.unwrap_or_else(|refused| Answer::Own(self.refuse(refused, &mut ticket)));
         ticket.status = Some(match &answer {
             Answer::Own(response) => response.head.status,
@@ -216,15 +230,19 @@ where
         }
 
         // The head as backends see it.
-        let outgoing = Outgoing::new(head, route, protocol).ok_or(Reason::BadRequest)?;
+        let deadline = ticket.call.as_ref().and_then(|call| call.deadline);
+        let outgoing = Outgoing::new(head, route, protocol, deadline).ok_or(Reason::BadRequest)?;
 
         // A backend, and another if that one fails.
         let sent = tries::run(self, snapshot, route, &target, &outgoing, &body, ticket).await;
         ticket.bytes_in = body.received();
-        let Sent { mut response, upload_pending } = sent.map_err(|reason| self.blame(reason, &body, ticket))?;
+        let Sent { mut response, upload_pending, .. } = sent.map_err(|reason| self.blame(reason, &body, ticket))?;
 
         // Its head as the client sees it.
         let fields = &mut response.head.fields;
+        if let Some(call) = &mut ticket.call {
+            call.status = message::grpc::status(fields);
+        }
         hop::strip_listed(fields);
         let is_tunnel = response.head.status == StatusCode::SWITCHING_PROTOCOLS;
         if is_tunnel && let Some(in_flight) = &mut ticket.in_flight {
@@ -251,6 +269,7 @@ where
             time: time + started.saturating_duration_since(then),
             started,
             request_id: RequestId::new(given, random),
+            call: Call::of(&head, started).map(Box::new),
             head,
             client: None,
             route: None,
@@ -317,7 +336,13 @@ where
             }
             tracing::debug!(client = ticket.conn.peer_text(), request_id = ticket.request_id(), %fault, "refused");
         }
-        let mut response = respond::problem(reason, ticket.request_id());
+        let mut response = match &mut ticket.call {
+            None => respond::problem(reason, ticket.request_id()),
+            Some(call) => {
+                call.end(reason);
+                respond::call_failed(reason)
+            }
+        };
         set_request_id(&mut response.head.fields, ticket);
         if let Some(allow) = allow {
             response.head.fields.push(b"allow", allow.as_bytes());

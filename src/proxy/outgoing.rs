@@ -6,13 +6,14 @@
 use std::borrow::Cow;
 
 use http::{Method, Version};
+use tokio::time::Instant;
 
 use super::ticket::Ticket;
 use crate::backend::Backend;
 use crate::message::fields::{Known, Names, line};
 use crate::message::framing::origin_form;
-use crate::message::{RequestHead, forwarded, hop};
-use crate::model::{HeaderEdits, HostHeader, PoolSettings, Rewrite, Route};
+use crate::message::{RequestHead, forwarded, grpc, hop};
+use crate::model::{HeaderEdits, HostHeader, PoolSettings, Protocol, Rewrite, Route};
 
 pub(crate) const REQUEST_ID: &[u8] = b"x-request-id";
 
@@ -25,6 +26,8 @@ pub(crate) struct Outgoing<'a> {
     upgrade: Option<&'a str>,
     /// The route lets an `Idempotency-Key` speak.
     idempotency_key: bool,
+    /// Of a call: when its client stops waiting.
+    deadline: Option<Instant>,
 }
 
 /// What does not go on as it came. `Expect` is said anew where it still means something; the length is said by whoever
@@ -34,14 +37,19 @@ const REPLACED: Names =
 
 impl<'a> Outgoing<'a> {
     /// `upgrade`: what the client asks to switch to, and may. `None`: the rewritten target is not a target any more.
-    pub(crate) fn new(head: &'a RequestHead, route: &'a Route, upgrade: Option<&'a str>) -> Option<Self> {
+    pub(crate) fn new(
+        head: &'a RequestHead,
+        route: &'a Route,
+        upgrade: Option<&'a str>,
+        deadline: Option<Instant>,
+    ) -> Option<Self> {
         let target = origin_form(head.target());
         let target = match &route.rewrite {
             None => target,
             Some(rewrite) => Cow::Owned(rewritten(str::from_utf8(&target).ok()?, rewrite)?),
         };
         let edits = &route.request_headers;
-        Some(Self { head, target, edits, upgrade, idempotency_key: route.idempotency_key })
+        Some(Self { head, target, edits, upgrade, idempotency_key: route.idempotency_key, deadline })
     }
 
     /// As the client sent it.
@@ -74,6 +82,12 @@ impl<'a> Outgoing<'a> {
         self.head.fields.has(Names::of(&[Known::ContentLength]))
     }
 
+    /// Whether the body may be read by another task than the one that writes the response. Of HTTP/1 both are one connection,
+    /// and a socket wakes one task.
+    pub(crate) fn is_apart(&self) -> bool {
+        self.head.version == Version::HTTP_2
+    }
+
     /// Writes the head for one try: the request line and the fields, without those that say where the body ends.
     pub(crate) fn write(&self, out: &mut Vec<u8>, ticket: &Ticket, backend: &Backend, settings: &PoolSettings) {
         let (trusted, host) = (ticket.conn.is_trusted, self.head.authority());
@@ -89,7 +103,10 @@ impl<'a> Outgoing<'a> {
             HostHeader::Preserve | HostHeader::Backend => line(out, b"host", host_of(backend).as_bytes()),
         }
         let replaced = REPLACED.and(forwarded::replaced(trusted));
-        let listed = hop::listed(fields);
+        let mut listed = hop::listed(fields);
+        if self.deadline.is_some() {
+            listed.push(grpc::TIMEOUT.as_bytes());
+        }
         if listed.is_empty() {
             fields.write(out, replaced);
         } else {
@@ -98,6 +115,13 @@ impl<'a> Outgoing<'a> {
         }
         if self.head.expects_continue {
             line(out, b"expect", b"100-continue");
+        }
+        if let Some(deadline) = self.deadline {
+            grpc::write_timeout(out, deadline.saturating_duration_since(Instant::now()));
+        }
+        // What it says of trailers is meant for whoever sends them (RFC 9110, 10.1.4).
+        if backend.identity.protocol == Protocol::H2 && fields.all(Known::Te).any(takes_trailers) {
+            line(out, b"te", b"trailers");
         }
         let conn = &*ticket.conn;
         forwarded::write(out, fields, trusted, conn.peer_field(), host, conn.scheme());
@@ -128,6 +152,10 @@ impl<'a> Outgoing<'a> {
             _ => b"1.1 shardgate\r\n",
         });
     }
+}
+
+fn takes_trailers(te: &[u8]) -> bool {
+    te.split(|&byte| byte == b',').any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 fn is_idempotent(method: &Method) -> bool {

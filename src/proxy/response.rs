@@ -9,14 +9,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::attempt::Serving;
 use super::ticket::Ticket;
 use super::tunnel::Tunnel;
+use crate::message::fields::Fields;
 use crate::message::tunnel::Duplex;
+use crate::message::{grpc, load_report, respond, trailers};
 use crate::model::Reason;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -39,6 +41,8 @@ pub(crate) struct Relay<U> {
     pub(crate) body: U,
     pub(crate) serving: Serving,
     pub(crate) idle: Duration,
+    /// Of a call: when its client stops waiting.
+    pub(crate) deadline: Option<Instant>,
     /// Since when the backend is being waited for; a client that reads slowly does not count against it.
     pub(crate) waiting: Option<Instant>,
     pub(crate) timer: Option<Pin<Box<Sleep>>>,
@@ -68,6 +72,42 @@ where
             body.end(None);
         }
         body
+    }
+
+    /// The trailers of a backend's body, which are its end: what the client gets of them.
+    fn trailers(&mut self, mut trailers: HeaderMap) -> HeaderMap {
+        trailers::strip(&mut trailers);
+        if let Inner::Backend(relay) = &mut self.inner {
+            if let Some(call) = &mut self.ticket.call {
+                call.status =
+                    trailers.get(grpc::STATUS).and_then(|value| grpc::number(value.as_bytes())).or(call.status);
+                if call.status == Some(grpc::UNAVAILABLE) {
+                    relay.serving.unavailable();
+                }
+            }
+            // A report on this call: for servers of gRPC that is the place for it.
+            let mut fields = Fields::default();
+            for name in load_report::NAMES {
+                trailers.get_all(name).iter().for_each(|value| fields.push(name.as_bytes(), value.as_bytes()));
+                trailers.remove(name);
+            }
+            relay.serving.hear(&mut fields);
+        }
+        self.end(None);
+        trailers
+    }
+
+    /// The client of a call does not wait any longer. Of HTTP/1 the end must not look like a good one.
+    fn out_of_time(&mut self) -> Result<Frame<Bytes>, BoxError> {
+        self.inner = Inner::Over;
+        self.ticket.reason = Some(Reason::UpstreamTimeout);
+        if let Some(call) = &mut self.ticket.call {
+            call.end(Reason::UpstreamTimeout);
+        }
+        match self.ticket.head.version {
+            Version::HTTP_2 => Ok(Frame::trailers(respond::call_ended(Reason::UpstreamTimeout))),
+            _ => Err("the client's time for the call is over".into()),
+        }
     }
 
     /// The end of a backend's body; `Some`: it is not whole.
@@ -110,11 +150,19 @@ where
             Inner::Tunnel(tunnel) => return tunnel.poll_frame(cx, &mut this.ticket),
             Inner::Backend(relay) => relay,
         };
+        if relay.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Poll::Ready(Some(this.out_of_time()));
+        }
         loop {
             match Pin::new(&mut relay.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    // Trailers are dropped, as on the way in.
-                    let Ok(data) = frame.into_data() else { continue };
+                    let data = match frame.into_data() {
+                        Ok(data) => data,
+                        Err(frame) => {
+                            let Ok(trailers) = frame.into_trailers() else { continue };
+                            return Poll::Ready(Some(Ok(Frame::trailers(this.trailers(trailers)))));
+                        }
+                    };
                     this.ticket.bytes_out += data.len() as u64;
                     relay.waiting = None;
                     if relay.body.is_end_stream() {
@@ -145,12 +193,17 @@ where
             }
         }
         let due = *relay.waiting.get_or_insert_with(Instant::now) + relay.idle;
+        let is_last = relay.deadline.is_some_and(|deadline| deadline <= due);
+        let due = relay.deadline.map_or(due, |deadline| deadline.min(due));
         let timer = relay.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
         while timer.as_mut().poll(cx).is_ready() {
             // The timer is left alone while data flows, so it may speak of an earlier wait.
             if due > Instant::now() {
                 timer.as_mut().reset(due);
                 continue;
+            }
+            if is_last {
+                return Poll::Ready(Some(this.out_of_time()));
             }
             tracing::warn!(backend = relay.serving.label(), idle = ?relay.idle, "a response body stalled");
             this.end(Some(Reason::UpstreamStalled));

@@ -10,6 +10,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::attempt::Took;
+use super::grpc::Call;
 use super::slots::{KeySlot, ServerSlot};
 use crate::message::body::BodyFault;
 use crate::message::conn::Conn;
@@ -28,6 +29,8 @@ pub(crate) struct Ticket {
     pub(crate) started: Instant,
     pub(crate) request_id: RequestId,
     pub(crate) head: Rc<RequestHead>,
+    /// If it is a call of gRPC.
+    pub(crate) call: Option<Box<Call>>,
     /// The client's address when it is not the peer's.
     pub(crate) client: Option<Box<str>>,
     pub(crate) route: Option<Rc<str>>,
@@ -55,8 +58,19 @@ impl Ticket {
         str::from_utf8(self.request_id.as_bytes()).unwrap_or_default()
     }
 
+    /// A try begins. Of a call, because its deadline may end it before anything is known of it.
+    pub(crate) fn begins(&mut self, server: &Rc<ServerSlot>) {
+        if let Some(call) = &mut self.call {
+            call.is_tried = true;
+            self.backend = Some(Rc::clone(server));
+        }
+    }
+
     /// A try is over.
     pub(crate) fn tried(&mut self, took: Took) {
+        if let Some(call) = &mut self.call {
+            call.is_tried = false;
+        }
         self.attempts += 1;
         self.backend = Some(took.server);
         self.upstream = Some(took.upstream);
@@ -88,7 +102,13 @@ impl Drop for Ticket {
         };
         let total = self.started.elapsed();
         if let Some(in_flight) = self.in_flight.take() {
-            in_flight.finished(status.as_u16(), self.reason, total, self.bytes_in, self.bytes_out);
+            // What we say to a call has the status 200; what it would have been otherwise says more.
+            let is_ours = self.call.as_ref().is_some_and(|call| call.is_ours);
+            let counted = match self.reason.filter(|_| is_ours) {
+                Some(reason) => respond::status(reason),
+                None => status,
+            };
+            in_flight.finished(counted.as_u16(), self.reason, total, self.bytes_in, self.bytes_out);
         }
         if !self.log.enabled() {
             return;
@@ -107,6 +127,7 @@ impl Drop for Ticket {
             route: self.route.as_deref().unwrap_or(""),
             status: status.as_u16(),
             reason: self.reason,
+            grpc_status: self.call.as_ref().and_then(|call| call.status),
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
             asset: self.key.as_ref().map_or("", |key| &key.asset),

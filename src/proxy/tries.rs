@@ -233,6 +233,7 @@ where
                 return ControlFlow::Break(self.last_word());
             };
             self.count_failover(&next);
+            self.ticket.begins(&next.server_slot);
             let result = if std::mem::take(&mut self.may_hedge) {
                 Box::pin(self.hedged(&next, place, start, order, index)).await
             } else {
@@ -323,6 +324,11 @@ where
         self.count_retry(RetryResult::Failure);
         let terms = self.retry.filter(|_| self.outgoing.is_idempotent());
         let terms = match result {
+            Ok(sent) if sent.is_unavailable => {
+                // That calls may be repeated is what whoever has asked for this has said.
+                self.held = Some(sent);
+                self.retry.filter(|retry| retry.on.grpc_unavailable)
+            }
             Ok(sent) => {
                 self.asked_to_wait += u32::from(sent.asks_to_wait());
                 self.held = Some(sent);

@@ -265,6 +265,7 @@ mod tests {
             host: b"",
             route: "",
             status: 200,
+            grpc_status: None,
             reason: None,
             bytes_in: 0,
             bytes_out: 0,

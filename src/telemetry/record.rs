@@ -33,6 +33,8 @@ pub struct AccessRecord<'a> {
     pub status: u16,
     /// Why, unless a backend or a route answered.
     pub reason: Option<Reason>,
+    /// How a call of gRPC ended, if it was one and that is known.
+    pub grpc_status: Option<u32>,
     /// Bytes of the request body.
     pub bytes_in: u64,
     /// Bytes of the response body.
@@ -98,6 +100,9 @@ impl Formatter {
         json_text(out, b"route", r.route.as_bytes());
         json_number(out, b"status", u64::from(r.status));
         json_text(out, b"reason", r.reason.map_or("", Reason::as_str).as_bytes());
+        if let Some(status) = r.grpc_status {
+            json_number(out, b"grpc_status", u64::from(status));
+        }
         json_number(out, b"bytes_in", r.bytes_in);
         json_number(out, b"bytes_out", r.bytes_out);
         json_text(out, b"asset", r.asset.as_bytes());
@@ -136,6 +141,10 @@ impl Formatter {
                 text_name(out, name);
                 printable(out, value);
             }
+        }
+        if let Some(status) = r.grpc_status {
+            text_name(out, "grpc_status");
+            number(out, u64::from(status));
         }
         for (name, value) in [("attempts", u64::from(r.attempts)), ("bytes_in", r.bytes_in), ("bytes_out", r.bytes_out)]
         {
@@ -299,6 +308,7 @@ mod tests {
             route: "predict",
             status: 200,
             reason: None,
+            grpc_status: None,
             bytes_in: 0,
             bytes_out: 128,
             asset: "BTC",
@@ -338,7 +348,8 @@ mod tests {
     #[test]
     fn the_reference_names_every_field() {
         let reference = include_str!("../../docs/logs.md");
-        let parsed: serde_json::Value = serde_json::from_str(&line(Form::Json, &record(b"/", UNIX_EPOCH))).unwrap();
+        let call = AccessRecord { grpc_status: Some(14), ..record(b"/", UNIX_EPOCH) };
+        let parsed: serde_json::Value = serde_json::from_str(&line(Form::Json, &call)).unwrap();
         for field in parsed.as_object().unwrap().keys() {
             assert!(reference.contains(&format!("\n| `{field}` |")), "{field} is not in docs/logs.md");
         }

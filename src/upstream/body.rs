@@ -14,10 +14,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::BoxError;
 use super::connection::{Connection, Worker};
 use super::pool::To as _;
 use super::tunnel::Tunnel;
+use super::{BoxError, h2};
 use crate::message::body::BodyFault;
 use crate::message::buffer::Left;
 use crate::message::framing::response::BodyEnd;
@@ -33,6 +33,8 @@ enum State<B> {
     Rest(Bytes),
     Streaming(Box<Streaming<B>>),
     Tunnel(Box<Tunnel<B>>),
+    /// Over HTTP/2.
+    Shared(Box<h2::Streaming<B>>),
 }
 
 /// Why a response body is not whole.
@@ -47,6 +49,9 @@ pub enum BodyError {
     /// The rest of the request's body failed.
     #[error("the request body failed: {0}")]
     Request(#[source] BoxError),
+    /// The stream was ended, or its connection was.
+    #[error("the stream was ended: {0}")]
+    Stream(#[source] ::h2::Error),
     /// The chunked coding is not valid.
     #[error("{}", .0.detail)]
     Coding(Fault),
@@ -79,6 +84,18 @@ impl Return {
             connection.buffer.release(&self.worker.memory);
             self.worker.pool.put(connection, now + keep);
         }
+    }
+}
+
+impl<B> ResponseBody<B> {
+    /// One of no bytes.
+    pub(super) fn empty() -> Self {
+        Self(State::Rest(Bytes::new()))
+    }
+
+    /// One that comes over HTTP/2.
+    pub(super) fn shared(streaming: h2::Streaming<B>) -> Self {
+        Self(State::Shared(Box::new(streaming)))
     }
 }
 
@@ -176,7 +193,7 @@ where
 
 impl<B> Body for ResponseBody<B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     type Data = Bytes;
@@ -190,6 +207,13 @@ where
             }
             State::Tunnel(tunnel) => return tunnel.poll_data(cx).map_ok(Frame::data),
             State::Streaming(streaming) => streaming,
+            State::Shared(streaming) => {
+                let polled = ready!(streaming.poll_frame(cx));
+                if !matches!(polled, Some(Ok(_))) {
+                    self.0 = State::Rest(Bytes::new());
+                }
+                return Poll::Ready(polled);
+            }
         };
         let polled = ready!(streaming.poll_data(cx));
         if matches!(polled, Ok((_, false))) {
@@ -210,12 +234,17 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.0, State::Rest(data) if data.is_empty())
+        match &self.0 {
+            State::Rest(data) => data.is_empty(),
+            State::Streaming(_) | State::Tunnel(_) => false,
+            State::Shared(streaming) => streaming.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             State::Rest(data) => SizeHint::with_exact(data.len() as u64),
+            State::Shared(streaming) => streaming.size_hint(),
             State::Streaming(streaming) => match streaming.left {
                 Left::Length(left) => SizeHint::with_exact(left + streaming.first.len() as u64),
                 Left::Chunked(_) | Left::Close => SizeHint::default(),
@@ -227,13 +256,13 @@ where
 
 impl<B> Duplex for ResponseBody<B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         match &mut self.0 {
             State::Tunnel(tunnel) => tunnel.poll_up(cx),
-            State::Rest(_) | State::Streaming(_) => Poll::Ready(Ok(())),
+            State::Rest(_) | State::Streaming(_) | State::Shared(_) => Poll::Ready(Ok(())),
         }
     }
 }

@@ -20,13 +20,14 @@ use super::body::Return;
 use super::connection::{Connection, Worker};
 use super::pool::To as _;
 use super::tunnel::{Tunnel, Upgrade};
-use super::{BoxError, Error, ErrorKind, ResponseBody, Terms, dial_announced};
+use super::{BoxError, Error, ErrorKind, ResponseBody, Terms, dial_announced, h2};
 use crate::backend::Backend;
 use crate::message::Response;
 use crate::message::framing::Fault;
 use crate::message::framing::response::{Head, Scan, bad};
 use crate::message::send::{Coding, Failed, Sending};
 use crate::message::upgrade;
+use crate::model::Protocol;
 
 /// The largest response head, in bytes, interim responses before it included.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
@@ -50,6 +51,8 @@ pub struct Outgoing<B> {
     pub is_head: bool,
     /// Whether a body of no bytes is said to be one, as the client did.
     pub says_length: bool,
+    /// Whether the body may be read by another task than the one that reads the response.
+    pub is_apart: bool,
     /// Its body.
     pub body: B,
     /// What the backend is asked to switch to; such a request has no body.
@@ -74,7 +77,7 @@ impl<B> Default for Client<B> {
 
 impl<B> Client<B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     /// Sends one request and waits for the response head.
@@ -88,7 +91,11 @@ where
         terms: &Terms<'_>,
         request: Outgoing<B>,
     ) -> Result<Reply<B>, Error> {
-        let Outgoing { mut head, is_head: to_head, says_length, body, upgrade } = request;
+        if backend.identity.protocol == Protocol::H2 {
+            // In memory of its own, so that the other protocol does not carry it along.
+            return Box::pin(h2::exchange(&self.worker, backend, terms, request)).await;
+        }
+        let Outgoing { mut head, is_head: to_head, says_length, body, upgrade, .. } = request;
         let coding = Coding::of(&body, true);
         if says_length || coding != Coding::Length(0) {
             coding.write(&mut head);
@@ -159,6 +166,7 @@ where
     pub fn sweep(&self) {
         let now = Instant::now();
         self.worker.pool.sweep(now, |connection| !connection.backend().starved() && connection.usable());
+        self.worker.links.sweep(now);
         self.worker.alarms.ring(now);
     }
 
@@ -172,14 +180,7 @@ where
         let connect = Some(began.elapsed());
         match dialled {
             Ok(Ok(stream)) => Ok((Connection::new(stream, place), connect)),
-            Ok(Err(error)) => {
-                let kind = match error.kind() {
-                    io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ErrorKind::Refused,
-                    io::ErrorKind::TimedOut => ErrorKind::ConnectTimeout,
-                    _ => ErrorKind::Connect,
-                };
-                Err(Error { connect, ..Error::new(kind, false).because(error) })
-            }
+            Ok(Err(error)) => Err(Error { connect, ..failed_to_connect(error) }),
             Err(_) => Err(Error { connect, ..Error::new(ErrorKind::ConnectTimeout, false) }),
         }
     }
@@ -191,6 +192,16 @@ where
         let keep = (head.keep_alive && !broken && !keep.is_zero() && terms.announced.is_none()).then_some(keep);
         Return { worker: Rc::clone(&self.worker), keep }
     }
+}
+
+/// Why there is no connection.
+pub(super) fn failed_to_connect(error: io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ErrorKind::Refused,
+        io::ErrorKind::TimedOut => ErrorKind::ConnectTimeout,
+        _ => ErrorKind::Connect,
+    };
+    Error::new(kind, false).because(error)
 }
 
 /// What comes back, until its head is whole.
@@ -314,7 +325,7 @@ where
 
 /// When patience ends, and what it is then called. While the request body is under way it is the body's progress that
 /// counts, afterwards the time since its end.
-fn due(terms: &Terms<'_>, began: Instant, waker: &Waker) -> (Instant, ErrorKind) {
+pub(super) fn due(terms: &Terms<'_>, began: Instant, waker: &Waker) -> (Instant, ErrorKind) {
     let (at, kind) = match terms.upload.done(waker) {
         Some(done) => {
             let this_try = done.max(began) + terms.response;

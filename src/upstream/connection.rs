@@ -11,6 +11,7 @@ use tokio::task::coop::unconstrained;
 
 use super::Stream;
 use super::alarm::Alarms;
+use super::h2::Links;
 use super::pool::{Pool, To};
 use crate::backend::{self, Backend};
 use crate::message::buffer::{Buffer, Memory};
@@ -19,6 +20,7 @@ use crate::message::buffer::{Buffer, Memory};
 #[derive(Default)]
 pub(super) struct Worker {
     pub(super) pool: Pool<Connection>,
+    pub(super) links: Links,
     pub(super) alarms: Alarms,
     pub(super) memory: Memory,
 }

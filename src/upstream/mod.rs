@@ -16,6 +16,7 @@ mod body;
 mod client;
 mod connection;
 mod dial;
+mod h2;
 mod pool;
 mod tunnel;
 #[cfg(test)]

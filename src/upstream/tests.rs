@@ -58,7 +58,7 @@ impl Upload for Sent {
 
 impl<B> Rig<B>
 where
-    B: http_body::Body<Data = Bytes> + Unpin,
+    B: http_body::Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     fn new() -> Self {
@@ -140,7 +140,7 @@ fn outgoing<B>(request: Request<B>) -> Outgoing<B> {
     for (name, value) in parts.headers.iter().filter(|(name, _)| *name != "content-length") {
         line(&mut head, name.as_str().as_bytes(), value.as_bytes());
     }
-    Outgoing { head, is_head: parts.method == Method::HEAD, says_length, body, upgrade: None }
+    Outgoing { head, is_head: parts.method == Method::HEAD, says_length, is_apart: false, body, upgrade: None }
 }
 
 /// Lets everything happen that can happen.

@@ -8,6 +8,7 @@
 
 mod bad_backends;
 mod bad_input;
+mod bad_h2_backends;
 mod balancing;
 mod broken_bodies;
 mod chaos;
@@ -20,6 +21,9 @@ mod ejection;
 mod explain;
 mod failover;
 mod forwarding;
+mod grpc;
+mod h2_backends;
+mod h2_health;
 mod h2;
 mod h2_conformance;
 mod h2_floods;

@@ -1,6 +1,7 @@
 //! `[pools.ASSET.REGION]` and `[defaults]`.
 
 pub(super) mod agent;
+mod grpc;
 mod hash;
 pub(super) mod outlier;
 pub(super) mod retry;

@@ -25,12 +25,13 @@ pub(in crate::config) fn decode(cx: &Context<'_>, value: &Value<'_>) -> Option<R
 
 fn on(cx: &Context<'_>, value: &Value<'_>) -> Option<RetryOn> {
     type Set = fn(&mut RetryOn);
-    let words: [(&'static str, Set); 3] = [
+    let words: [(&'static str, Set); 4] = [
         ("connect-failure", |on| on.connect_failure = true),
         ("reset", |on| on.reset = true),
         ("gateway-error", |on| on.gateway_error = true),
+        ("grpc-unavailable", |on| on.grpc_unavailable = true),
     ];
-    let mut on = RetryOn { connect_failure: false, reset: false, gateway_error: false };
+    let mut on = RetryOn { connect_failure: false, reset: false, gateway_error: false, grpc_unavailable: false };
     list(cx, value, |cx, item| {
         word(cx, item, &words)?(&mut on);
         Some(())

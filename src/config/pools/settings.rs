@@ -5,9 +5,9 @@
 
 use http::HeaderValue;
 
-use super::{agent, hash, outlier, retry};
+use super::{agent, grpc, hash, outlier, retry};
 use crate::config::context::Context;
-use crate::config::decode::{Fields, boolean, expected_help, float, integer, not_supported, table, text, word};
+use crate::config::decode::{Fields, boolean, expected_help, float, integer, table, text, word};
 use crate::config::diagnostic::Fault;
 use crate::config::hint::suggest;
 use crate::config::source::Span;
@@ -35,8 +35,19 @@ pub(in crate::config) const KEYS: &[&str] = &[
     "slow_start",
     "tls",
 ];
-pub(in crate::config) const HEALTH_KEYS: &[&str] =
-    &["path", "host", "expect", "interval", "fast_interval", "timeout", "rise", "fall", "agent"];
+pub(in crate::config) const HEALTH_KEYS: &[&str] = &[
+    "path",
+    "grpc",
+    "grpc_service",
+    "host",
+    "expect",
+    "interval",
+    "fast_interval",
+    "timeout",
+    "rise",
+    "fall",
+    "agent",
+];
 pub(in crate::config) const LIMITS_KEYS: &[&str] =
     &["max_connections", "max_requests", "adaptive", "max_queue", "queue_timeout", "queue_order"];
 pub(in crate::config) const TIMEOUTS_KEYS: &[&str] =
@@ -51,8 +62,8 @@ const MOST_QUEUED: u64 = 1_000_000;
 pub(in crate::config) struct Overrides {
     balance: Option<(Policy, Span)>,
     hash_on: Option<(Vec<HashSource>, Span)>,
-    protocol: Option<Protocol>,
-    proxy_protocol: Option<ProxyProtocol>,
+    protocol: Option<(Protocol, Span)>,
+    proxy_protocol: Option<(ProxyProtocol, Span)>,
     host: Option<HostHeader>,
     via: Option<bool>,
     health: Option<Switch<HealthOverride>>,
@@ -87,6 +98,8 @@ pub(in crate::config) enum Switch<T> {
 #[derive(Debug, Default, PartialEq)]
 struct HealthOverride {
     path: Option<String>,
+    /// `Some(None)`: not any more.
+    grpc: Option<Option<String>>,
     host: Option<String>,
     expect: Option<StatusRange>,
     interval: Option<std::time::Duration>,
@@ -103,6 +116,8 @@ struct HealthOverride {
 #[derive(Debug, Default, Clone, Copy)]
 struct Spans {
     http_only: Option<Span>,
+    host: Option<Span>,
+    grpc: Option<Span>,
     fast_interval: Option<Span>,
 }
 
@@ -134,8 +149,8 @@ impl Overrides {
         Self {
             balance,
             hash_on,
-            protocol: f.read("protocol", protocol),
-            proxy_protocol: f.read("proxy_protocol", proxy_protocol),
+            protocol: f.get("protocol").and_then(|value| Some((protocol(cx, value)?, value.span))),
+            proxy_protocol: f.get("proxy_protocol").and_then(|value| Some((proxy_protocol(cx, value)?, value.span))),
             host: f.read("host", host),
             via: f.read("via", boolean),
             health: f.read("health", |cx, value| switch(cx, value, "{ path = \"/healthz\" }", health)),
@@ -162,22 +177,41 @@ impl Overrides {
             Some(Switch::Off) => None,
             Some(Switch::On(health)) => agent::merge(cx, health.agent.as_ref(), base.agent),
         };
-        let proxy_protocol = self.proxy_protocol.unwrap_or(base.proxy_protocol);
+        let proxy_protocol = self.proxy_protocol.map_or(base.proxy_protocol, |(version, _)| version);
         let said = self.balance.map(|(_, span)| span);
         let balance = self.balance.map_or(base.balance, |(balance, _)| balance);
+        let protocol = self.protocol.map_or(base.protocol, |(protocol, _)| protocol);
+        let grpc_span = match &self.health {
+            Some(Switch::On(health)) => health.spans.grpc,
+            _ => None,
+        };
+        let health = match self.health {
+            None => base.health.clone(),
+            Some(Switch::Off) => None,
+            Some(Switch::On(health)) => Some(health.over(cx, base.health.clone().unwrap_or_default())),
+        };
+        if protocol != Protocol::H2
+            && health.as_ref().is_some_and(|health| health.grpc.is_some())
+            && let Some(span) = grpc_span.or(self.protocol.map(|(_, span)| span))
+        {
+            let fault = Fault::error(span, "the health protocol of gRPC needs HTTP/2");
+            cx.note(fault.help("`protocol = \"h2\"`"));
+        }
+        if protocol == Protocol::H2
+            && proxy_protocol != ProxyProtocol::Off
+            && let Some(span) = self.proxy_protocol.map(|(_, span)| span).or(self.protocol.map(|(_, span)| span))
+        {
+            let fault = Fault::error(span, "connections of HTTP/2 are shared by clients, so none can be announced");
+            cx.note(fault.help("`protocol = \"h1\"`, or `proxy_protocol = \"off\"`"));
+        }
         PoolSettings {
             balance,
             hash_on: hash::merge(cx, balance, said, self.hash_on, base),
-            protocol: self.protocol.unwrap_or(base.protocol),
+            protocol,
             proxy_protocol,
             host: self.host.unwrap_or_else(|| base.host.clone()),
             via: self.via.map_or(base.via, Via),
-            health: match self.health {
-                None => base.health.clone(),
-                Some(Switch::Off) => None,
-                Some(Switch::On(health)) => Some(health.over(cx, base.health.clone().unwrap_or_default())),
-            }
-            .map(|health| HealthCheck { proxy_protocol, ..health }),
+            health: health.map(|health| HealthCheck { proxy_protocol, ..health }),
             agent,
             retry: match self.retry {
                 None => base.retry,
@@ -216,16 +250,18 @@ impl LimitOverride {
 
 impl HealthOverride {
     fn over(self, cx: &Context<'_>, base: HealthCheck) -> HealthCheck {
-        let (base_path, base_host, base_expect) = match base.http {
-            Some(http) => (Some(http.path), http.host, http.expect),
-            None => (None, None, StatusRange::default()),
+        let (base_path, base_expect) = match base.http {
+            Some(http) => (Some(http.path), http.expect),
+            None => (None, StatusRange::default()),
         };
-        let http = self.path.or(base_path).map(|path| HttpCheck {
-            path,
-            host: self.host.or(base_host),
-            expect: self.expect.unwrap_or(base_expect),
-        });
-        if let (None, Some(span)) = (&http, self.spans.http_only) {
+        // Of the two kinds the one that is said here.
+        let base_grpc = base.grpc.filter(|_| self.path.is_none());
+        let grpc = self.grpc.unwrap_or(base_grpc);
+        let path = self.path.or(base_path.filter(|_| grpc.is_none()));
+        let http = path.map(|path| HttpCheck { path, expect: self.expect.unwrap_or(base_expect) });
+        let host = self.host.or(base.host).filter(|_| http.is_some() || grpc.is_some());
+        let http_only = self.spans.http_only.or(self.spans.host.filter(|_| grpc.is_none()));
+        if let (None, Some(span)) = (&http, http_only) {
             let fault = Fault::error(span, "this is for HTTP checks, and there is no `path`");
             cx.note(
                 fault.help("add a path, such as `path = \"/healthz\"`; without one a check is a TCP connect").absence(),
@@ -242,6 +278,8 @@ impl HealthOverride {
         HealthCheck {
             http,
             proxy_protocol: base.proxy_protocol,
+            grpc,
+            host,
             agent: None,
             interval,
             fast_interval,
@@ -285,12 +323,7 @@ fn balance(cx: &Context<'_>, value: &Value<'_>) -> Option<Policy> {
 }
 
 fn protocol(cx: &Context<'_>, value: &Value<'_>) -> Option<Protocol> {
-    match text(cx, value)? {
-        "h1" => return Some(Protocol::H1),
-        "h2" => not_supported(cx, value.span, "HTTP/2 to backends"),
-        other => cx.note(Fault::error(value.span, format!("unknown protocol `{other}`")).help("\"h1\"")),
-    }
-    None
+    word(cx, value, &[("h1", Protocol::H1), ("h2", Protocol::H2)])
 }
 
 fn proxy_protocol(cx: &Context<'_>, value: &Value<'_>) -> Option<ProxyProtocol> {
@@ -325,8 +358,14 @@ fn authority(text: &str) -> Option<&str> {
 
 fn health(cx: &Context<'_>, value: &Value<'_>) -> Option<HealthOverride> {
     let f = Fields::new(cx, table(cx, value)?, HEALTH_KEYS, "a `health` table");
+    let grpc_span = f.span("grpc_service").or(f.span("grpc"));
+    if let (Some(grpc), Some(path)) = (grpc_span, f.span("path")) {
+        let fault = Fault::error(grpc, "a check is either a GET or a call of gRPC");
+        cx.note(fault.also(path, "the other is here"));
+    }
     Some(HealthOverride {
         path: f.read("path", check_path),
+        grpc: grpc::decode(cx, &f),
         host: f.read("host", |cx, value| {
             let name = text(cx, value)?;
             if authority(name).is_none() {
@@ -343,7 +382,9 @@ fn health(cx: &Context<'_>, value: &Value<'_>) -> Option<HealthOverride> {
         agent: f.read("agent", |cx, value| switch(cx, value, "{ port = 9101 }", agent::decode)),
         spans: Spans {
             // A path that is faulty is not a path that is missing.
-            http_only: f.span("expect").or(f.span("host")).filter(|_| f.get("path").is_none()),
+            http_only: f.span("expect").filter(|_| f.get("path").is_none()),
+            host: f.span("host").filter(|_| f.get("path").is_none()),
+            grpc: grpc_span,
             fast_interval: f.get("fast_interval").map(|value| value.span),
         },
     })

@@ -14,7 +14,7 @@ pub(super) struct Settings {
     /// What "maglev" spreads requests by: the sources of routes, without `?`, and uri. Required with it, refused without.
     #[schemars(length(min = 1))]
     hash_on: Option<Vec<String>>,
-    /// What is spoken to backends. Only "h1" is supported yet.
+    /// What is spoken to backends: HTTP/1.1, or HTTP/2 in clear text. Default: "h1".
     protocol: Option<Protocol>,
     /// What each connection to a backend begins with. Default: "off".
     proxy_protocol: Option<ProxyProtocol>,
@@ -51,7 +51,7 @@ pub(super) struct Pool {
     /// What "maglev" spreads requests by: the sources of routes, without `?`, and uri. Required with it, refused without.
     #[schemars(length(min = 1))]
     hash_on: Option<Vec<String>>,
-    /// What is spoken to backends. Only "h1" is supported yet.
+    /// What is spoken to backends: HTTP/1.1, or HTTP/2 in clear text. Default: "h1".
     protocol: Option<Protocol>,
     /// What each connection to a backend begins with.
     proxy_protocol: Option<ProxyProtocol>,
@@ -107,6 +107,7 @@ enum Balance {
 #[serde(rename_all = "lowercase")]
 enum Protocol {
     H1,
+    H2,
 }
 
 /// Whether the client's address goes first, and in which version of the PROXY protocol.
@@ -123,6 +124,11 @@ enum ProxyProtocol {
 pub(super) struct Health {
     /// The target of a GET; without one a check is a TCP connect.
     path: Option<String>,
+    /// Instead: the health protocol of gRPC, asked for the server as a whole; needs protocol = "h2". Default: false.
+    grpc: Option<bool>,
+    /// The same, asked for this service.
+    #[schemars(length(max = 127))]
+    grpc_service: Option<String>,
     /// The Host of a check. Default: the backend's address.
     host: Option<String>,
     /// The status that passes, "200" or "200-299". Default: "200-299".
@@ -181,6 +187,7 @@ enum RetryOn {
     ConnectFailure,
     Reset,
     GatewayError,
+    GrpcUnavailable,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

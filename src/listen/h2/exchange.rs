@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use http_body::Body as _;
 
 use super::Connection;
@@ -46,6 +46,8 @@ struct Upload {
     /// The client waits to be asked for it.
     expects: Cell<bool>,
     whole: Cell<bool>,
+    /// Have come and have not been handed on.
+    trailers: RefCell<Option<HeaderMap>>,
 }
 
 /// How sending an answer ends.
@@ -86,6 +88,7 @@ pub(super) async fn serve<S: Service>(
             owed: Cell::default(),
             expects: Cell::new(head.expects_continue),
             whole: Cell::default(),
+            trailers: RefCell::default(),
         });
         upload = Some(Rc::clone(&source));
         Incoming::new(source, length)
@@ -315,8 +318,16 @@ impl Source for Upload {
                     *place = None;
                     return Poll::Ready(Some(Err(io::Error::other(error))));
                 }
-                // Trailers are dropped, if there are any.
-                None => (Bytes::new(), true),
+                None => {
+                    match ready!(from.poll_trailers(cx)) {
+                        Ok(trailers) => *self.trailers.borrow_mut() = trailers,
+                        Err(error) => {
+                            *place = None;
+                            return Poll::Ready(Some(Err(io::Error::other(error))));
+                        }
+                    }
+                    (Bytes::new(), true)
+                }
             };
             self.stream.reading.went(data.len());
             self.owed.set(data.len());
@@ -333,7 +344,11 @@ impl Source for Upload {
         }
     }
 
+    fn take_trailers(&self) -> Option<HeaderMap> {
+        self.trailers.take()
+    }
+
     fn is_end(&self) -> bool {
-        self.whole.get()
+        self.whole.get() && self.trailers.borrow().is_none()
     }
 }

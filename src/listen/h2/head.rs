@@ -169,4 +169,38 @@ mod tests {
         let long = format!("http://a/{}", "x".repeat(9000));
         assert_eq!(asked(&long, &[], true).err(), Some("target over the limit"));
     }
+
+    proptest::proptest! {
+        /// Whatever is accepted says the same in the form of HTTP/1.1 as it did.
+        #[test]
+        fn nothing_is_added_and_nothing_lost(
+            path in "/[!-~]{0,20}",
+            fields in proptest::collection::vec(("(cookie|expect|[a-z][a-z0-9-]{0,9})", "[ -~\t]{0,20}"), 0..8),
+            is_whole: bool,
+        ) {
+            let mut request = http::Request::builder().uri(format!("http://a{path}"));
+            for (name, value) in &fields {
+                request = request.header(name, value);
+            }
+            let Ok(request) = request.body(()) else { return Ok(()) };
+            let (parts, ()) = request.into_parts();
+            if let Ok(head) = read(&parts, is_whole, &Limits::default(), &mut vec![]) {
+                proptest::prop_assert_eq!(head.target(), parts.uri.path_and_query().unwrap().as_str().as_bytes());
+                proptest::prop_assert_eq!(head.authority(), b"a");
+                let crumbs: Vec<_> = parts.headers.get_all(COOKIE).iter().map(|crumb| crumb.as_bytes()).collect();
+                let expected = parts.headers.iter().filter(|(name, _)| *name != COOKIE && *name != HOST);
+                let mut expected: Vec<_> =
+                    expected.map(|(name, value)| (name.as_str().as_bytes().to_vec(), value.as_bytes().to_vec())).collect();
+                if !crumbs.is_empty() {
+                    expected.push((b"cookie".to_vec(), crumbs.join(&b"; "[..]).trim_ascii().to_vec()));
+                }
+                let known = |name: &[u8]| matches!(Known::of(name), Known::Host | Known::TransferEncoding);
+                let found = head.fields.iter().filter(|(name, _)| !known(name));
+                let mut found: Vec<_> = found.map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
+                expected.sort();
+                found.sort();
+                proptest::prop_assert_eq!(found, expected);
+            }
+        }
+    }
 }

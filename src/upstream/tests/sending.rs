@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::Shutdown;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use http_body::{Body, Frame, SizeHint};
@@ -242,9 +243,9 @@ async fn an_early_answer_is_read_while_the_body_waits_and_ends_the_connection() 
 }
 
 /// A body that goes on when it is told to.
-struct Gated<'a>(&'a Cell<bool>, Vec<&'static str>);
+struct Gated(Rc<Cell<bool>>, Vec<&'static str>);
 
-impl Body for Gated<'_> {
+impl Body for Gated {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -259,7 +260,7 @@ impl Body for Gated<'_> {
 
 #[tokio::test]
 async fn reading_an_early_answer_drives_the_rest_of_the_request() {
-    let open = Cell::new(false);
+    let open = Rc::new(Cell::new(false));
     let rig = Rig::new();
     let mut far = rig.connect();
     let backend = async {
@@ -274,7 +275,7 @@ async fn reading_an_early_answer_drives_the_rest_of_the_request() {
         far.write_all(b"ho").await.unwrap();
         (rest, far)
     };
-    let request = Request::post("/a").body(Gated(&open, vec!["world", "hello "])).unwrap();
+    let request = Request::post("/a").body(Gated(Rc::clone(&open), vec!["world", "hello "])).unwrap();
     let (got, (sent, _far)) = tokio::join!(rig.ask(request), backend);
     assert_eq!(sent, b"6\r\nhello \r\n5\r\nworld\r\n0\r\n\r\n");
     assert_eq!(got.unwrap().body.unwrap(), "echo");
@@ -283,9 +284,9 @@ async fn reading_an_early_answer_drives_the_rest_of_the_request() {
 }
 
 /// A body that fails, with this, when it is told to.
-struct Failing<'a>(&'a Cell<bool>, BodyFault);
+struct Failing(Rc<Cell<bool>>, BodyFault);
 
-impl Body for Failing<'_> {
+impl Body for Failing {
     type Data = Bytes;
     type Error = BodyFault;
 
@@ -298,10 +299,10 @@ impl Body for Failing<'_> {
 async fn an_answer_ends_with_the_upload_unless_that_was_given_up() {
     let early = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nno";
     for (fault, whole) in [(BodyFault::Client, false), (BodyFault::TooLarge, false), (BodyFault::Over, true)] {
-        let fail = Cell::new(false);
+        let fail = Rc::new(Cell::new(false));
         let rig = Rig::new();
         let far = rig.connect();
-        let request = Request::post("/a").body(Failing(&fail, fault)).unwrap();
+        let request = Request::post("/a").body(Failing(Rc::clone(&fail), fault)).unwrap();
         let (got, far) = tokio::join!(rig.exchange(request), say(far, early, false));
         let body = got.unwrap().response.body;
         fail.set(true);

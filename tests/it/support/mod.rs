@@ -9,6 +9,8 @@ pub mod certs;
 pub mod client;
 pub mod exchange;
 pub mod frames;
+pub mod h2_origin;
+pub mod h2_script;
 pub mod http2;
 pub mod origin;
 pub mod peer;
@@ -17,6 +19,7 @@ pub mod tls;
 
 pub use client::{Client, Response};
 pub use frames::{Frame, Frames, frame};
+pub use h2_origin::H2Origin;
 pub use origin::{After, Behaviour, Gate, Origin};
 pub use proxy::Proxy;
 

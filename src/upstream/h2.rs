@@ -1,0 +1,241 @@
+//! An exchange over HTTP/2: RFC 9113, with prior knowledge (3.3).
+//!
+//! The seam is the same as for HTTP/1.1, and so is what holds: a request may be sent again only if it is certain that the
+//! backend has not begun it. That is what the backend says itself (REFUSED_STREAM, or GOAWAY with a lower stream, 8.7), or
+//! what the account of the socket says: not a byte has left since.
+//!
+//! A library speaks the protocol (h2); it needs a task for each connection, and none for an exchange. What it does not know
+//! is added here: how many connections, which of them, deadlines, whether a peer is alive.
+
+mod body;
+mod head;
+pub(super) mod link;
+#[cfg(test)]
+mod tests;
+mod upload;
+mod wire;
+
+pub(super) use body::Streaming;
+pub(super) use link::Links;
+
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use h2::client::ResponseFuture;
+use h2::{Reason, RecvStream};
+use http::response;
+use http_body::Body;
+use tokio::time::Instant;
+
+use self::body::Upload;
+use self::link::Place;
+use self::upload::{Failed, Sending};
+use super::client::{MAX_INTERIM, due};
+use super::connection::Worker;
+use super::{BoxError, Error, ErrorKind, Outgoing, Reply, ResponseBody, Terms};
+use crate::backend::Backend;
+use crate::message::Response;
+
+/// Connections that may turn out closed, one after the other, before an exchange is given up.
+const MAX_STALE: u32 = 4;
+
+/// Sends one request and waits for the response head. See [`Client::exchange`](super::Client::exchange).
+pub(super) async fn exchange<B>(
+    worker: &Rc<Worker>,
+    backend: &Arc<Backend>,
+    terms: &Terms<'_>,
+    request: Outgoing<B>,
+) -> Result<Reply<B>, Error>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    // Nobody is asked for a tunnel here: there is no `Upgrade` in HTTP/2, so the request is one like any other.
+    let Outgoing { head: lines, is_head: to_head, says_length, is_apart, body, upgrade: _ } = request;
+    let length = body.size_hint().exact().filter(|length| says_length || *length > 0);
+    let mut body = Some(body);
+    let mut stale = 0;
+    loop {
+        let (place, connect) = Links::place(worker, backend, terms).await?;
+        let request = head::request(&lines, length)
+            .ok_or_else(|| Error::new(ErrorKind::Protocol, false).because("a request that HTTP/2 can't express"))?;
+        let mut talk = Talk { worker, terms, mark: place.written(), upload: None, interims: 0 };
+        let result = match talk.send(&place, request, &mut body) {
+            Ok(response) => {
+                let began = if connect.is_some() { Instant::now() } else { terms.began };
+                talk.head(&place, response, began).await
+            }
+            Err(error) => Err(talk.judge(&place, error)),
+        };
+        match result {
+            Ok((parts, recv)) => {
+                let at = Instant::now();
+                worker.memory.give_back(lines);
+                let upload = match talk.upload.take() {
+                    None => Upload::Done,
+                    Some(sending) if is_apart => Upload::detach(sending),
+                    Some(sending) => Upload::Here(sending),
+                };
+                let body = answer(parts, recv, upload, to_head, place);
+                return match body {
+                    Ok(response) => Ok(Reply { response, connect, at }),
+                    Err(error) => Err(Error { connect, ..error }),
+                };
+            }
+            Err(Gave { error, is_stale }) => {
+                if error.kind == ErrorKind::Timeout {
+                    place.had_no_answer();
+                }
+                // The connection was going away: another one will do, as long as the body has not been touched.
+                stale += 1;
+                if is_stale && !error.wrote && body.is_some() && stale < MAX_STALE {
+                    continue;
+                }
+                return Err(Error { connect, ..error });
+            }
+        }
+    }
+}
+
+/// The response, if its head keeps the rules and its body is not known to break off.
+fn answer<B>(
+    parts: response::Parts,
+    recv: RecvStream,
+    upload: Upload<B>,
+    to_head: bool,
+    place: Place,
+) -> Result<Response<ResponseBody<B>>, Error>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let (head, length) = head::response(&parts)?;
+    let is_bodyless = head::is_bodyless(head.status, to_head);
+    if is_bodyless && recv.is_end_stream() && matches!(upload, Upload::Done) {
+        return Ok(Response { head, body: ResponseBody::empty() });
+    }
+    let length = if is_bodyless { Some(0) } else { length };
+    let mut body = Streaming::new(recv, upload, length, place);
+    let looked = body.look_ahead(&mut Context::from_waker(Waker::noop()));
+    if let Err(error) = looked {
+        return Err(Error::new(ErrorKind::Truncated, true).because(error));
+    }
+    Ok(Response { head, body: ResponseBody::shared(body) })
+}
+
+/// The head of a response, and the way to its body.
+type Head = (response::Parts, RecvStream);
+
+/// An exchange that came to nothing.
+struct Gave {
+    error: Error,
+    /// It was the connection that was not good any more.
+    is_stale: bool,
+}
+
+/// One request on one connection.
+struct Talk<'a, B> {
+    worker: &'a Worker,
+    terms: &'a Terms<'a>,
+    /// What the socket had taken before.
+    mark: u64,
+    /// `None`: the request has been sent whole.
+    upload: Option<Sending<B>>,
+    interims: usize,
+}
+
+impl<B> Talk<'_, B>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Opens a stream. The body is taken if there is anything of it to be sent.
+    fn send(
+        &mut self,
+        place: &Place,
+        request: http::Request<()>,
+        body: &mut Option<B>,
+    ) -> Result<ResponseFuture, h2::Error> {
+        let is_empty = body.as_ref().is_none_or(Body::is_end_stream);
+        let (response, stream) = place.sender().send_request(request, is_empty)?;
+        if !is_empty && let Some(body) = body.take() {
+            self.upload = Some(Sending::new(stream, body));
+        }
+        Ok(response)
+    }
+
+    /// Waits for the response head, passing interim responses on and keeping to the terms.
+    async fn head(&mut self, place: &Place, mut response: ResponseFuture, began: Instant) -> Result<Head, Gave> {
+        let mut now = Some(began);
+        let worker = self.worker;
+        let mut alarm = worker.alarms.alarm();
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = self.poll_head(cx, place, &mut response) {
+                return Poll::Ready(result);
+            }
+            let (at, kind) = due(self.terms, began, cx.waker());
+            let now = now.take().unwrap_or_else(Instant::now);
+            alarm.poll(cx, at, now).map(|()| Err(self.gave(place, Error::new(kind, false))))
+        })
+        .await
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        place: &Place,
+        response: &mut ResponseFuture,
+    ) -> Poll<Result<Head, Gave>> {
+        if let Some(upload) = &mut self.upload
+            && let Poll::Ready(sent) = upload.poll_send(cx)
+        {
+            if let Err(Failed::Body(error)) = sent {
+                upload.abort();
+                return Poll::Ready(Err(self.gave(place, Error::new(ErrorKind::Body, false).because(error))));
+            }
+            // A backend that reads no further may have answered.
+            self.upload = None;
+        }
+        while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+            match head::response(&interim.into_parts().0) {
+                Ok((head, _)) => {
+                    self.interims += 1;
+                    if self.interims <= MAX_INTERIM {
+                        (self.terms.interim)(head);
+                    }
+                }
+                Err(fault) => return Poll::Ready(Err(self.gave(place, fault.into()))),
+            }
+        }
+        match ready!(Pin::new(response).poll(cx)) {
+            Ok(response) => {
+                let (parts, recv) = response.into_parts();
+                Poll::Ready(Ok((parts, recv)))
+            }
+            Err(error) => Poll::Ready(Err(self.judge(place, error))),
+        }
+    }
+
+    /// What an error of the library means for the request.
+    fn judge(&self, place: &Place, error: h2::Error) -> Gave {
+        // The backend's word that it has not begun with this one (RFC 9113, 8.7). The library ends a stream with a GOAWAY
+        // only if its number is above the last one that the backend has taken.
+        let is_refused = error.is_remote() && error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+        let is_left_out = error.is_remote() && error.is_go_away();
+        let is_stale = is_left_out || error.is_io();
+        let is_theirs = error.is_remote() || error.is_io();
+        let kind = if is_theirs { ErrorKind::Reset } else { ErrorKind::Protocol };
+        let mut gave = self.gave(place, Error::new(kind, false).because(error));
+        gave.error.wrote &= !is_refused && !is_left_out;
+        Gave { is_stale, ..gave }
+    }
+
+    /// Whether the backend may have seen the request is what the socket knows.
+    fn gave(&self, place: &Place, error: Error) -> Gave {
+        Gave { error: Error { wrote: place.written() > self.mark, ..error }, is_stale: false }
+    }
+}

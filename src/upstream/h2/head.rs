@@ -1,0 +1,84 @@
+//! Heads of HTTP/2 as the rest of the proxy knows them, and the other way round: RFC 9113, 8.
+//!
+//! What a backend is sent is decided in one place, where the head is written as lines. Here those lines are taken apart
+//! again. What comes back obeys the rules of HTTP/1.1 as well, because that is what the client may speak.
+
+use http::uri::{Authority, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, response};
+use smallvec::SmallVec;
+
+use crate::message::ResponseHead;
+use crate::message::fields::{Known, Names};
+use crate::message::framing::{Fault, response::bad};
+use crate::message::hop::HOP_BY_HOP;
+use crate::upstream::client::MAX_FIELDS;
+
+/// What has no place in HTTP/2, or another one (RFC 9113, 8.2.2 and 8.3.1).
+const REPLACED: Names = HOP_BY_HOP.and(Names::of(&[Known::Host]));
+
+/// The request that these lines are. `None`: they are none.
+pub(super) fn request(lines: &[u8], length: Option<u64>) -> Option<Request<()>> {
+    let mut lines = lines.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let mut words = lines.next()?.split(|&byte| byte == b' ');
+    let (method, target) = (Method::from_bytes(words.next()?).ok()?, words.next()?);
+    let mut authority = None;
+    let mut fields = HeaderMap::with_capacity(24);
+    for line in lines.filter(|line| !line.is_empty()) {
+        let (name, value) = line.split_at(memchr::memchr(b':', line)?);
+        let value = value.get(1..)?.trim_ascii();
+        let known = Known::of(name);
+        if known == Known::Host {
+            authority = Some(value);
+        }
+        let is_trailers = known == Known::Te && value.eq_ignore_ascii_case(b"trailers");
+        if is_trailers || !REPLACED.has(known) {
+            fields.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
+        }
+    }
+    if let Some(length) = length {
+        fields.insert(http::header::CONTENT_LENGTH, length.into());
+    }
+    let mut uri = Uri::builder().path_and_query(target);
+    // A Host that is empty is no authority.
+    if let Some(authority) = authority.filter(|authority| !authority.is_empty()) {
+        uri = uri.scheme(Scheme::HTTP).authority(Authority::try_from(authority).ok()?);
+    }
+    let mut request = Request::new(());
+    *request.method_mut() = method;
+    *request.uri_mut() = uri.build().ok()?;
+    *request.headers_mut() = fields;
+    Some(request)
+}
+
+/// The head of a response, or of an interim one, and how long its body is, if it says so.
+pub(super) fn response(parts: &response::Parts) -> Result<(ResponseHead, Option<u64>), Fault> {
+    if parts.headers.len() > MAX_FIELDS {
+        return Err(bad("too many response fields"));
+    }
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(bad("a switch that HTTP/2 does not have"));
+    }
+    let mut head = ResponseHead::new(parts.status);
+    for (name, value) in &parts.headers {
+        head.fields.push(name.as_str().as_bytes(), value.as_bytes().trim_ascii());
+    }
+    if parts.status.is_informational() {
+        return Ok((head, None));
+    }
+    let length = match head.fields.all(Known::ContentLength).collect::<SmallVec<[_; 2]>>()[..] {
+        [] => None,
+        [value] => Some(decimal(value).ok_or(bad("invalid Content-Length"))?),
+        _ => return Err(bad("more than one Content-Length")),
+    };
+    Ok((head, length))
+}
+
+fn decimal(value: &[u8]) -> Option<u64> {
+    let text = str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    text.parse().ok()
+}
+
+/// Whether an answer with this status to such a request has no body (RFC 9110, 6.4.1).
+pub(super) fn is_bodyless(status: StatusCode, to_head: bool) -> bool {
+    to_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
