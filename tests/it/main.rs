@@ -40,4 +40,5 @@ mod tidy;
 mod tiers;
 mod timeouts;
 mod websocket;
+mod websocket_peers;
 mod words;
