@@ -40,5 +40,6 @@ mod tidy;
 mod tiers;
 mod timeouts;
 mod websocket;
+mod websocket_drain;
 mod websocket_peers;
 mod words;
