@@ -121,6 +121,7 @@ fn route() -> Route {
         hedge: false,
         timeouts: TimeoutsOverride::default(),
         max_body_bytes: None,
+        upgrade: Vec::new(),
         action: Action::Forward,
         rewrite: None,
         request_headers: HeaderEdits::default(),

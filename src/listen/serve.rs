@@ -112,8 +112,8 @@ async fn turn<W: Wire, S: Service>(stream: &Rc<Stream<W>>, service: &S) -> End {
         };
         // Answers before this one may still be on their way to a client that sends no more.
         let Some(response) = answer(stream, service, Request { head, body }).await else { return End::Closed };
-        if let Tunnel::Open { idle, .. } = stream.conn().tunnel() {
-            return Box::pin(tunnel::run(stream, response, idle)).await;
+        if let Tunnel::Open { idle, is_websocket } = stream.conn().tunnel() {
+            return Box::pin(tunnel::run(stream, response, idle, is_websocket)).await;
         }
         match send(stream, response, asked).await {
             End::Idle => {}

@@ -334,7 +334,9 @@ impl<W: Wire> Source for Stream<W> {
                 Body::Broken => return Poll::Ready(Some(Err(io::ErrorKind::InvalidData.into()))),
                 Body::Left(_) => {}
             }
-            if self.conn().fault().is_some() {
+            // A tunnel's fault is how it ends, which whoever drives it sees to.
+            let is_tunnel = matches!(*self.body.borrow(), Body::Left(Left::Close));
+            if self.conn().fault().is_some() && !is_tunnel {
                 *self.body.borrow_mut() = Body::Broken;
                 continue;
             }
@@ -361,7 +363,7 @@ impl<W: Wire> Source for Stream<W> {
             match ready!(polled) {
                 Ok(1..) => {}
                 // In a tunnel that is how a client ends its side.
-                Ok(0) if matches!(*self.body.borrow(), Body::Left(Left::Close)) => {
+                Ok(0) if is_tunnel => {
                     *self.body.borrow_mut() = Body::None;
                     return Poll::Ready(None);
                 }

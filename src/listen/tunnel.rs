@@ -3,30 +3,45 @@
 //!
 //! Both directions are driven in the connection's task. Each has at most one piece under way, so whoever does not read
 //! stops the other's sending, and nothing else.
+//!
+//! When the worker drains, a WebSocket's client is told in its own language that this server is going away: its answer to
+//! that closes the backend's side, too.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Version;
+use http_body::{Body, Frame};
 
 use super::BoxError;
 use super::serve::End;
 use super::stream::{Stream, Writer};
+use super::watch::Watch;
 use super::wire::Wire;
 use crate::message::fields::{Known, Names};
 use crate::message::hop::HOP_BY_HOP;
 use crate::message::send::Failed;
 use crate::message::tunnel::{Duplex, Pipe};
+use crate::message::websocket::{Frames, GOING_AWAY};
 use crate::message::{Response, ResponseHead};
+
+/// How long a client has for its own Close after ours.
+const PARTING: Duration = Duration::from_secs(5);
 
 /// A 101 has no body, whatever it says of one.
 const NOT_SENT: Names = HOP_BY_HOP.and(Names::of(&[Known::ContentLength]));
 
 /// Sends the answer that opens the tunnel and stays until that has ended.
-pub(super) async fn run<W: Wire, B>(stream: &Rc<Stream<W>>, response: Response<B>, idle: Option<Duration>) -> End
+pub(super) async fn run<W: Wire, B>(
+    stream: &Rc<Stream<W>>,
+    response: Response<B>,
+    idle: Option<Duration>,
+    is_websocket: bool,
+) -> End
 where
     B: Duplex<Error = BoxError> + Unpin,
 {
@@ -35,6 +50,8 @@ where
     stream.interim_rest(&mut front);
     write(&head, &mut front);
     stream.open_tunnel(idle);
+    let frames = is_websocket.then(Frames::default);
+    let body = Parting { body, watch: Rc::clone(&stream.watch), frames, has_left: false };
     let mut down = Pipe::new(Bytes::from(front), body);
     let (mut is_up_over, mut is_down_over) = (false, false);
     poll_fn(|cx| {
@@ -63,4 +80,47 @@ fn write(head: &ResponseHead, out: &mut Vec<u8>) {
     out.extend_from_slice(b"connection: Upgrade\r\nupgrade: ");
     out.extend_from_slice(head.fields.get(Known::Upgrade).unwrap_or_default());
     out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// What the backend says, until the drain: then its frame is ended, and a Close frame is the last that the client gets.
+struct Parting<B> {
+    body: B,
+    watch: Rc<Watch>,
+    /// `None`: nobody knows where anything ends in this protocol.
+    frames: Option<Frames>,
+    has_left: bool,
+}
+
+impl<B: Duplex<Error = BoxError> + Unpin> Body for Parting<B> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Self { body, watch, frames: Some(frames), has_left } = &mut *self else {
+            return Pin::new(&mut self.body).poll_frame(cx);
+        };
+        if *has_left {
+            return Poll::Ready(None);
+        }
+        if watch.is_leaving() && frames.is_between() {
+            *has_left = true;
+            watch.last(PARTING);
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(GOING_AWAY)))));
+        }
+        let frame = ready!(Pin::new(body).poll_frame(cx));
+        let Some(Ok(frame)) = frame else { return Poll::Ready(frame) };
+        let mut data = frame.into_data().unwrap_or_default();
+        if watch.is_leaving() {
+            data.truncate(frames.step(&data));
+        } else {
+            frames.pass(&data);
+        }
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+}
+
+impl<B: Duplex<Error = BoxError> + Unpin> Duplex for Parting<B> {
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.body.poll_up(cx)
+    }
 }

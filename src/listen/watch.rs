@@ -82,13 +82,17 @@ pub(super) struct Pace {
     bytes: Cell<u64>,
 }
 
-/// A tunnel's patience.
+/// A tunnel's times.
 #[derive(Debug, Default)]
-struct Idle {
+struct TunnelTimes {
     timeout: Cell<Option<Duration>>,
     /// Bytes both ways when the sweep looked last.
     seen: Cell<u64>,
     over: Cell<bool>,
+    /// The drain has come to it.
+    leaving: Cell<bool>,
+    /// When it is over in any case; 0: that is not said.
+    last: Cell<u32>,
 }
 
 /// What the connection's stream has to measure, because only it can ask the socket.
@@ -108,7 +112,7 @@ pub(super) struct Watch {
     deadline: Cell<u32>,
     reading: Pace,
     writing: Pace,
-    tunnel: Idle,
+    tunnel: TunnelTimes,
     /// Set by drain: when to close even if idle for a moment only, and when to close in any case.
     close_at: Cell<u32>,
     kill_at: Cell<u32>,
@@ -130,7 +134,7 @@ impl Watch {
             deadline: Cell::new(deadline),
             reading: Pace::default(),
             writing: Pace::default(),
-            tunnel: Idle::default(),
+            tunnel: TunnelTimes::default(),
             close_at: Cell::new(u32::MAX),
             kill_at: Cell::new(u32::MAX),
             close: Cell::default(),
@@ -184,10 +188,7 @@ impl Watch {
         };
         let kill = now >= self.kill_at.get();
         if kill {
-            if self.phase.get() == Phase::Tunnel {
-                self.conn.set_fault(DRAINED);
-            }
-            self.killed.set(true);
+            self.cut();
         }
         if act || kill {
             self.conn.wake();
@@ -207,12 +208,14 @@ impl Watch {
         if self.tunnel.seen.replace(passed) != passed {
             self.deadline.set(self.tunnel.timeout.get().map_or(u32::MAX, |timeout| self.clock.after(timeout)));
         }
-        let over = self.clock.now() >= self.deadline.get();
+        let (now, last) = (self.clock.now(), self.tunnel.last.get());
+        let over = now >= self.deadline.get() || (last > 0 && now >= last);
         if over {
             self.conn.set_fault(IDLE_TUNNEL);
             self.tunnel.over.set(true);
         }
-        over
+        let leaving = now >= self.close_at.get();
+        over | (leaving && !self.tunnel.leaving.replace(true))
     }
 
     fn sweep_bodies(&self, limits: &Limits) -> bool {
@@ -249,8 +252,15 @@ impl Watch {
 
     /// Ends the connection now, whatever it is doing.
     pub(super) fn kill(&self) {
-        self.killed.set(true);
+        self.cut();
         self.conn.wake();
+    }
+
+    fn cut(&self) {
+        if self.phase.get() == Phase::Tunnel {
+            self.conn.set_fault(DRAINED);
+        }
+        self.killed.set(true);
     }
 
     pub(super) fn is_killed(&self) -> bool {
@@ -329,7 +339,18 @@ impl Watch {
         self.deadline.set(idle.map_or(u32::MAX, |timeout| self.clock.after(timeout)));
     }
 
-    /// Whether the tunnel has been idle for too long.
+    /// Whether the other sides should be told that this one is going away.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.tunnel.leaving.get()
+    }
+
+    /// They have been told, and have so long to close.
+    pub(super) fn last(&self, time: Duration) {
+        self.conn.set_fault(DRAINED);
+        self.tunnel.last.set(self.clock.after(time));
+    }
+
+    /// Whether the tunnel has been idle for too long, or its last time is over.
     pub(super) fn is_tunnel_over(&self) -> bool {
         self.tunnel.over.get()
     }

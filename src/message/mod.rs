@@ -12,6 +12,7 @@ pub mod buffer;
 pub mod send;
 pub mod tunnel;
 pub mod upgrade;
+pub mod websocket;
 pub mod forwarded;
 pub mod grpc;
 pub mod hop;

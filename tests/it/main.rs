@@ -49,4 +49,6 @@ mod tiers;
 mod timeouts;
 mod websocket;
 mod tls;
+mod websocket_drain;
+mod websocket_peers;
 mod words;

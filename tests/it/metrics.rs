@@ -43,6 +43,9 @@ fn promtool_accepts_every_metric() {
         key.started().finished(200, None, Duration::from_millis(1), 1, 1);
         key.started().finished(503, Some(Reason::NoHealthyBackend), Duration::from_millis(1), 1, 1);
         key.retry(RetryResult::Success);
+        let mut tunnel = key.started();
+        tunnel.tunnelled();
+        tunnel.finished(101, None, Duration::from_millis(1), 1, 1);
         key.hedge(HedgeResult::Won);
         key.failover(&region, Role::Replica);
         worker.pool(&asset, &region).upstream(Duration::from_millis(1));

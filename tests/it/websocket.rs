@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use crate::support::{DEADLINE, Proxy, poll};
 
-const ASK: &str = "GET /ws HTTP/1.1\r\nHost: a.example\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+pub const ASK: &str = "GET /ws HTTP/1.1\r\nHost: a.example\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
-const AGREE: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n\
+pub const AGREE: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n\
                      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
-fn config(backend: SocketAddr, server: &str, route: &str) -> String {
+pub fn config(backend: SocketAddr, server: &str, route: &str) -> String {
     format!(
         "[server]
          {server}
@@ -35,31 +35,31 @@ fn config(backend: SocketAddr, server: &str, route: &str) -> String {
 const WEBSOCKET: &str = "upgrade = ['websocket']";
 
 /// One end of a connection, read by hand.
-struct Raw(TcpStream);
+pub struct Raw(pub TcpStream);
 
 impl Raw {
-    fn new(stream: TcpStream) -> Self {
+    pub fn new(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self(stream)
     }
 
-    fn to(proxy: &Proxy) -> Self {
+    pub fn to(proxy: &Proxy) -> Self {
         Self::new(TcpStream::connect(proxy.address()).unwrap())
     }
 
-    fn say(&mut self, bytes: impl AsRef<[u8]>) {
+    pub fn say(&mut self, bytes: impl AsRef<[u8]>) {
         self.0.write_all(bytes.as_ref()).unwrap();
     }
 
-    fn hear(&mut self, bytes: impl AsRef<[u8]>) {
+    pub fn hear(&mut self, bytes: impl AsRef<[u8]>) {
         let mut got = vec![0; bytes.as_ref().len()];
         self.0.read_exact(&mut got).unwrap();
         assert_eq!(got.escape_ascii().to_string(), bytes.as_ref().escape_ascii().to_string());
     }
 
     /// A head, with its empty line and no byte more.
-    fn head(&mut self) -> String {
+    pub fn head(&mut self) -> String {
         let (mut head, mut byte) = (Vec::new(), [0]);
         while !head.ends_with(b"\r\n\r\n") {
             self.0.read_exact(&mut byte).unwrap_or_else(|e| panic!("{e} after {}", head.escape_ascii()));
@@ -69,7 +69,7 @@ impl Raw {
     }
 
     /// All until the end; a reset is an end, too.
-    fn rest(&mut self) -> Vec<u8> {
+    pub fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         match self.0.read_to_end(&mut rest) {
             Err(error) if error.kind() != io::ErrorKind::ConnectionReset => panic!("{error}"),
@@ -77,23 +77,23 @@ impl Raw {
         }
     }
 
-    fn finish(&self) {
+    pub fn finish(&self) {
         self.0.shutdown(Shutdown::Write).unwrap();
     }
 }
 
-fn listen() -> (TcpListener, SocketAddr) {
+pub fn listen() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
 }
 
-fn accept(listener: &TcpListener) -> Raw {
+pub fn accept(listener: &TcpListener) -> Raw {
     Raw::new(listener.accept().unwrap().0)
 }
 
 /// Proxy, and both ends of a tunnel through it.
-fn tunnel(server: &str, route: &str) -> (Proxy, TcpListener, Raw, Raw) {
+pub fn tunnel(server: &str, route: &str) -> (Proxy, TcpListener, Raw, Raw) {
     let (listener, address) = listen();
     let proxy = Proxy::start(&config(address, server, &format!("{WEBSOCKET}\n{route}")));
     let (client, backend) = open(&proxy, &listener);
@@ -406,4 +406,32 @@ fn a_tunnel_holds_its_place_at_the_backend() {
     drop((client, backend));
     proxy.metric_until("shardgate_tunnels_open", &[], |open| open == 0.0);
     let (_client, _backend) = open(&proxy, &listener);
+}
+
+#[test]
+fn until_there_is_a_101_another_backend_may_be_asked() {
+    let ((one, first), (two, second)) = (listen(), listen());
+    let text = config(first, "", "upgrade = ['websocket']\nhedge = true");
+    let text = text.replace("retry = false", "retry = { max = 1 }");
+    let proxy = Proxy::start(&text.replace(&format!("'{first}'"), &format!("'{first}', '{second}'")));
+    let mut client = Raw::to(&proxy);
+    client.say([ASK, "early"].concat());
+    [&one, &two].into_iter().for_each(|listener| listener.set_nonblocking(true).unwrap());
+    let asked = || {
+        let accepted = poll("a backend to be asked", || one.accept().or_else(|_| two.accept()).ok());
+        accepted.0.set_nonblocking(false).unwrap();
+        let mut backend = Raw::new(accepted.0);
+        backend.head();
+        backend
+    };
+    drop(asked());
+    let mut backend = asked();
+    backend.say(AGREE);
+    backend.hear("early");
+    client.head();
+    drop(backend);
+    assert_eq!(client.rest(), b"", "once it has begun it ends with its backend");
+    client.finish();
+    let line = proxy.access_where(|line| line["status"] == 101);
+    assert_eq!(line["attempts"], 2, "{line}");
 }
