@@ -94,7 +94,7 @@ fn heads_that_break_a_rule_get_400_and_reach_no_backend() {
         ("bare LF at the end", "GET /v1/BTC HTTP/1.1\r\nHost: x\r\n\n".into()),
         ("HTTP/0.9", "GET /v1/BTC\r\n".into()),
         ("HTTP/1.2", "GET /v1/BTC HTTP/1.2\r\nHost: x\r\n\r\n".into()),
-        ("HTTP/2's preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into()),
+        ("HTTP/2's preface", "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".into()),
         ("two spaces", "GET  /v1/BTC HTTP/1.1\r\nHost: x\r\n\r\n".into()),
         ("a space in the target", "GET /v1/B TC HTTP/1.1\r\nHost: x\r\n\r\n".into()),
         ("a fragment", "GET /v1/BTC#a HTTP/1.1\r\nHost: x\r\n\r\n".into()),

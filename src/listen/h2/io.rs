@@ -11,14 +11,18 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::meter::Meter;
 use crate::listen::watch::Pace;
 use crate::listen::wire::Wire;
 
-/// Bytes that are gathered at most: two full DATA frames and what goes with them.
-const GATHER: usize = 34 * 1024;
+/// Bytes that are gathered at most, about what fills a record of TLS.
+const GATHER: usize = 16 * 1024;
+
+/// A frame that is not smaller is not copied: it goes out with what has been gathered before it.
+const LARGE: usize = 8 * 1024;
 
 /// What the connection's task sees of the bytes that pass.
 pub(super) struct Lower {
@@ -55,12 +59,40 @@ impl<W: Wire> Io<W> {
                 n => self.sent += n,
             }
         }
+        self.clear();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends what has been gathered and these behind it; the number of bytes of these that went.
+    fn poll_send_with(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        loop {
+            let (polled, held) = {
+                let gathered = self.out.get(self.sent..).unwrap_or_default();
+                let mut all: SmallVec<[IoSlice<'_>; 8]> = SmallVec::new();
+                all.push(IoSlice::new(gathered));
+                all.extend(parts.iter().copied());
+                (Pin::new(&mut *self.wire.borrow_mut()).poll_write_vectored(cx, &all), gathered.len())
+            };
+            let n = ready!(self.lower.wrote(polled))?;
+            let before = n.min(held);
+            if before == held {
+                self.clear();
+            } else {
+                self.sent += before;
+            }
+            // None of these is no answer, but for a socket that takes nothing at all.
+            if n == 0 || n > before {
+                return Poll::Ready(Ok(n - before));
+            }
+        }
+    }
+
+    fn clear(&mut self) {
         self.out.clear();
         self.sent = 0;
         if self.lower.idle.get() {
             self.out = Vec::new();
         }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -108,12 +140,11 @@ impl<W: Wire> AsyncWrite for Io<W> {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let length = parts.iter().map(|part| part.len()).sum();
+        if length >= LARGE {
+            return self.poll_send_with(cx, parts);
+        }
         if self.out.len() + length > GATHER {
             ready!(self.poll_send(cx))?;
-        }
-        if length > GATHER {
-            let polled = Pin::new(&mut *self.wire.borrow_mut()).poll_write_vectored(cx, parts);
-            return self.lower.wrote(polled);
         }
         parts.iter().for_each(|part| self.out.extend_from_slice(part));
         Poll::Ready(Ok(length))
