@@ -82,8 +82,8 @@ impl TlsClient {
 }
 
 /// Has a client believe any certificate.
-pub fn accept_all(config: &mut rustls::ClientConfig) {
-    config.dangerous().set_certificate_verifier(std::sync::Arc::new(AcceptAll));
+pub fn accept_all(config: &mut ClientConfig) {
+    config.dangerous().set_certificate_verifier(Arc::new(AcceptAll));
 }
 
 /// Believes any certificate.
@@ -95,7 +95,7 @@ impl rustls::client::danger::ServerCertVerifier for AcceptAll {
         &self,
         _: &rustls::pki_types::CertificateDer<'_>,
         _: &[rustls::pki_types::CertificateDer<'_>],
-        _: &rustls::pki_types::ServerName<'_>,
+        _: &ServerName<'_>,
         _: &[u8],
         _: rustls::pki_types::UnixTime,
     ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
@@ -121,6 +121,6 @@ impl rustls::client::danger::ServerCertVerifier for AcceptAll {
     }
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+        ring::default_provider().signature_verification_algorithms.supported_schemes()
     }
 }
