@@ -157,7 +157,7 @@ impl Watch {
             deadline: self.deadline.clone(),
             reading: Pace::default(),
             writing: Pace::default(),
-            tunnel: Idle::default(),
+            tunnel: TunnelTimes::default(),
             close_at: self.close_at.clone(),
             kill_at: self.kill_at.clone(),
             close: self.close.clone(),
