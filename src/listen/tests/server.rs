@@ -175,6 +175,39 @@ fn one_client_may_hold_so_many() {
 }
 
 #[test]
+fn heads_that_are_not_whole_share_so_much_memory() {
+    local(async || {
+        let rig = Rig::new(Limits { max_buffered_bytes: 250, ..Limits::default() });
+        let half = [b"GET /a HTTP/1.1\r\nHost: ", &[b'x'; 76][..]].concat();
+        let mut held = [rig.connect().await, rig.connect().await];
+        for client in &mut held {
+            client.write_all(&half).await.unwrap();
+        }
+        eventually(|| rig.shared.connections() == 2).await;
+        // A head that comes in one piece waits for nothing.
+        let mut whole = rig.connect().await;
+        whole.write_all(&[&half[..], &[b'x'; 200], b"\r\n\r\n"].concat()).await.unwrap();
+        assert!(until(&mut whole, "[]").await.starts_with("HTTP/1.1 200 "));
+        let mut third = rig.connect().await;
+        third.write_all(&half).await.unwrap();
+        let answer = rest(&mut third).await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("too many heads"), "{answer}");
+        // Those that were there are served, and their memory is free again.
+        held[0].write_all(b"\r\n\r\n").await.unwrap();
+        until(&mut held[0], "[]").await;
+        drop(held);
+        let mut fourth = rig.connect().await;
+        fourth.write_all(&half).await.unwrap();
+        let mut fifth = rig.connect().await;
+        fifth.write_all(&half).await.unwrap();
+        for client in [&mut fourth, &mut fifth] {
+            client.write_all(b"\r\n\r\n").await.unwrap();
+            until(client, "[]").await;
+        }
+    });
+}
+
+#[test]
 fn draining_stops_accepting_and_waits_for_requests() {
     local(async || {
         let rig = Rig::new(Limits::default());
