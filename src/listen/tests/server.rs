@@ -175,6 +175,28 @@ fn one_client_may_hold_so_many() {
 }
 
 #[test]
+fn a_panic_ends_its_connection_and_no_other() {
+    local(async || {
+        let limits = Limits { max_connections: 2, max_connections_per_client: 2, ..Limits::default() };
+        let rig = Rig::new(limits);
+        let mut bystander = rig.connect().await;
+        // Were a count not given back, the second would be refused.
+        for _ in 0..4 {
+            let mut unlucky = rig.connect().await;
+            unlucky.write_all(b"GET /panic HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            assert_eq!(rest(&mut unlucky).await, "");
+            eventually(|| rig.shared.connections() == 1).await;
+            bystander.write_all(GET).await.unwrap();
+            assert!(until(&mut bystander, "[]").await.starts_with("HTTP/1.1 200 OK"));
+        }
+        drop(bystander);
+        rig.server.idle().await;
+        let metrics = rig.shared.metrics.encode();
+        assert!(metrics.contains("shardgate_client_connections{listener=\"test\"} 0"), "{metrics}");
+    });
+}
+
+#[test]
 fn heads_that_are_not_whole_share_so_much_memory() {
     local(async || {
         let rig = Rig::new(Limits { max_buffered_bytes: 250, ..Limits::default() });
