@@ -70,7 +70,8 @@ pub(super) fn spawn(kit: Kit, orders: mpsc::Receiver<Order>) -> io::Result<JoinH
 
 async fn run(kit: Kit, mut orders: mpsc::Receiver<Order>) {
     let proxy = Proxy::new(kit.table.reader(), kit.metrics.worker(), kit.queues, kit.log, kit.observations);
-    let service = Rc::new(Front { proxy, max_connections: kit.max_connections });
+    let (max_connections, workers) = (kit.max_connections, kit.shared.workers());
+    let service = Rc::new(Front { proxy, max_connections, workers });
     let server = Rc::new(Server::new(Rc::clone(&service), kit.shared, kit.number));
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -107,6 +108,7 @@ async fn run(kit: Kit, mut orders: mpsc::Receiver<Order>) {
 struct Front {
     proxy: Proxy<Incoming>,
     max_connections: u32,
+    workers: usize,
 }
 
 impl Service for Front {
@@ -118,6 +120,11 @@ impl Service for Front {
 
     fn limits(&self) -> Limits {
         let limits = self.proxy.limits();
-        Limits { max_connections: limits.max_connections.min(self.max_connections), ..limits }
+        Limits {
+            max_connections: limits.max_connections.min(self.max_connections),
+            // Each worker has its part, since connections are spread evenly and a shared sum would be written at every step.
+            max_buffered_bytes: limits.max_buffered_bytes / self.workers.max(1) as u64,
+            ..limits
+        }
     }
 }

@@ -13,6 +13,7 @@ pub(super) const KEYS: &[&str] = &[
     "max_headers",
     "max_target_bytes",
     "max_body_bytes",
+    "max_buffered_bytes",
     "header_timeout",
     "idle_timeout",
     "min_body_rate",
@@ -39,6 +40,8 @@ pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>) -> Limits {
     limits.max_headers = count("max_headers", 1, 10_000, limits.max_headers);
     let body = f.read("max_body_bytes", |cx, value| size(cx, value, BODY_BYTES));
     limits.max_body_bytes = body.unwrap_or(limits.max_body_bytes);
+    let buffered = f.read("max_buffered_bytes", |cx, value| size(cx, value, 1 << 16..=1 << 40));
+    limits.max_buffered_bytes = buffered.unwrap_or(limits.max_buffered_bytes);
     limits.header_timeout = f.read("header_timeout", duration).unwrap_or(limits.header_timeout);
     limits.idle_timeout = f.read("idle_timeout", duration).unwrap_or(limits.idle_timeout);
     limits.min_body_rate = f.read("min_body_rate", rate).unwrap_or(limits.min_body_rate);

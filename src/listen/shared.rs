@@ -65,7 +65,8 @@ impl Shared {
         self.total.load(Relaxed)
     }
 
-    pub(super) fn workers(&self) -> usize {
+    /// How many workers it is for.
+    pub fn workers(&self) -> usize {
         self.workers.len()
     }
 

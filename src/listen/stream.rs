@@ -27,12 +27,14 @@ use tokio::io::AsyncWrite;
 use super::incoming::Source;
 use super::watch::{Measure, Watch};
 use super::wire::Wire;
-use crate::message::buffer::{Buffer, Left, Memory};
+use crate::message::buffer::{Buffer, Left, Memory, Waiting};
 use crate::message::framing::{Chunks, Fault, Framing, HeadLimits, Scan};
 use crate::message::{Conn, RequestHead};
 use crate::model::{Limits, Reason};
 
 const HEAD_TIMEOUT: Fault = Fault::over("header_timeout", Reason::RequestTimeout, "the head took too long");
+
+const NO_ROOM: Fault = Fault::over("max_buffered_bytes", Reason::Overloaded, "too many heads are not whole");
 
 /// Bytes of an answer that a client has when the reset comes: they are in its kernel, in one piece.
 const SAFE: usize = 4096;
@@ -57,6 +59,7 @@ pub(super) struct Stream<W> {
     body: RefCell<Body>,
     pub(super) watch: Rc<Watch>,
     memory: Rc<Memory>,
+    waiting: Waiting,
     /// The client waits to be asked for the body.
     expects: Cell<bool>,
     /// The client has left in the middle of a body.
@@ -85,6 +88,7 @@ impl<W: Wire> Stream<W> {
             buffer: RefCell::default(),
             body: RefCell::new(Body::None),
             watch,
+            waiting: Waiting::new(Rc::clone(&memory)),
             memory,
             expects: Cell::default(),
             gone: Cell::default(),
@@ -210,14 +214,24 @@ impl<W: Wire> Stream<W> {
             } else {
                 return Poll::Ready(Next::Idle);
             }
-            match ready!(self.poll_fill(cx)) {
-                Ok(1..) => {}
-                _ => return Poll::Ready(Next::Closed),
+            match self.poll_fill(cx) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(_) => return Poll::Ready(Next::Closed),
+                // From here on it takes memory while nothing happens: what many do, slowly, to take it from everybody.
+                Poll::Pending => {
+                    let buffer = self.buffer.borrow();
+                    if self.waiting.set(buffer.len()) > limits().max_buffered_bytes {
+                        let head = self.refuse(NO_ROOM, scan, &buffer);
+                        return Poll::Ready(Next::Head(head));
+                    }
+                    return Poll::Pending;
+                }
             }
         }
     }
 
     fn begin(&self, head: &RequestHead) {
+        self.waiting.set(0);
         self.watch.exchange();
         self.conn().begin(head);
         self.expects.set(head.expects_continue);
@@ -236,6 +250,7 @@ impl<W: Wire> Stream<W> {
 
     /// What stands for a head that was refused, as far as it is known.
     fn refuse(&self, fault: Fault, scan: &Scan, bytes: &[u8]) -> RequestHead {
+        self.waiting.set(0);
         self.watch.exchange();
         self.conn().refuse(fault);
         *self.body.borrow_mut() = Body::Broken;

@@ -78,6 +78,7 @@ impl Echo {
         match head.path_and_query() {
             "/slow" => sleep(Duration::from_secs(1)).await,
             "/never" => std::future::pending().await,
+            "/panic" => panic!("asked to"),
             "/early" => return ok(Answer::whole("early")),
             "/hints" => {
                 let mut hints = ResponseHead::new(StatusCode::EARLY_HINTS);

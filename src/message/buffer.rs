@@ -6,11 +6,12 @@
 //! small message after the other. A connection that waits holds none: what it has of a message that is not whole is kept
 //! in memory of its own size.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future as _;
 use std::io;
 use std::ops::Deref;
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -39,6 +40,8 @@ pub struct Memory {
     block: RefCell<BytesMut>,
     /// What heads are written into.
     scratch: RefCell<Vec<u8>>,
+    /// Bytes of messages that are not whole and are waited for.
+    waiting: Cell<u64>,
 }
 
 impl Memory {
@@ -53,6 +56,34 @@ impl Memory {
             scratch.clear();
             self.scratch.replace(scratch);
         }
+    }
+}
+
+/// How much a connection holds while it waits for the rest of a message, in the sum of its worker.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    memory: Rc<Memory>,
+    bytes: Cell<u64>,
+}
+
+impl Waiting {
+    /// Holding nothing yet.
+    pub fn new(memory: Rc<Memory>) -> Self {
+        Self { memory, bytes: Cell::default() }
+    }
+
+    /// Holds so many bytes now. What all connections hold.
+    pub fn set(&self, bytes: usize) -> u64 {
+        let bytes = bytes as u64;
+        let all = &self.memory.waiting;
+        all.set((all.get() + bytes).saturating_sub(self.bytes.replace(bytes)));
+        all.get()
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 

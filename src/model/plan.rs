@@ -178,6 +178,8 @@ pub struct Limits {
     pub max_target_bytes: u32,
     /// Bytes of a request body.
     pub max_body_bytes: u64,
+    /// Bytes of heads that have begun and are not whole, over all connections.
+    pub max_buffered_bytes: u64,
     /// For a whole request head, from its first byte (or from the accept, for the first).
     pub header_timeout: Duration,
     /// Between two requests of a connection.
@@ -197,6 +199,7 @@ impl Default for Limits {
             max_headers: 100,
             max_target_bytes: 8 * 1024,
             max_body_bytes: 16 * 1024 * 1024,
+            max_buffered_bytes: 64 * 1024 * 1024,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             min_body_rate: 240,

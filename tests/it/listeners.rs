@@ -222,6 +222,26 @@ fn connections_over_the_limits_get_503() {
 }
 
 #[test]
+fn a_listener_may_have_a_limit_of_its_own() {
+    let origin = Origin::start("one");
+    let two = "[[listeners]]\nname = \"a\"\nbind = \"127.0.0.1:0\"\nmax_connections = 2\n\
+               [[listeners]]\nname = \"b\"\nbind = \"127.0.0.1:0\"";
+    let proxy = Proxy::start(&listeners(&origin, two, ""));
+    let mut held = [Client::connect(proxy.addr("a")), Client::connect(proxy.addr("a"))];
+    held.iter_mut().for_each(|client| assert_eq!(client.get("/v1/BTC").status, 200));
+    assert_eq!(Client::connect(proxy.addr("a")).response().status, 503);
+    assert_eq!(proxy.metric("shardgate_limit_hits_total", &[("limit", "listener_max_connections")]), 1.0);
+    let other = Client::connect(proxy.addr("b")).get("/v1/BTC").status;
+    assert_eq!(other, 200, "the other listener has none");
+    drop(held);
+    poll("a place to come free", || {
+        let mut client = Client::connect(proxy.addr("a"));
+        client.send("GET /v1/BTC HTTP/1.1\r\nHost: x\r\n\r\n");
+        (client.response().status == 200).then_some(())
+    });
+}
+
+#[test]
 fn one_client_may_hold_so_many_connections_over_all_workers() {
     let origin = Origin::start("one");
     let proxy = Proxy::start(&config(&origin, "max_connections_per_client = 3"));
@@ -287,4 +307,43 @@ fn a_daemon_without_descriptors_goes_on_when_there_are_some_again() {
         let _ = stream.read_to_string(&mut answer);
         answer.starts_with("HTTP/1.0 200").then_some(())
     });
+}
+
+#[test]
+fn without_descriptors_those_that_are_served_go_on_and_the_log_says_so_once() {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+    let origin = Origin::start("one");
+    let proxy = Proxy::start(&config(&origin, "[server]\nworkers = 1"));
+    let (mut served, admin) = (proxy.client(), proxy.admin());
+    assert_eq!(served.get("/v1/BTC").status, 200);
+    // As many as it has, and two more: from now on, accepting fails with EMFILE.
+    let pid = Pid::from_raw(proxy.pid().cast_signed());
+    let limit = |current| {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        prlimit(pid, Resource::Nofile, Rlimit { current: Some(current), maximum }).unwrap();
+    };
+    let open = std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).unwrap().count() as u64;
+    limit(open + 2);
+    let waiting: Vec<_> = (0..20).map(|_| TcpStream::connect(proxy.address()).unwrap()).collect();
+    proxy.log_line("can't accept");
+    for _ in 0..20 {
+        assert_eq!(served.get("/v1/BTC").status, 200);
+    }
+    // Time for many more attempts; the admin address may have none either, so it can't be asked.
+    let late = std::time::Instant::now();
+    while late.elapsed() < Duration::from_millis(500) {
+        assert_eq!(served.get("/v1/BTC").status, 200);
+    }
+    let said = |message: &str| proxy.log().lines().filter(|line| line.contains(message)).count();
+    assert_eq!(said("can't accept\""), 1, "{}", proxy.log());
+    limit(open + 100);
+    // Those that waited in the kernel's queue are served now.
+    for mut stream in waiting {
+        std::io::Write::write_all(&mut stream, b"GET /v1/BTC HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    }
+    assert!(Client::connect(admin).get("/livez").status == 200);
+    assert!(proxy.metric("shardgate_limit_hits_total", &[("limit", "descriptors")]) > 0.0);
 }

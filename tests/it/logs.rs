@@ -170,6 +170,20 @@ fn a_full_disk_costs_lines_and_no_requests() {
 }
 
 #[test]
+fn a_reader_that_is_gone_costs_lines_and_no_requests() {
+    let origin = Origin::start("a");
+    // A pipe whose other end nobody has any more, and no standard output at all.
+    for (redirection, lost) in [("3<> fifo > fifo 3>&-", 10.0), (">&-", 0.0)] {
+        let proxy = start_redirected(&config(&origin, "format = \"json\""), redirection);
+        let mut client = proxy.client();
+        for _ in 0..10 {
+            assert_eq!(client.get("/v1/BTC").status, 200, "{redirection}");
+        }
+        proxy.metric_until("shardgate_log_lines_dropped_total", &[("log", "access")], |n| n == lost);
+    }
+}
+
+#[test]
 fn a_reader_that_stands_still_costs_lines_and_no_requests() {
     let origin = Origin::start("a");
     // The pipe's other end is held by the process itself, which never reads it.

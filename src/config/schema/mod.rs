@@ -184,6 +184,8 @@ struct Limits {
     max_target_bytes: Option<Size>,
     /// Bytes of a request body. Default: "16MiB".
     max_body_bytes: Option<Size>,
+    /// Bytes of request heads that are not whole yet, over all connections. Default: "64MiB".
+    max_buffered_bytes: Option<Size>,
     /// For a whole request head. Default: "10s".
     header_timeout: Option<Duration>,
     /// Between two requests of a connection. Default: "75s".

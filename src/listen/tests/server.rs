@@ -175,6 +175,61 @@ fn one_client_may_hold_so_many() {
 }
 
 #[test]
+fn a_panic_ends_its_connection_and_no_other() {
+    local(async || {
+        let limits = Limits { max_connections: 2, max_connections_per_client: 2, ..Limits::default() };
+        let rig = Rig::new(limits);
+        let mut bystander = rig.connect().await;
+        // Were a count not given back, the second would be refused.
+        for _ in 0..4 {
+            let mut unlucky = rig.connect().await;
+            unlucky.write_all(b"GET /panic HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            assert_eq!(rest(&mut unlucky).await, "");
+            eventually(|| rig.shared.connections() == 1).await;
+            bystander.write_all(GET).await.unwrap();
+            assert!(until(&mut bystander, "[]").await.starts_with("HTTP/1.1 200 OK"));
+        }
+        drop(bystander);
+        rig.server.idle().await;
+        let metrics = rig.shared.metrics.encode();
+        assert!(metrics.contains("shardgate_client_connections{listener=\"test\"} 0"), "{metrics}");
+    });
+}
+
+#[test]
+fn heads_that_are_not_whole_share_so_much_memory() {
+    local(async || {
+        let rig = Rig::new(Limits { max_buffered_bytes: 250, ..Limits::default() });
+        let half = [b"GET /a HTTP/1.1\r\nHost: ", &[b'x'; 76][..]].concat();
+        let mut held = [rig.connect().await, rig.connect().await];
+        for client in &mut held {
+            client.write_all(&half).await.unwrap();
+        }
+        eventually(|| rig.shared.connections() == 2).await;
+        // A head that comes in one piece waits for nothing.
+        let mut whole = rig.connect().await;
+        whole.write_all(&[&half[..], &[b'x'; 200], b"\r\n\r\n"].concat()).await.unwrap();
+        assert!(until(&mut whole, "[]").await.starts_with("HTTP/1.1 200 "));
+        let mut third = rig.connect().await;
+        third.write_all(&half).await.unwrap();
+        let answer = rest(&mut third).await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("too many heads"), "{answer}");
+        // Those that were there are served, and their memory is free again.
+        held[0].write_all(b"\r\n\r\n").await.unwrap();
+        until(&mut held[0], "[]").await;
+        drop(held);
+        let mut fourth = rig.connect().await;
+        fourth.write_all(&half).await.unwrap();
+        let mut fifth = rig.connect().await;
+        fifth.write_all(&half).await.unwrap();
+        for client in [&mut fourth, &mut fifth] {
+            client.write_all(b"\r\n\r\n").await.unwrap();
+            until(client, "[]").await;
+        }
+    });
+}
+
+#[test]
 fn draining_stops_accepting_and_waits_for_requests() {
     local(async || {
         let rig = Rig::new(Limits::default());
