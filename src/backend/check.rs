@@ -59,6 +59,10 @@ pub enum Cause {
     Draining,
     /// Its agent says that it does not work.
     Agent,
+    /// Its certificate is not good, or not for it.
+    Certificate,
+    /// The TLS handshake failed for another reason.
+    Tls,
 }
 
 impl Cause {
@@ -73,6 +77,8 @@ impl Cause {
             Self::Garbage => "garbage",
             Self::Draining => "draining",
             Self::Agent => "agent",
+            Self::Certificate => "certificate",
+            Self::Tls => "tls",
         }
     }
 }
@@ -154,6 +160,8 @@ fn pack(status: Status, after: Duration) -> u64 {
         Status::Down(Cause::Garbage) => (7, 0),
         Status::Down(Cause::Draining) => (8, 0),
         Status::Down(Cause::Agent) => (9, 0),
+        Status::Down(Cause::Certificate) => (10, 0),
+        Status::Down(Cause::Tls) => (11, 0),
     };
     let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).min((1 << 40) - 1);
     kind | u64::from(code) << 8 | after << 24
@@ -171,6 +179,8 @@ fn unpack(word: u64) -> (Status, Duration) {
         6 => Status::Down(Cause::Reset),
         8 => Status::Down(Cause::Draining),
         9 => Status::Down(Cause::Agent),
+        10 => Status::Down(Cause::Certificate),
+        11 => Status::Down(Cause::Tls),
         _ => Status::Down(Cause::Garbage),
     };
     (status, Duration::from_millis(word >> 24))
@@ -193,6 +203,8 @@ mod tests {
             Cause::Garbage,
             Cause::Draining,
             Cause::Agent,
+            Cause::Certificate,
+            Cause::Tls,
         ];
         let states = [Status::Unchecked, Status::Up].into_iter().chain(causes.map(Status::Down));
         for status in states {

@@ -70,7 +70,7 @@ pub(super) fn not_supported(cx: &Context<'_>, span: Span, what: &str) {
 }
 
 /// Keys of the design that are refused wherever they stand: known, but no advice.
-pub(super) static NOT_YET: &[&str] = &["tls", "h2_max_streams"];
+pub(super) static NOT_YET: &[&str] = &["h2_max_streams"];
 
 /// Every table of the file with its keys, to say where a misplaced key belongs.
 static SECTIONS: &[(&str, &[&str])] = &[

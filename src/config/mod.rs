@@ -29,6 +29,7 @@ mod server;
 mod source;
 mod syntax;
 mod tree;
+mod trust;
 mod units;
 
 use std::ffi::OsString;
@@ -131,7 +132,7 @@ fn plan(cx: &Context<'_>, mut tree: Table<'_>, hash: String) -> Plan {
     let regions = regions::decode(cx, f.get("regions"));
     let mut assets = assets::decode(cx, f.get("assets"));
     let defaults = pools::defaults(cx, f.get("defaults"));
-    let pools = pools::decode(cx, pools, defaults, &regions, &mut assets);
+    let pools = pools::decode(cx, pools, &defaults, &regions, &mut assets);
     let any_pool = pools.last().is_some_and(|pool| pool.asset == PoolAsset::Any);
     let routes = routes::decode(cx, f.get("routes"), &regions, &assets, any_pool);
     let (listeners, binds) = listeners::decode(cx, f.get("listeners"));

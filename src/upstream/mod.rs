@@ -17,12 +17,14 @@ mod client;
 mod connection;
 mod dial;
 mod pool;
+mod tls;
 #[cfg(test)]
 mod tests;
 
 pub use body::{BodyError, ResponseBody};
 pub use client::{Client, Outgoing, Reply};
-pub use dial::{Stream, dial};
+pub use dial::{Stream, dial, dial_agent};
+pub use tls::{HandshakeFailed, Secured, refusal};
 
 use std::task::Waker;
 use std::time::Duration;

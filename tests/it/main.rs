@@ -39,4 +39,5 @@ mod systemd;
 mod tidy;
 mod tiers;
 mod timeouts;
+mod tls_backends;
 mod words;

@@ -5,7 +5,7 @@
 
 use http::HeaderValue;
 
-use super::{agent, hash, outlier, retry};
+use super::{agent, hash, outlier, retry, tls};
 use crate::config::context::Context;
 use crate::config::decode::{Fields, boolean, expected_help, float, integer, not_supported, table, text, word};
 use crate::config::diagnostic::Fault;
@@ -62,6 +62,7 @@ pub(in crate::config) struct Overrides {
     capacity: Option<Option<u32>>,
     outlier: Option<Switch<outlier::Override>>,
     slow_start: Option<SlowStart>,
+    tls: Option<Switch<tls::Override>>,
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -122,7 +123,6 @@ pub(in crate::config) fn built_in() -> PoolSettings {
 impl Overrides {
     /// Reads the keys of a table that [`KEYS`] names.
     pub(in crate::config) fn decode(cx: &Context<'_>, f: Fields<'_, '_, '_>) -> Self {
-        f.refuse("tls", "TLS to backends");
         let balance = f.get("balance").and_then(|value| Some((balance(cx, value)?, value.span)));
         let hash_on = f.get("hash_on").map(|value| (hash::decode(cx, value).unwrap_or_default(), value.span));
         // Of a policy that could not be read, nobody knows whether it would take them.
@@ -143,7 +143,13 @@ impl Overrides {
             capacity,
             outlier: f.read("outlier", |cx, value| switch(cx, value, "{ consecutive_errors = 5 }", outlier::decode)),
             slow_start: f.read("slow_start", outlier::slow_start),
+            tls: f.read("tls", tls::decode),
         }
+    }
+
+    /// What it says of TLS, apart: that is more than what it comes to.
+    pub(in crate::config) fn take_tls(&mut self) -> Option<Switch<tls::Override>> {
+        self.tls.take()
     }
 
     /// Whether the table says nothing, so that what it would be merged over stands as it is.
@@ -151,7 +157,7 @@ impl Overrides {
         *self == Self::default()
     }
 
-    /// What this says, over `base`.
+    /// What this says, over `base`. TLS is for who has taken it to add.
     pub(in crate::config) fn over(self, cx: &Context<'_>, base: &PoolSettings) -> PoolSettings {
         let agent = match &self.health {
             None => base.agent,
@@ -165,6 +171,7 @@ impl Overrides {
             hash_on: hash::merge(cx, balance, said, self.hash_on, base),
             protocol: self.protocol.unwrap_or(base.protocol),
             host: self.host.unwrap_or_else(|| base.host.clone()),
+            tls: None,
             via: self.via.map_or(base.via, Via),
             health: match self.health {
                 None => base.health.clone(),

@@ -10,6 +10,7 @@ pub mod exchange;
 pub mod origin;
 pub mod peer;
 pub mod proxy;
+pub mod tls_origin;
 
 pub use client::{Client, Response};
 pub use origin::{After, Behaviour, Gate, Origin};
