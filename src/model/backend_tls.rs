@@ -19,6 +19,8 @@ pub struct BackendTls {
     pub client: FromFiles<ClientConfig>,
     /// The name that a backend's certificate must be for; `None`: that of the backend itself.
     pub server_name: Option<ServerName<'static>>,
+    /// Whether certificates are checked at all; not where the file says `insecure`.
+    pub verifies: bool,
 }
 
 impl BackendTls {

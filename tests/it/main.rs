@@ -40,4 +40,5 @@ mod tidy;
 mod tiers;
 mod timeouts;
 mod tls_backends;
+mod tls_checks;
 mod words;

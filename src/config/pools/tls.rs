@@ -116,8 +116,9 @@ pub(super) fn build(cx: &Context<'_>, said: &Override) -> Option<BackendTls> {
         (_, Some(ca)) => Some(ca.clone()),
         (_, None) => Some(cx.trust.system(cx, said.span?)?),
     };
+    let verifies = roots.is_some();
     match cx.trust.client(roots, said.certificate.clone()) {
-        Ok(client) => Some(BackendTls { client, server_name: said.server_name.clone() }),
+        Ok(client) => Some(BackendTls { client, server_name: said.server_name.clone(), verifies }),
         Err(error) => {
             cx.note(Fault::error(said.span?, format!("TLS can't be had: {error}")));
             None
