@@ -9,6 +9,7 @@ pub mod discovery;
 pub mod backend;
 pub mod message;
 pub mod telemetry;
+pub mod tls;
 pub mod balance;
 pub mod upstream;
 pub mod health;

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::background::Background;
+use super::certificates::Certificates;
 use super::keeper::Keeper;
 use super::listeners::{Listeners, Open};
 use super::reload::{self, Job, Step};
@@ -84,6 +85,7 @@ struct Daemon {
     controller: Controller,
     resolver: Resolver,
     listeners: Listeners,
+    certificates: Certificates,
     threads: Vec<std::thread::JoinHandle<()>>,
     workers: usize,
     admin: Option<Bind>,
@@ -192,6 +194,7 @@ impl Daemon {
             controller: Controller::new(table, Arc::clone(metrics), prober, Arc::clone(&board)),
             resolver,
             listeners,
+            certificates: Certificates::new(Arc::clone(metrics)),
             threads,
             workers,
             admin,
@@ -244,6 +247,7 @@ impl Daemon {
                 Some(request) = self.changes.recv(), if self.takes_changes() => self.operate(request),
                 () = std::future::ready(()), if self.controller.is_sweeping() => self.sweep().await,
                 () = self.keeper.written() => {}
+                () = self.certificates.looked(&self.background) => {}
                 _ = self.signals.hup.recv(), if idle => self.reload(None),
                 Some(Command::Reload(reply)) = self.commands.recv(), if self.job.is_none() => {
                     if idle {
@@ -378,6 +382,7 @@ impl Daemon {
         self.keeper.keep(self.controller.states());
         self.resolver.set(self.controller.names());
         self.listeners.commit(job.opened, plan.server.drain_timeout).await;
+        self.certificates.follow(self.listeners.open());
         self.log.configure(&plan.log);
         if let Some(access) = job.access {
             self.access.configure(access);

@@ -11,8 +11,9 @@ use tokio::sync::mpsc;
 
 use super::worker::Order;
 use crate::listen::{BindError, Sockets, bind};
-use crate::model::{Listener, Plan};
+use crate::model::{Listener, Plan, Protocols};
 use crate::telemetry::Metrics;
+use crate::tls::{Front, TlsError};
 
 /// The listeners in force.
 pub(super) struct Listeners {
@@ -26,6 +27,17 @@ pub(super) struct Listeners {
 pub(super) struct Open {
     pub(super) listener: Arc<Listener>,
     pub(super) sockets: Arc<Sockets>,
+    /// There exactly if the listener has TLS.
+    pub(super) tls: Option<Arc<Front>>,
+}
+
+/// Why a listener can't be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Cannot {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("the listener {listener}: {error}")]
+    Tls { listener: Arc<str>, error: TlsError },
 }
 
 impl Listeners {
@@ -34,7 +46,7 @@ impl Listeners {
     }
 
     /// Binds what a Plan has and we have not. Nothing is accepted yet.
-    pub(super) fn prepare(&self, plan: &Plan, workers: usize) -> Result<Vec<Open>, BindError> {
+    pub(super) fn prepare(&self, plan: &Plan, workers: usize) -> Result<Vec<Open>, Cannot> {
         plan.listeners
             .iter()
             .map(|listener| {
@@ -47,9 +59,20 @@ impl Listeners {
                     Some(open) if *open.listener == *listener => Arc::clone(&open.listener),
                     _ => Arc::new(listener.clone()),
                 };
-                Ok(Open { listener, sockets })
+                let tls = Self::front(&listener, known)?;
+                Ok(Open { listener, sockets, tls })
             })
             .collect()
+    }
+
+    /// Made anew each time: the files may hold something else now. Tickets of the one before stay good.
+    fn front(listener: &Listener, before: Option<&Open>) -> Result<Option<Arc<Front>>, Cannot> {
+        let Some(tls) = &listener.tls else { return Ok(None) };
+        // HTTP/2 is not served yet, so it is not offered.
+        let protocols = Protocols { h1: true, h2: false };
+        let front = Front::new(tls, protocols, before.and_then(|open| open.tls.as_deref()));
+        let front = front.map_err(|error| Cannot::Tls { listener: Arc::clone(&listener.name), error })?;
+        Ok(Some(Arc::new(front)))
     }
 
     /// Makes every worker accept from these listeners and from no others.
@@ -65,16 +88,24 @@ impl Listeners {
         }
         for new in &next {
             let known = self.open.iter().any(|open| Arc::ptr_eq(&open.listener, &new.listener));
-            if known {
+            if known && new.tls.is_none() {
                 continue;
             }
-            let address = address(new);
-            tracing::info!(listener = &*new.listener.name, address, "listening");
+            if !known {
+                let address = address(new);
+                tracing::info!(listener = &*new.listener.name, address, "listening");
+            }
             for worker in &self.workers {
-                let _ = worker.send(Order::Add(Arc::clone(&new.listener), Arc::clone(&new.sockets))).await;
+                let Open { listener, sockets, tls } = new.clone();
+                let _ = worker.send(Order::Add(listener, sockets, tls)).await;
             }
         }
         self.open = next;
+    }
+
+    /// Those in force.
+    pub(super) fn open(&self) -> &[Open] {
+        &self.open
     }
 
     /// Names and addresses, in the order of the file.

@@ -5,6 +5,7 @@
 //! Snapshot, in the counts on backends, and in one bounded channel of orders per worker.
 
 mod background;
+mod certificates;
 mod daemon;
 mod descriptors;
 mod keeper;
@@ -79,6 +80,15 @@ pub enum RunError {
         /// What the system says. Not a `source`, since the text has it already.
         error: std::io::Error,
     },
+}
+
+impl From<listeners::Cannot> for RunError {
+    fn from(cannot: listeners::Cannot) -> Self {
+        match cannot {
+            listeners::Cannot::Bind(error) => Self::Bind(error),
+            tls => Self::Other { what: "cannot listen", error: std::io::Error::other(tls.to_string()) },
+        }
+    }
 }
 
 /// Serves until a signal ends it.

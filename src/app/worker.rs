@@ -22,7 +22,7 @@ use crate::model::{Limits, Listener};
 use crate::proxy::{Proxy, ResponseBody};
 use crate::routing::Table;
 use crate::telemetry::{AccessLog, Metrics};
-use crate::upstream;
+use crate::{tls, upstream};
 
 /// How often a worker lets go of what is past its time.
 const TICK: Duration = Duration::from_millis(250);
@@ -30,7 +30,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// What a worker can be told.
 pub(super) enum Order {
     /// Accept from this listener.
-    Add(Arc<Listener>, Arc<Sockets>),
+    Add(Arc<Listener>, Arc<Sockets>, Option<Arc<tls::Front>>),
     /// Do so no more, and end its connections within this time.
     Remove(Arc<str>, Duration),
     /// Do so for all, and say when the last connection has ended.
@@ -77,9 +77,9 @@ async fn run(kit: Kit, mut orders: mpsc::Receiver<Order>) {
     loop {
         tokio::select! {
             order = orders.recv() => match order {
-                Some(Order::Add(listener, sockets)) => {
+                Some(Order::Add(listener, sockets, front)) => {
                     let name = Arc::clone(&listener.name);
-                    if let Err(error) = server.add(listener, &sockets) {
+                    if let Err(error) = server.add(listener, &sockets, front) {
                         tracing::error!(listener = &*name, %error, "a worker can't accept");
                     }
                 }

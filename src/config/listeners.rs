@@ -8,6 +8,7 @@ use super::context::Context;
 use super::decode::{Fields, boolean, list, not_supported, string, table, text};
 use super::diagnostic::Fault;
 use super::source::Span;
+use super::tls;
 use super::tree::Value;
 use crate::model::{Bind, Listener};
 
@@ -44,7 +45,6 @@ pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>) -> (Vec<Listen
 /// With the places of its name and of its address.
 fn listener(cx: &Context<'_>, item: &Value<'_>) -> Option<(Listener, Span, Span)> {
     let fields = Fields::new(cx, table(cx, item)?, KEYS, "[[listeners]]");
-    fields.refuse("tls", "TLS of a listener");
     fields.read("proxy_protocol", |cx, value| {
         if boolean(cx, value)? {
             not_supported(cx, value.span, "the PROXY protocol");
@@ -53,6 +53,7 @@ fn listener(cx: &Context<'_>, item: &Value<'_>) -> Option<(Listener, Span, Span)
     });
     fields.read("protocols", protocols);
     let trusted_proxies = fields.read("trusted_proxies", |cx, value| list(cx, value, prefix)).unwrap_or_default();
+    let tls = fields.read("tls", tls::decode);
     let name = fields.get("name").and_then(|value| Some((text(cx, value)?, value.span)));
     let Some(at) = fields.get("bind") else {
         let fault = Fault::error(item.span, "this listener has no `bind`").absence();
@@ -64,7 +65,7 @@ fn listener(cx: &Context<'_>, item: &Value<'_>) -> Option<(Listener, Span, Span)
         Some((name, span)) => (Arc::from(name), span),
         None => (Arc::from(bind.to_string()), at.span),
     };
-    Some((Listener { trusted_proxies, ..Listener::new(&name, bind) }, name_span, at.span))
+    Some((Listener { trusted_proxies, tls, ..Listener::new(&name, bind) }, name_span, at.span))
 }
 
 fn protocols(cx: &Context<'_>, value: &Value<'_>) -> Option<()> {

@@ -20,17 +20,20 @@ use siphasher::sip128::{Hasher128 as _, SipHasher13};
 use super::context::Context;
 use super::decode::text;
 use super::diagnostic::Fault;
+use super::pem;
 use super::source::Span;
 use super::tree::Value;
 use crate::model::FromFiles;
+
+/// Of what a client believes, and of what it shows.
+type Digests = (Option<u128>, Option<u128>);
 
 /// What has been read for one configuration.
 pub(super) struct Trust {
     provider: Arc<CryptoProvider>,
     bundles: RefCell<HashMap<PathBuf, FromFiles<RootCertStore>>>,
     certificates: RefCell<HashMap<(PathBuf, PathBuf), FromFiles<CertifiedKey>>>,
-    /// By the digests of what they believe and show.
-    clients: RefCell<HashMap<(Option<u128>, Option<u128>), FromFiles<ClientConfig>>>,
+    clients: RefCell<HashMap<Digests, FromFiles<ClientConfig>>>,
     system: OnceCell<Result<FromFiles<RootCertStore>, String>>,
 }
 
@@ -53,7 +56,7 @@ impl Trust {
         if let Some(known) = self.bundles.borrow().get(&path) {
             return Some(known.clone());
         }
-        let certificates = pem::certificates(cx, value.span, &path)?;
+        let certificates = pem::file(cx, value, pem::certificates)?;
         let mut roots = RootCertStore::empty();
         for (number, certificate) in certificates.iter().enumerate() {
             if let Err(error) = roots.add(certificate.clone()) {
@@ -82,22 +85,22 @@ impl Trust {
         if let Some(known) = self.certificates.borrow().get(&paths) {
             return Some(known.clone());
         }
-        let (chain, secret) = (pem::certificates(cx, cert.span, &paths.0), pem::key(cx, key.span, &paths.1));
+        let (chain, secret) = (pem::file(cx, cert, pem::certificates), pem::file(cx, key, pem::key));
         let (chain, secret) = (chain?, secret?);
+        if let Err(words) = pem::fits(&chain, &secret, &paths.1) {
+            cx.note(Fault::error(key.span, words).also(cert.span, "the certificate"));
+            return None;
+        }
+        let leaf = pem::leaf(&chain, &paths.0).map_err(|words| cx.note(Fault::error(cert.span, words))).ok()?;
+        if let Some(words) = leaf.expired(&paths.0).or_else(|| leaf.doubt(&paths.0)) {
+            cx.note(Fault::warning(cert.span, words));
+        }
+        if let Some(words) = pem::exposed(&paths.1) {
+            cx.note(Fault::warning(key.span, words).help(format!("chmod 600 {}", paths.1.display())));
+        }
         let digest = digest(&(&chain, secret.secret_der()));
-        let certified = match CertifiedKey::from_der(chain, secret, &self.provider) {
-            Ok(certified) => certified,
-            Err(Error::InconsistentKeys(_)) => {
-                let message = format!("the key does not belong to the certificate in {}", paths.0.display());
-                cx.note(Fault::error(key.span, message).also(cert.span, "the certificate"));
-                return None;
-            }
-            Err(error) => {
-                let message = format!("the key in {} can't be used: {error}", paths.1.display());
-                cx.note(Fault::error(key.span, message));
-                return None;
-            }
-        };
+        let certified = CertifiedKey::from_der(chain, secret, &self.provider);
+        let certified = certified.map_err(|error| cx.note(Fault::error(key.span, error.to_string()))).ok()?;
         let found = FromFiles::new(digest, Arc::new(certified));
         self.certificates.borrow_mut().insert(paths, found.clone());
         Some(found)
@@ -210,53 +213,5 @@ impl ServerCertVerifier for Anyone {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// Until there is a file for it.
-mod pem {
-    use std::path::Path;
-
-    use rustls::pki_types::pem::PemObject as _;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-
-    use super::{Context, Fault, Span};
-
-    pub(super) fn certificates(cx: &Context<'_>, span: Span, path: &Path) -> Option<Vec<CertificateDer<'static>>> {
-        let bytes = read(cx, span, path)?;
-        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-        match found {
-            Ok(found) if !found.is_empty() => Some(found),
-            Ok(_) => {
-                cx.note(Fault::error(span, format!("there is no certificate in {}", path.display())));
-                None
-            }
-            Err(error) => {
-                cx.note(Fault::error(span, format!("{} is not PEM: {error}", path.display())));
-                None
-            }
-        }
-    }
-
-    pub(super) fn key(cx: &Context<'_>, span: Span, path: &Path) -> Option<PrivateKeyDer<'static>> {
-        let bytes = read(cx, span, path)?;
-        match PrivateKeyDer::from_pem_slice(&bytes) {
-            Ok(key) => Some(key),
-            Err(error) => {
-                cx.note(Fault::error(span, format!("there is no key in {}: {error}", path.display())));
-                None
-            }
-        }
-    }
-
-    fn read(cx: &Context<'_>, span: Span, path: &Path) -> Option<Vec<u8>> {
-        match std::fs::read(path) {
-            Ok(bytes) => Some(bytes),
-            Err(error) => {
-                let words = crate::config::io_words(&error);
-                cx.note(Fault::error(span, format!("cannot read {}: {words}", path.display())));
-                None
-            }
-        }
     }
 }

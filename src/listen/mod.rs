@@ -7,6 +7,7 @@ mod serve;
 mod server;
 mod shared;
 mod stream;
+mod tls;
 mod watch;
 mod wire;
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Serving one client connection over HTTP/1.1 (RFC 9112), from the first byte to the close. Generic over what it runs
-//! on, so that it is the same over TCP, a Unix socket, and later TLS.
+//! on, so that it is the same over TCP, a Unix socket, and TLS.
 //!
 //! A connection spends its life in two states. While it is idle it is a socket, a deadline and nothing else: no buffer, no
 //! future of a service. When something comes, a [`turn`] begins, in memory of its own; it reads a head, has the service
@@ -8,7 +8,7 @@
 //! warm in the processor's caches.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, StatusCode, Version};
 use http_body::Body;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::incoming::{Incoming, Source};
 use super::stream::{Next, Stream, Writer};
@@ -78,7 +78,11 @@ pub(super) async fn serve<W: Wire, S: Service>(wire: W, watch: Rc<Watch>, servic
         stream.abort();
         return;
     }
-    let linger_first = poll_fn(|cx| Poll::Ready(stream.must_linger(cx))).await;
+    let linger_first = poll_fn(|cx| {
+        let linger = stream.must_linger(cx);
+        Poll::Ready(stream.poll_goodbye(cx).is_pending() || linger)
+    })
+    .await;
     // A body that somebody still holds keeps the socket, and with it nothing that is waited for.
     if let (true, Some(stream)) = (linger_first, Rc::into_inner(stream)) {
         // In memory of its own: this future is what an idle connection holds.
@@ -183,14 +187,21 @@ where
     front.extend_from_slice(b"\r\n");
 
     let mut sending = Sending::new(front, body, coding);
-    let sent = poll_fn(|cx| match sending.poll_send(cx, &mut Writer(&**stream)) {
-        Poll::Ready(Ok(())) => Poll::Ready(true),
-        Poll::Ready(Err(Failed::Connection(_))) => Poll::Ready(false),
-        Poll::Ready(Err(Failed::Body(error))) => {
-            tracing::debug!(client = conn.peer_text(), %error, "an answer ended early");
-            Poll::Ready(false)
+    let mut is_sent = false;
+    let sent = poll_fn(|cx| {
+        let polled = if is_sent { Poll::Ready(Ok(())) } else { sending.poll_send(cx, &mut Writer(&**stream)) };
+        is_sent = matches!(polled, Poll::Ready(Ok(())));
+        // What is encrypted may have been taken and not be on its way yet.
+        let flushed = Pin::new(&mut Writer(&**stream)).poll_flush(cx);
+        match (polled, flushed) {
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(true),
+            (Poll::Ready(Err(Failed::Connection(_))), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(false),
+            (Poll::Ready(Err(Failed::Body(error))), _) => {
+                tracing::debug!(client = conn.peer_text(), %error, "an answer ended early");
+                Poll::Ready(false)
+            }
+            _ => stream.poll_gone(cx).map(|()| false),
         }
-        Poll::Pending => stream.poll_gone(cx).map(|()| false),
     })
     .await;
     stream.memory().give_back(sending.into_scratch());

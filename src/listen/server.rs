@@ -18,14 +18,16 @@ use super::Service;
 use super::bind::{Listening, Sockets};
 use super::serve::{linger, serve};
 use super::shared::{Place, Shared};
+use super::tls;
 use super::watch::{Clock, TICK, Watch};
-use super::wire::Wire;
+use super::wire::{Peek, Wire};
 use crate::message::buffer::Memory;
 use crate::message::fields::Names;
 use crate::message::send::Coding;
 use crate::message::{Conn, respond};
 use crate::model::{Listener, Reason};
 use crate::telemetry::{ClientConnection, ListenerCells};
+use crate::tls::Front;
 
 /// How long accepting rests when there is no descriptor left, or no memory.
 const REST: Duration = Duration::from_millis(100);
@@ -63,6 +65,8 @@ struct Inner<S> {
 /// A listener of this worker.
 struct Bound {
     listener: RefCell<Arc<Listener>>,
+    /// There exactly if the listener has TLS.
+    tls: RefCell<Option<Arc<Front>>>,
     sockets: Arc<Sockets>,
     cells: Arc<ListenerCells>,
     acceptors: RefCell<Vec<AbortHandle>>,
@@ -118,18 +122,20 @@ impl<S: Service> Server<S> {
     }
 
     /// Accepts on these sockets. A listener that is there already keeps its connections; if only its settings differ,
-    /// new connections get the new ones.
-    pub fn add(&self, listener: Arc<Listener>, sockets: &Arc<Sockets>) -> io::Result<()> {
+    /// new connections get the new ones. `tls`: what handshakes begin with, for a listener that has TLS.
+    pub fn add(&self, listener: Arc<Listener>, sockets: &Arc<Sockets>, tls: Option<Arc<Front>>) -> io::Result<()> {
         let inner = &self.inner;
         let known = inner.find(&listener.name).filter(|bound| Arc::ptr_eq(&bound.sockets, sockets));
         if let Some(bound) = known {
             *bound.listener.borrow_mut() = listener;
+            *bound.tls.borrow_mut() = tls;
             return Ok(());
         }
         inner.listeners.borrow_mut().retain(|bound| bound.listener.borrow().name != listener.name);
         let bound = Rc::new(Bound {
             cells: inner.shared.metrics.listener(&listener.name),
             listener: RefCell::new(listener),
+            tls: RefCell::new(tls),
             sockets: Arc::clone(sockets),
             acceptors: RefCell::default(),
         });
@@ -206,7 +212,7 @@ impl<S: Service> Inner<S> {
         };
         let worker = self.shared.choose(self.worker);
         if worker == self.worker {
-            self.begin(stream, peer, Arc::clone(&bound.listener.borrow()), &bound.cells, place);
+            self.begin(stream, peer, bound, place);
             return;
         }
         let listener = Arc::clone(&bound.listener.borrow().name);
@@ -221,28 +227,22 @@ impl<S: Service> Inner<S> {
         let Accepted { stream, peer, listener, place } = accepted;
         // A listener that has been removed in the meantime serves nobody any more.
         let Some(bound) = self.find(&listener) else { return };
-        let listener = Arc::clone(&bound.listener.borrow());
         let begun = match stream {
-            Stream::Tcp(stream) => {
-                TcpStream::from_std(stream).map(|stream| self.begin(stream, peer, listener, &bound.cells, place))
-            }
-            Stream::Unix(stream) => {
-                UnixStream::from_std(stream).map(|stream| self.begin(stream, peer, listener, &bound.cells, place))
-            }
+            Stream::Tcp(stream) => TcpStream::from_std(stream).map(|stream| self.begin(stream, peer, &bound, place)),
+            Stream::Unix(stream) => UnixStream::from_std(stream).map(|stream| self.begin(stream, peer, &bound, place)),
         };
         if let Err(error) = begun {
             tracing::warn!(%error, "a connection could not be taken over");
         }
     }
 
-    fn begin<W: Wire>(
-        self: &Rc<Self>,
-        stream: W,
-        peer: Option<IpAddr>,
-        listener: Arc<Listener>,
-        cells: &Arc<ListenerCells>,
-        place: Place,
-    ) {
+    fn begin<W: Accept>(self: &Rc<Self>, stream: W, peer: Option<IpAddr>, bound: &Bound, place: Place) {
+        let (listener, front) = (Arc::clone(&bound.listener.borrow()), bound.tls.borrow().clone());
+        let cells = Arc::clone(&bound.cells);
+        if listener.tls.is_some() != front.is_some() {
+            // Never in clear where TLS was asked for.
+            return;
+        }
         let conn = Conn::new(peer, listener);
         let watch = Watch::new(conn, Rc::clone(&self.clock), &self.service.limits());
         if let Some(until) = self.draining.get() {
@@ -254,7 +254,13 @@ impl<S: Service> Inner<S> {
         spawn_local(async move {
             // Dropped at the end, also of a panic.
             let _open = open;
-            serve(stream, watch, service, memory).await;
+            let Some(front) = front else { return serve(stream, watch, service, memory).await };
+            // In memory of its own: what a handshake needs, an open connection does not hold.
+            let shaken = Box::pin(tls::handshake(stream, &front, &watch, &cells)).await;
+            drop((front, cells));
+            if let Some(stream) = shaken {
+                serve(stream, watch, service, memory).await;
+            }
         });
     }
 
@@ -360,7 +366,7 @@ impl Acceptor for UnixListener {
 }
 
 /// A stream as it comes from a socket that accepts.
-trait Accept: Wire + AsFd {
+trait Accept: Wire + Peek + AsFd {
     /// Off this worker's runtime.
     fn into_std(self) -> io::Result<Stream>;
 

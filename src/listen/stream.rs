@@ -105,6 +105,11 @@ impl<W: Wire> Stream<W> {
         self.wire.into_inner()
     }
 
+    /// Says that nothing more comes, as far as the socket takes it.
+    pub(super) fn poll_goodbye(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire.borrow_mut().poll_goodbye(cx)
+    }
+
     /// Has the connection end with a reset.
     pub(super) fn abort(&self) {
         self.wire.borrow().abort();
@@ -256,6 +261,8 @@ impl<W: Wire> Stream<W> {
         if !waiting.is_empty() {
             *waiting = Vec::new();
             self.interim_sent.set(0);
+            // What can't go on its way now goes before the answer.
+            let _ = Pin::new(&mut *self.wire.borrow_mut()).poll_flush(cx)?;
         }
         Poll::Ready(Ok(()))
     }

@@ -7,10 +7,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::ioctl::{Getter, Opcode, ioctl};
-use tokio::io::{AsyncRead, AsyncWrite};
+use rustix::net::{RecvFlags, recv};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A byte stream to a client.
@@ -18,9 +20,41 @@ pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + 'static {
     /// Bytes written that the other side has not acknowledged yet.
     fn undelivered(&self) -> usize;
 
+    /// Tells the other side that nothing more comes, where the protocol has a word for it: without that a client must
+    /// take what it got for cut off. To be called until it is ready.
+    fn poll_goodbye(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
     /// Has the connection end with a reset when it is dropped, so that the client can't take what it got for whole.
     fn abort(&self);
 }
+
+/// A socket whose bytes can be looked at.
+pub(super) trait Peek {
+    /// The first byte, which stays where it is; `None`: the other side has closed.
+    fn poll_peek(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<u8>>>;
+}
+
+macro_rules! peek {
+    ($($socket:ty),*) => {$(
+        impl Peek for $socket {
+            fn poll_peek(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<u8>>> {
+                loop {
+                    ready!(self.poll_read_ready(cx))?;
+                    let mut first = [0];
+                    let peeked = self.try_io(Interest::READABLE, || Ok(recv(self, &mut first, RecvFlags::PEEK)?.0));
+                    match peeked {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        peeked => return Poll::Ready(peeked.map(|n| first.first().filter(|_| n > 0).copied())),
+                    }
+                }
+            }
+        }
+    )*};
+}
+
+peek!(TcpStream, UnixStream);
 
 impl Wire for TcpStream {
     fn undelivered(&self) -> usize {

@@ -5,7 +5,7 @@
 //! drain. One connection lives on one thread, so all of it is `Cell`s behind an `Rc`. One request at a time: the next head
 //! is read when the answer before it has gone out, so "the request" below is never in doubt.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use super::forwarded;
 use super::framing::Fault;
 use super::head::{RequestHead, ResponseHead};
 use super::hop::HOP_BY_HOP;
+use super::secure::Secure;
 use crate::model::{Listener, Reason};
 
 /// What the parts of one client connection share. See the module.
@@ -29,6 +30,8 @@ pub struct Conn {
     /// Whether the peer is a proxy whose word about the client is taken; see [`forwarded::is_trusted`].
     pub is_trusted: bool,
     peer_text: Box<str>,
+    /// Written when its handshake is over.
+    secure: OnceCell<Rc<Secure>>,
 
     // The request that is being served. Written when its head has been read.
     http_10: Cell<bool>,
@@ -60,6 +63,7 @@ impl Conn {
             is_trusted: forwarded::is_trusted(peer, &listener.trusted_proxies),
             listener,
             peer_text,
+            secure: OnceCell::new(),
             http_10: Cell::default(),
             verdict: Cell::default(),
             fault: Cell::default(),
@@ -80,6 +84,16 @@ impl Conn {
     /// The same as backends are told it: `unknown` over a Unix socket (RFC 7239, 6.2).
     pub fn peer_field(&self) -> &str {
         if self.peer.is_some() { &self.peer_text } else { "unknown" }
+    }
+
+    /// What its handshake found out; `None`: in clear.
+    pub fn secure(&self) -> Option<&Secure> {
+        self.secure.get().map(|secure| &**secure)
+    }
+
+    /// What clients write before the host.
+    pub fn scheme(&self) -> &'static str {
+        if self.secure.get().is_some() { "https" } else { "http" }
     }
 
     /// Set while the request being served is a stand-in of ours (`GET`, or `HEAD`) for one that was refused before it
@@ -131,6 +145,11 @@ impl Conn {
 
 /// For the stream and the server, which make what the service reads.
 impl Conn {
+    /// The handshake is over. Once.
+    pub(crate) fn set_secure(&self, secure: Rc<Secure>) {
+        let _ = self.secure.set(secure);
+    }
+
     /// A good head has been read.
     pub(crate) fn begin(&self, head: &RequestHead) {
         self.http_10.set(head.version == Version::HTTP_10);

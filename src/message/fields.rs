@@ -46,6 +46,8 @@ pub enum Known {
     ForwardedProto,
     /// `X-Forwarded-Host`
     ForwardedHost,
+    /// `X-Forwarded-Client-Cert`
+    ForwardedClientCert,
     /// Any other `X-Forwarded-*`: each means something to somebody.
     ForwardedOther,
     /// `X-Request-Id`
@@ -125,6 +127,7 @@ impl Known {
             17 if is(b"x-forwarded-proto") => Self::ForwardedProto,
             17 if is(b"x-shardgate-state") => Self::ShardgateState,
             21 if is(b"endpoint-load-metrics") => Self::LoadMetrics,
+            23 if is(b"x-forwarded-client-cert") => Self::ForwardedClientCert,
             25 if is(b"endpoint-load-metrics-bin") => Self::LoadMetricsBin,
             12.. if name.get(..12).is_some_and(|begin| begin.eq_ignore_ascii_case(b"x-forwarded-")) => {
                 Self::ForwardedOther

@@ -18,9 +18,13 @@ const ALL: Names = Names::of(&[
     Known::ForwardedProto,
     Known::ForwardedHost,
     Known::ForwardedOther,
+    Known::ForwardedClientCert,
     Known::Forwarded,
     Known::RealIp,
 ]);
+
+/// Not even a trusted proxy's word: one that does not know the field passes on what strangers write into it.
+const NEVER_THEIRS: Names = Names::of(&[Known::ForwardedClientCert]);
 
 /// Whether the peer is a proxy whose word is taken. A peer on a Unix socket has no address; it is trusted when the
 /// listener trusts anybody at all, since whoever may open the socket is a neighbour.
@@ -53,26 +57,35 @@ pub fn client(peer: Option<IpAddr>, trusted: &[IpNet], fields: &Fields) -> Optio
 
 /// The fields that are not passed on as they came: what a stranger wrote, and what ours goes into.
 pub fn replaced(trusted: bool) -> Names {
-    if trusted { Names::of(&[Known::ForwardedFor, Known::Forwarded]) } else { ALL }
+    if trusted { Names::of(&[Known::ForwardedFor, Known::Forwarded]).and(NEVER_THEIRS) } else { ALL }
 }
 
 /// Writes the fields for the next hop, beside which those of [`replaced`] must not stand. `peer` is the peer's address
-/// as text (`unknown` on a Unix socket), `host` the Host that the client sent.
-pub fn write(out: &mut Vec<u8>, fields: &Fields, trusted: bool, peer: &str, host: &[u8]) {
+/// as text (`unknown` on a Unix socket), `host` the Host that the client sent, `scheme` what it was sent over.
+pub fn write(out: &mut Vec<u8>, fields: &Fields, trusted: bool, peer: &str, host: &[u8], scheme: &str) {
     let theirs = |name| trusted && fields.has(Names::of(&[name]));
     joined(out, b"x-forwarded-for", fields, Known::ForwardedFor, trusted, peer.as_bytes());
     if theirs(Known::Forwarded) {
         let mut element = String::from("for=");
         let _ = if peer.contains(':') { write!(element, "\"[{peer}]\"") } else { write!(element, "{peer}") };
-        element.push_str(";proto=http");
+        element.push_str(";proto=");
+        element.push_str(scheme);
         joined(out, b"forwarded", fields, Known::Forwarded, trusted, element.as_bytes());
     }
     if !theirs(Known::ForwardedProto) {
-        line(out, b"x-forwarded-proto", b"http");
+        line(out, b"x-forwarded-proto", scheme.as_bytes());
     }
     if !theirs(Known::ForwardedHost) && !host.is_empty() {
         line(out, b"x-forwarded-host", host);
     }
+}
+
+/// Writes who showed a certificate, as Envoy does (`X-Forwarded-Client-Cert`). A quote within the subject is escaped by
+/// the subject's own rules (RFC 4514), so the first one that is not ends it.
+pub fn write_client_cert(out: &mut Vec<u8>, subject: &str) {
+    out.extend_from_slice(b"x-forwarded-client-cert: Subject=\"");
+    out.extend_from_slice(subject.as_bytes());
+    out.extend_from_slice(b"\"\r\n");
 }
 
 /// What is there, if it is believed, and ours at its end, in one line.
@@ -114,7 +127,7 @@ mod tests {
     fn sent(fields: &Fields, trusted: bool, peer: &str) -> String {
         let mut out = vec![];
         fields.write(&mut out, replaced(trusted));
-        write(&mut out, fields, trusted, peer, b"a.example");
+        write(&mut out, fields, trusted, peer, b"a.example", "http");
         String::from_utf8(out).unwrap()
     }
 
@@ -155,6 +168,21 @@ mod tests {
             sent(&fields, false, "192.0.2.1"),
             "accept: */*\r\nx-forwarded-for: 192.0.2.1\r\nx-forwarded-proto: http\r\nx-forwarded-host: a.example\r\n"
         );
+    }
+
+    #[test]
+    fn over_tls_it_is_https_and_who_showed_a_certificate_is_told_by_us_alone() {
+        let fields = fields(&[("X-Forwarded-Client-Cert", "Subject=\"CN=root\""), ("forwarded", "for=1.1.1.1")]);
+        for trusted in [false, true] {
+            let mut out = vec![];
+            fields.write(&mut out, replaced(trusted));
+            write(&mut out, &fields, trusted, "10.0.0.1", b"a.example", "https");
+            write_client_cert(&mut out, "CN=me");
+            let out = String::from_utf8(out).unwrap();
+            assert!(out.contains("x-forwarded-proto: https\r\n") && !out.contains("root"), "{out}");
+            assert_eq!(out.contains(";proto=https"), trusted, "{out}");
+            assert!(out.ends_with("x-forwarded-client-cert: Subject=\"CN=me\"\r\n"), "{out}");
+        }
     }
 
     #[test]

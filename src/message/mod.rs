@@ -15,6 +15,8 @@ pub mod hop;
 pub mod key;
 pub mod load_report;
 pub mod respond;
+pub mod secure;
 
 pub use conn::Conn;
 pub use head::{Request, RequestHead, Response, ResponseHead};
+pub use secure::Secure;

@@ -19,6 +19,7 @@ pub fn status(reason: Reason) -> StatusCode {
         Reason::RequestTimeout | Reason::BodyTimeout => 408,
         Reason::RequestTooLarge => 413,
         Reason::TargetTooLong => 414,
+        Reason::MisdirectedRequest => 421,
         Reason::RateLimited => 429,
         Reason::HeadersTooLarge => 431,
         Reason::ClientClosed => 499,

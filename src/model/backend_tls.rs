@@ -34,8 +34,8 @@ impl BackendTls {
 /// What a backend at this address is called: as the file has it, not as it was resolved.
 fn name_of(address: &Address) -> Option<ServerName<'static>> {
     match address {
-        Address::Ip(SocketAddr::V4(address)) => Some((*address.ip()).into()).map(ServerName::IpAddress),
-        Address::Ip(SocketAddr::V6(address)) => Some((*address.ip()).into()).map(ServerName::IpAddress),
+        Address::Ip(SocketAddr::V4(address)) => Some(ServerName::IpAddress((*address.ip()).into())),
+        Address::Ip(SocketAddr::V6(address)) => Some(ServerName::IpAddress((*address.ip()).into())),
         // A dot at the end says that no search list is to be gone through; certificates don't have it.
         Address::Name(host, _) => ServerName::try_from(host.trim_end_matches('.').to_owned()).ok(),
         Address::Unix(_) => None,

@@ -16,6 +16,7 @@ mod pool;
 mod reason;
 mod route;
 mod settings;
+mod tls;
 
 pub use address::{Address, Bind};
 pub use backend_tls::{BackendTls, FromFiles, TlsTo};
@@ -34,3 +35,4 @@ pub use settings::{
     AgentCheck, Failover, HashSource, HealthCheck, HostHeader, HttpCheck, Limit, Policy, PoolSettings, Protocol,
     QueueOrder, Retry, RetryOn, RetryOverride, StatusRange, Timeouts, TimeoutsOverride, Via,
 };
+pub use tls::{Certificate, CertificateFiles, ClientAuth, Tls, TlsVersion};

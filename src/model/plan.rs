@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Bind, Pool, RegionId, Route};
+use super::{Bind, Pool, RegionId, Route, Tls};
 
 /// The whole of a configuration, checked. Every name in it has been resolved, every number is in range.
 #[derive(Debug, Clone)]
@@ -81,6 +81,8 @@ pub struct Listener {
     pub proxy_protocol: bool,
     /// Whose X-Forwarded-* is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// `None`: in clear.
+    pub tls: Option<Tls>,
 }
 
 impl Listener {
@@ -92,6 +94,7 @@ impl Listener {
             protocols: Protocols::default(),
             proxy_protocol: false,
             trusted_proxies: Vec::new(),
+            tls: None,
         }
     }
 }

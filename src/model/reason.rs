@@ -54,6 +54,8 @@ words! {
         BodyTimeout = "body_timeout",
         /// The request body is over the limit.
         RequestTooLarge = "request_too_large",
+        /// The request is for another host than the connection.
+        MisdirectedRequest = "misdirected_request",
         /// The request target is over the limit.
         TargetTooLong = "target_too_long",
         /// The request head is over a limit.

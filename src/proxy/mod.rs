@@ -171,6 +171,10 @@ where
         // Which client, route and key.
         let index = &*snapshot.index;
         let conn = Rc::clone(&ticket.conn);
+        if is_misdirected(&conn, head) {
+            self.count(snapshot, None, ticket);
+            return Err(Reason::MisdirectedRequest.into());
+        }
         let client = forwarded::client(conn.peer, &conn.listener.trusted_proxies, &head.fields);
         if client != conn.peer {
             ticket.client = client.map(|address| address.to_string().into());
@@ -318,6 +322,13 @@ where
         }
         head.fields.push(b"date", date.1.as_bytes());
     }
+}
+
+/// Whether a request is for another host than its connection. Where clients show certificates that matters (RFC 9110,
+/// 7.4): a client was let in for one host, and must ask for another over a connection of that one's.
+fn is_misdirected(conn: &Conn, head: &RequestHead) -> bool {
+    let asks = conn.listener.tls.as_ref().is_some_and(|tls| tls.client_auth.is_some());
+    asks && conn.secure().is_some_and(|secure| !secure.is_for(head.authority()))
 }
 
 /// The answer of a route that does not forward.

@@ -92,7 +92,11 @@ impl<'a> Outgoing<'a> {
         if self.head.expects_continue {
             line(out, b"expect", b"100-continue");
         }
-        forwarded::write(out, fields, trusted, ticket.conn.peer_field(), host);
+        let conn = &*ticket.conn;
+        forwarded::write(out, fields, trusted, conn.peer_field(), host, conn.scheme());
+        if let Some(subject) = conn.secure().and_then(|secure| secure.subject.as_deref()) {
+            forwarded::write_client_cert(out, subject);
+        }
         line(out, REQUEST_ID, ticket.request_id.as_bytes());
         if !self.edits.is_empty() {
             edit(out, start, self.edits);

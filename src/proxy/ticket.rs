@@ -93,11 +93,14 @@ impl Drop for Ticket {
         if !self.log.enabled() {
             return;
         }
+        let secure = self.conn.secure();
         let peer = self.conn.peer.is_some().then(|| self.conn.peer_text());
         self.log.line(&AccessRecord {
             time: self.time,
             client: self.client.as_deref().or(peer).unwrap_or(""),
             listener: &self.conn.listener.name,
+            tls_version: secure.map_or("", |secure| secure.version.as_str()),
+            sni: secure.and_then(|secure| secure.sni.as_deref()).unwrap_or(""),
             method: self.head.method.as_str().as_bytes(),
             target: self.head.target(),
             host: self.head.authority(),

@@ -258,6 +258,8 @@ mod tests {
             time: SystemTime::UNIX_EPOCH,
             client: "192.0.2.7",
             listener: "public",
+            tls_version: "",
+            sni: "",
             method: b"GET",
             target: b"/",
             host: b"",

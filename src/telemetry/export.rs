@@ -10,7 +10,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto;
 
 use super::cells::{BOUNDS, Distribution, HedgeResult, KeyBlock, Refused, RetryResult};
-use super::metrics::{Cause, State, lock};
+use super::metrics::{Cause, Handshake, State, lock};
 use crate::model::{Outcome, Reason, Role};
 
 /// The media type of [`Metrics::encode`](super::Metrics::encode).
@@ -180,6 +180,10 @@ specs! {
         "Open connections of clients.";
     CLIENT_CONNECTIONS_TOTAL: Counter "client_connections_total" ["listener"]
         "Connections accepted from clients.";
+    TLS_HANDSHAKES: Counter "tls_handshakes_total" ["listener", "result"]
+        "TLS handshakes with clients, by how they ended.";
+    TLS_CERTIFICATE_EXPIRY: Gauge "tls_certificate_expiry_timestamp_seconds" ["listener", "certificate"]
+        "When a certificate ends, in Unix time.";
     LIMIT_HITS: Counter "limit_hits_total" ["limit"]
         "Times that a limit turned a client away or cut it short.";
     LOG_LINES_DROPPED: Counter "log_lines_dropped_total" ["log"]
@@ -328,9 +332,17 @@ impl Export {
         let state = &*self.state;
         let mut open = CLIENT_CONNECTIONS.family();
         let mut total = CLIENT_CONNECTIONS_TOTAL.family();
+        let mut handshakes = TLS_HANDSHAKES.family();
         for cells in lock(&state.listeners).iter() {
             open.push(&[&cells.name], (cells.open.get() as i64).max(0) as f64);
             total.push(&[&cells.name], cells.total.get() as f64);
+            for (result, count) in Handshake::ALL.iter().zip(&cells.handshakes) {
+                push_some(&mut handshakes, &[&cells.name, result.as_str()], count.get());
+            }
+        }
+        let mut expiry = TLS_CERTIFICATE_EXPIRY.family();
+        for (listener, certificate, not_after) in lock(&state.certificates).iter() {
+            expiry.push(&[listener, certificate], *not_after as f64);
         }
         let mut limits = LIMIT_HITS.family();
         for entry in state.limits.iter() {
@@ -355,7 +367,8 @@ impl Export {
         build.push(&[env!("CARGO_PKG_VERSION")], 1.0);
         let mut draining = DRAINING.family();
         draining.push(&[], state.draining.load(Ordering::Relaxed) as f64);
-        let all = [open, total, limits, dropped, reloads, last_good, last_time, config, build, draining];
+        let all =
+            [open, total, handshakes, expiry, limits, dropped, reloads, last_good, last_time, config, build, draining];
         out.extend(all.map(Family::into_proto));
     }
 }

@@ -47,6 +47,8 @@ pub(super) struct State {
     /// By detector and whether they were enforced. Counted by the control plane, too.
     pub(super) ejections: Mutex<HashMap<(Labels<3>, Detector, bool), u64>>,
     pub(super) listeners: Mutex<Vec<Arc<ListenerCells>>>,
+    /// Listener, certificate, and when it ends in Unix time.
+    pub(super) certificates: Mutex<Vec<(Arc<str>, Arc<str>, i64)>>,
     pub(super) limits: Tally<&'static str>,
     /// Regions that `retain` was told are gone: what failed over to them is not shown.
     pub(super) regions_gone: Mutex<HashSet<Arc<str>>>,
@@ -230,10 +232,19 @@ impl Metrics {
         if let Some(cells) = listeners.iter().find(|cells| cells.name == *name) {
             return cells.clone();
         }
-        let cells =
-            Arc::new(ListenerCells { name: name.clone(), open: CachePadded::default(), total: Count::default() });
+        let cells = Arc::new(ListenerCells {
+            name: name.clone(),
+            open: CachePadded::default(),
+            total: Count::default(),
+            handshakes: Default::default(),
+        });
         listeners.push(cells.clone());
         cells
+    }
+
+    /// The certificates in use: listener, certificate, and when it ends in Unix time.
+    pub fn certificates(&self, in_use: Vec<(Arc<str>, Arc<str>, i64)>) {
+        *lock(&self.state.certificates) = in_use;
     }
 
     /// Ends a listener's series.
@@ -313,6 +324,41 @@ pub struct ListenerCells {
     pub(super) name: Arc<str>,
     pub(super) open: CachePadded<Count>,
     pub(super) total: Count,
+    pub(super) handshakes: [Count; Handshake::ALL.len()],
+}
+
+/// How a TLS handshake with a client ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handshake {
+    /// With all there is to it.
+    Full,
+    /// With a ticket of an earlier one.
+    Resumed,
+    /// One side did not like what the other said.
+    Failed,
+    /// Not in time.
+    Timeout,
+    /// The client spoke HTTP in clear.
+    PlainHttp,
+    /// The client went away before it said anything.
+    Closed,
+}
+
+impl Handshake {
+    /// Every one, in the order of their numbers.
+    pub const ALL: [Self; 6] = [Self::Full, Self::Resumed, Self::Failed, Self::Timeout, Self::PlainHttp, Self::Closed];
+
+    /// The word in the label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Resumed => "resumed",
+            Self::Failed => "failed",
+            Self::Timeout => "timeout",
+            Self::PlainHttp => "plain_http",
+            Self::Closed => "closed",
+        }
+    }
 }
 
 impl ListenerCells {
@@ -321,6 +367,11 @@ impl ListenerCells {
         self.open.add_shared(1);
         self.total.add_shared(1);
         ClientConnection { cells: self.clone() }
+    }
+
+    /// A handshake has ended.
+    pub fn handshake(&self, result: Handshake) {
+        self.handshakes[result as usize].add_shared(1);
     }
 }
 

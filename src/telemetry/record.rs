@@ -17,6 +17,10 @@ pub struct AccessRecord<'a> {
     pub client: &'a str,
     /// The name of the listener it came through.
     pub listener: &'a str,
+    /// The version of TLS; empty: in clear.
+    pub tls_version: &'a str,
+    /// The host that the client named in its handshake; empty: none.
+    pub sni: &'a str,
     /// The method, as sent.
     pub method: &'a [u8],
     /// The request target, as sent.
@@ -86,6 +90,8 @@ impl Formatter {
         out.push(b'"');
         json_text(out, b"client", r.client.as_bytes());
         json_text(out, b"listener", r.listener.as_bytes());
+        json_text(out, b"tls_version", r.tls_version.as_bytes());
+        json_text(out, b"sni", r.sni.as_bytes());
         json_text(out, b"method", r.method);
         json_text(out, b"host", r.host);
         json_text(out, b"target", r.target);
@@ -117,6 +123,8 @@ impl Formatter {
             ("host", r.host),
             ("client", r.client.as_bytes()),
             ("listener", r.listener.as_bytes()),
+            ("tls_version", r.tls_version.as_bytes()),
+            ("sni", r.sni.as_bytes()),
             ("route", r.route.as_bytes()),
             ("reason", r.reason.map_or("", Reason::as_str).as_bytes()),
             ("asset", r.asset.as_bytes()),
@@ -283,6 +291,8 @@ mod tests {
             time,
             client: "192.0.2.7",
             listener: "public",
+            tls_version: "1.3",
+            sni: "api.example.com",
             method: b"GET",
             target,
             host: b"api.example.com",
@@ -314,7 +324,8 @@ mod tests {
         assert_eq!(
             line(Form::Json, &record(b"/v1/predict/BTC?a=\"\\", time)),
             concat!(
-                r#"{"time":"2026-07-05T12:00:00.000042Z","client":"192.0.2.7","listener":"public","method":"GET","#,
+                r#"{"time":"2026-07-05T12:00:00.000042Z","client":"192.0.2.7","listener":"public","#,
+                r#""tls_version":"1.3","sni":"api.example.com","method":"GET","#,
                 r#""host":"api.example.com","target":"/v1/predict/BTC?a=\"\\","route":"predict","status":200,"#,
                 r#""reason":null,"bytes_in":0,"bytes_out":128,"asset":"BTC","region":"us-east","#,
                 r#""backend":"10.1.0.11:8000","attempts":1,"duration":12.003004,"upstream_duration":0.009000,"#,
@@ -341,7 +352,7 @@ mod tests {
             line(Form::Text, &refused),
             concat!(
                 r#"2026-07-05T12:00:00.000042Z 404 GET "/\x1b[2J \"x" host=api.example.com client=192.0.2.7 "#,
-                "listener=public route=predict reason=no_route asset=BTC region=us-east backend=10.1.0.11:8000 ",
+                "listener=public tls_version=1.3 sni=api.example.com route=predict reason=no_route asset=BTC region=us-east backend=10.1.0.11:8000 ",
                 "request_id=01JZ attempts=1 bytes_in=0 bytes_out=128 duration=12.003004 upstream_duration=0.009000\n"
             )
         );

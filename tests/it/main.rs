@@ -41,4 +41,5 @@ mod tiers;
 mod timeouts;
 mod tls_backends;
 mod tls_checks;
+mod tls;
 mod words;

@@ -12,7 +12,7 @@ use syn::visit::Visit;
 /// Rooms by level. A room imports from lower levels only.
 const LEVELS: &[&[&str]] = &[
     &["model"],
-    &["config", "discovery", "backend", "message", "telemetry"],
+    &["config", "discovery", "backend", "message", "telemetry", "tls"],
     &["balance", "cache", "upstream"],
     &["health", "routing"],
     &["proxy", "control"],

@@ -7,6 +7,7 @@
 
 mod pool;
 mod route;
+mod tls;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use serde::Deserialize;
 
 use self::pool::{Pool, Settings};
 use self::route::Route;
+use self::tls::ListenerTls;
 
 /// JSON Schema (2020-12) of the configuration file.
 pub fn schema() -> serde_json::Value {
@@ -46,6 +48,14 @@ struct Off(#[schemars(extend("const" = false))] bool);
 #[serde(untagged)]
 enum Switch<T> {
     Off(Off),
+    On(T),
+}
+
+/// A table, or a word whether there is one.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum OnOff<T> {
+    Word(bool),
     On(T),
 }
 
@@ -119,6 +129,8 @@ struct Listener {
     proxy_protocol: Option<Off>,
     /// Prefixes whose X-Forwarded-* is believed. Default: none.
     trusted_proxies: Option<Vec<String>>,
+    /// TLS towards clients. Default: none, in clear.
+    tls: Option<ListenerTls>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -239,11 +251,19 @@ mod tests {
         assert_eq!(keys::<T>(), expected.collect::<BTreeSet<_>>(), "{}", T::schema_name());
     }
 
+    /// Where no key is refused, though another table's of that name is.
+    fn same_all<T: JsonSchema>(known: &[&str]) {
+        assert_eq!(keys::<T>(), known.iter().map(|key| (*key).to_owned()).collect(), "{}", T::schema_name());
+    }
+
     #[test]
     fn the_mirror_has_the_keys_that_are_decoded() {
         same::<File>(super::super::KEYS);
         same::<Server>(super::super::server::KEYS);
-        same::<Listener>(super::super::listeners::KEYS);
+        same_all::<Listener>(super::super::listeners::KEYS);
+        same::<ListenerTls>(super::super::tls::KEYS);
+        same::<tls::BackendTls>(pools::tls::KEYS);
+        same::<tls::Certificate>(super::super::tls::CERTIFICATE_KEYS);
         same::<Admin>(super::super::admin::KEYS);
         same::<Region>(super::super::regions::KEYS);
         same::<Asset>(super::super::assets::KEYS);

@@ -3,7 +3,8 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Duration, DurationOrOff, Size, Switch};
+use super::tls::BackendTls;
+use super::{Duration, DurationOrOff, OnOff, Size, Switch};
 
 /// What a pool's members share.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -16,6 +17,8 @@ pub(super) struct Settings {
     hash_on: Option<Vec<String>>,
     /// What is spoken to backends. Only "h1" is supported yet.
     protocol: Option<Protocol>,
+    /// TLS to backends; true: with the system's authorities and the backends' own names. Default: false.
+    tls: Option<OnOff<BackendTls>>,
     /// The Host that a backend sees: "preserve", "backend" or a name. Default: "preserve".
     host: Option<String>,
     /// Whether Via is sent to backends. Default: true.
@@ -51,6 +54,8 @@ pub(super) struct Pool {
     hash_on: Option<Vec<String>>,
     /// What is spoken to backends. Only "h1" is supported yet.
     protocol: Option<Protocol>,
+    /// TLS to backends; true: with the system's authorities and the backends' own names. Default: false.
+    tls: Option<OnOff<BackendTls>>,
     /// The Host that a backend sees: "preserve", "backend" or a name.
     host: Option<String>,
     /// Whether Via is sent to backends.

@@ -37,7 +37,7 @@ impl Rig {
         let shared = Shared::new(1, Metrics::new(1));
         let service = Echo::new(limits);
         let server = Server::new(Rc::clone(&service), Arc::clone(&shared), 0);
-        server.add(Arc::clone(&listener), &sockets).unwrap();
+        server.add(Arc::clone(&listener), &sockets, None).unwrap();
         Self { server, service, shared, sockets, listener }
     }
 
@@ -131,7 +131,7 @@ fn requests_are_served_over_a_unix_socket() {
         let path = directory.path().join("s");
         let (listener, sockets) = on(Bind::Unix(path.clone()));
         let rig = Rig::new(Limits::default());
-        rig.server.add(Arc::new(Listener { name: "unix".into(), ..(*listener).clone() }), &sockets).unwrap();
+        rig.server.add(Arc::new(Listener { name: "unix".into(), ..(*listener).clone() }), &sockets, None).unwrap();
         let mut client = UnixStream::connect(&path).await.unwrap();
         client.write_all(GET).await.unwrap();
         until(&mut client, "[]").await;
@@ -200,7 +200,7 @@ fn a_listener_that_is_removed_drains_and_others_stay() {
         let rig = Rig::new(Limits::default());
         let (second, sockets) = on(Bind::Tcp("127.0.0.1:0".parse().unwrap()));
         let second = Arc::new(Listener { name: "second".into(), ..(*second).clone() });
-        rig.server.add(Arc::clone(&second), &sockets).unwrap();
+        rig.server.add(Arc::clone(&second), &sockets, None).unwrap();
         let mut stays = rig.connect().await;
         let mut goes = TcpStream::connect(sockets.local_addr().unwrap()).await.unwrap();
         for client in [&mut stays, &mut goes] {
@@ -223,7 +223,7 @@ fn a_reload_keeps_connections_and_gives_new_ones_the_new_settings() {
         until(&mut client, "[]").await;
         let trusted = vec!["127.0.0.0/8".parse().unwrap()];
         let changed = Arc::new(Listener { trusted_proxies: trusted, ..(*rig.listener).clone() });
-        rig.server.add(Arc::clone(&changed), &rig.sockets).unwrap();
+        rig.server.add(Arc::clone(&changed), &rig.sockets, None).unwrap();
         client.write_all(GET).await.unwrap();
         until(&mut client, "[]").await;
         let mut new = rig.connect().await;
@@ -292,7 +292,7 @@ fn a_worker_with_many_hands_connections_on() {
             local(async || {
                 let service = Echo::new(Limits::default());
                 let server = Server::new(Rc::clone(&service), shared, 1);
-                server.add(listener, &sockets).unwrap();
+                server.add(listener, &sockets, None).unwrap();
                 until_done.await.unwrap();
                 assert!(service.served.get() > 0, "nothing was handed on");
             });
@@ -301,7 +301,7 @@ fn a_worker_with_many_hands_connections_on() {
     local(async || {
         let service = Echo::new(Limits::default());
         let server = Server::new(Rc::clone(&service), Arc::clone(&shared), 0);
-        server.add(Arc::clone(&listener), &sockets).unwrap();
+        server.add(Arc::clone(&listener), &sockets, None).unwrap();
         let mut clients = vec![];
         for _ in 0..40 {
             let mut client = UnixStream::connect(&path).await.unwrap();

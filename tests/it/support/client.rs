@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::DEADLINE;
+use super::tls::TlsStream;
 
 /// Name and value, in order.
 pub type Fields = Vec<(String, String)>;
@@ -22,6 +23,7 @@ pub struct Client {
 enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<TlsStream>),
 }
 
 /// A response as it stood on the wire.
@@ -101,10 +103,24 @@ impl Client {
         Self { socket: Socket::Unix(stream), buffer: Vec::new(), host: "localhost".into() }
     }
 
+    /// Over TLS; see [`TlsClient`](super::tls::TlsClient).
+    pub fn over(stream: TlsStream, host: &str) -> Self {
+        Self { socket: Socket::Tls(Box::new(stream)), buffer: Vec::new(), host: host.to_owned() }
+    }
+
+    /// The session of a connection over TLS.
+    pub fn session(&self) -> &rustls::ClientConnection {
+        match &self.socket {
+            Socket::Tls(s) => &s.conn,
+            _ => panic!("not over TLS"),
+        }
+    }
+
     /// Our end of the connection, for TCP.
     pub fn local_addr(&self) -> SocketAddr {
         match &self.socket {
             Socket::Tcp(s) => s.local_addr().unwrap(),
+            Socket::Tls(s) => s.sock.local_addr().unwrap(),
             Socket::Unix(_) => panic!("a Unix socket has no address"),
         }
     }
@@ -119,6 +135,7 @@ impl Client {
         match &mut self.socket {
             Socket::Tcp(s) => s.write_all(bytes),
             Socket::Unix(s) => s.write_all(bytes),
+            Socket::Tls(s) => s.write_all(bytes).and_then(|()| s.flush()),
         }
     }
 
@@ -228,9 +245,13 @@ impl Client {
 
     /// Ends our sending side.
     pub fn finish(&mut self) {
-        match &self.socket {
+        match &mut self.socket {
             Socket::Tcp(s) => s.shutdown(Shutdown::Write).unwrap(),
             Socket::Unix(s) => s.shutdown(Shutdown::Write).unwrap(),
+            Socket::Tls(s) => {
+                s.conn.send_close_notify();
+                s.flush().unwrap();
+            }
         }
     }
 
@@ -243,6 +264,7 @@ impl Client {
         match &self.socket {
             Socket::Tcp(s) => s.set_read_timeout(Some(timeout)).unwrap(),
             Socket::Unix(s) => s.set_read_timeout(Some(timeout)).unwrap(),
+            Socket::Tls(s) => s.sock.set_read_timeout(Some(timeout)).unwrap(),
         }
     }
 
@@ -348,6 +370,7 @@ impl Client {
             let read = match &mut self.socket {
                 Socket::Tcp(s) => s.read(&mut piece),
                 Socket::Unix(s) => s.read(&mut piece),
+                Socket::Tls(s) => s.read(&mut piece),
             };
             match read {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

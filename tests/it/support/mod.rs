@@ -5,11 +5,13 @@
 use std::time::{Duration, Instant};
 
 pub mod agent;
+pub mod certs;
 pub mod client;
 pub mod exchange;
 pub mod origin;
 pub mod peer;
 pub mod proxy;
+pub mod tls;
 pub mod tls_origin;
 
 pub use client::{Client, Response};

@@ -1,0 +1,82 @@
+//! A client over TLS: rustls around the raw socket of [`Client`], so that responses are read as strictly.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::ring;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
+
+use super::certs::{Authority, Pair};
+use super::{Client, DEADLINE};
+
+/// The stream of a connection.
+pub type TlsStream = StreamOwned<ClientConnection, TcpStream>;
+
+/// What one client has: whom it trusts, what it shows, and the tickets of its sessions.
+#[derive(Clone)]
+pub struct TlsClient(Arc<ClientConfig>);
+
+impl TlsClient {
+    /// Trusts this authority; HTTP/1.1 by ALPN; remembers sessions.
+    pub fn new(authority: &Authority) -> Self {
+        Self::build(authority, rustls::DEFAULT_VERSIONS, None)
+    }
+
+    /// The same, with one version only.
+    pub fn with_version(authority: &Authority, version: &'static SupportedProtocolVersion) -> Self {
+        Self::build(authority, &[version], None)
+    }
+
+    /// The same, with a certificate of its own.
+    pub fn with_identity(authority: &Authority, identity: &Pair) -> Self {
+        Self::build(authority, rustls::DEFAULT_VERSIONS, Some(identity))
+    }
+
+    /// All of it.
+    pub fn build(
+        authority: &Authority,
+        versions: &[&'static SupportedProtocolVersion],
+        identity: Option<&Pair>,
+    ) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.der()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = builder.with_protocol_versions(versions).unwrap().with_root_certificates(roots);
+        let mut config = match identity.map(Pair::identity) {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => builder.with_client_auth_cert(chain, key).unwrap(),
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.resumption = Resumption::in_memory_sessions(64);
+        Self(Arc::new(config))
+    }
+
+    /// With a hand on rustls' configuration.
+    pub fn edit(self, edit: impl FnOnce(&mut ClientConfig)) -> Self {
+        let mut config = (*self.0).clone();
+        edit(&mut config);
+        Self(Arc::new(config))
+    }
+
+    /// A connection whose handshake is over.
+    pub fn connect(&self, addr: SocketAddr, name: &str) -> Client {
+        self.try_connect(addr, name).unwrap_or_else(|e| panic!("TLS to {name} at {addr}: {e}"))
+    }
+
+    /// The same, where a refusal is an answer. In TLS 1.3 one for the lack of a certificate comes later.
+    pub fn try_connect(&self, addr: SocketAddr, name: &str) -> io::Result<Client> {
+        let mut stream = TcpStream::connect_timeout(&addr, DEADLINE)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.set_write_timeout(Some(DEADLINE))?;
+        let server = ServerName::try_from(name.to_owned()).unwrap();
+        let mut session = ClientConnection::new(Arc::clone(&self.0), server).map_err(io::Error::other)?;
+        while session.is_handshaking() {
+            session.complete_io(&mut stream)?;
+        }
+        Ok(Client::over(StreamOwned::new(session, stream), name))
+    }
+}

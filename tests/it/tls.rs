@@ -1,0 +1,439 @@
+//! TLS towards clients: which certificate, which version, tickets, client certificates, files that change, and what
+//! happens to those who do not speak it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use rustls::HandshakeKind;
+use rustls::version::{TLS12, TLS13};
+
+use crate::support::certs::{Authority, Pair, place};
+use crate::support::proxy::run;
+use crate::support::tls::TlsClient;
+use crate::support::{After, Client, Origin, Proxy, poll};
+
+const ROUTES: &str = "[[routes]]\npath = \"/v1/{asset}\"\n[regions.a]\n[defaults]\nhealth = false\n";
+
+/// A directory of certificates, and a backend.
+struct Rig {
+    origin: Origin,
+    directory: tempfile::TempDir,
+    authority: Authority,
+}
+
+impl Rig {
+    /// With certificates of these names, by the name of their file.
+    fn new(certificates: &[(&str, &[&str])]) -> Self {
+        let rig = Self {
+            origin: Origin::start("one"),
+            directory: tempfile::tempdir().unwrap(),
+            authority: Authority::new("authority"),
+        };
+        for (file, names) in certificates {
+            rig.authority.sign(names).write(rig.path(), file);
+        }
+        place(&rig.path().join("ca.pem"), &rig.authority.pem());
+        rig
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A listener with these certificates.
+    fn listener(&self, name: &str, keys: &str, certificates: &[&str]) -> String {
+        let path = self.path().display();
+        let keys = keys.replace("DIR", &path.to_string());
+        let mut text = format!("[[listeners]]\nname = \"{name}\"\nbind = \"127.0.0.1:0\"\n[listeners.tls]\n{keys}\n");
+        for file in certificates {
+            text +=
+                &format!("[[listeners.tls.certificates]]\ncert = \"{path}/{file}.pem\"\nkey = \"{path}/{file}.key\"\n");
+        }
+        text
+    }
+
+    fn config(&self, listeners: &str) -> String {
+        format!("[server]\nworkers = 2\n{listeners}\n{ROUTES}[pools.BTC.a]\nprimaries = [\"{}\"]\n", self.origin.addr())
+    }
+
+    fn start(&self, keys: &str, certificates: &[&str]) -> Proxy {
+        Proxy::start(&self.config(&self.listener("main", keys, certificates)))
+    }
+
+    fn client(&self) -> TlsClient {
+        TlsClient::new(&self.authority)
+    }
+}
+
+/// What a connection says of itself after a request; `None`: it came to none.
+fn asked(client: &TlsClient, addr: SocketAddr, name: &str) -> Option<(u16, HandshakeKind)> {
+    let mut client = client.try_connect(addr, name).ok()?;
+    let request = client.format("GET", "/v1/BTC", &[("Connection", "close")], b"");
+    client.try_send(&request).ok()?;
+    let response = client.try_response_to("GET").ok()?;
+    // To its end, so that tickets have come.
+    client.expect_closed();
+    Some((response.status, client.session().handshake_kind().unwrap()))
+}
+
+fn serial(client: &Client) -> Vec<u8> {
+    client.session().peer_certificates().unwrap()[0].to_vec()
+}
+
+#[test]
+fn a_request_over_tls_and_what_backend_and_log_hear_of_it() {
+    let rig = Rig::new(&[("site", &["a.test"])]);
+    let proxy = rig.start("", &["site"]);
+    let mut client = rig.client().connect(proxy.address(), "a.test");
+    let forged = [("X-Forwarded-Client-Cert", "Subject=\"CN=root\""), ("X-Forwarded-Proto", "gopher")];
+    assert_eq!(client.request("GET", "/v1/BTC", &forged, b"").status, 200);
+    assert_eq!(client.post("/v1/BTC", vec![b'x'; 300_000]).status, 200);
+    assert_eq!(client.session().alpn_protocol(), Some(&b"http/1.1"[..]));
+    let requests = rig.origin.requests();
+    assert_eq!(requests[0].header("x-forwarded-proto"), Some("https"));
+    assert_eq!(requests[0].header("x-forwarded-client-cert"), None);
+    assert_eq!(requests[1].body.len(), 300_000);
+    let line = proxy.access_where(|line| line["target"] == "/v1/BTC");
+    assert_eq!((&line["tls_version"], &line["sni"]), (&"1.3".into(), &"a.test".into()));
+    proxy.metric_until("shardgate_tls_handshakes_total", &[("listener", "main"), ("result", "full")], |n| n == 1.0);
+    assert!(proxy.metric("shardgate_tls_certificate_expiry_timestamp_seconds", &[("listener", "main")]) > 6e10);
+}
+
+#[test]
+fn certificates_by_name() {
+    let names: [(&str, &[&str]); 3] =
+        [("first", &["first.test"]), ("wild", &["*.b.test"]), ("exact", &["x.b.test", "b.test"])];
+    let rig = Rig::new(&names);
+    let proxy = rig.start("", &["first", "wild", "exact"]);
+    let der = |file: &str| std::fs::read_to_string(rig.path().join(format!("{file}.pem"))).unwrap();
+    // Whoever gets a certificate that is not for the name breaks off; so all are accepted here.
+    let lax = rig.client().edit(accept_all);
+    for (name, file) in [
+        ("first.test", "first"),
+        ("y.b.test", "wild"),
+        ("Y.B.Test", "wild"),
+        ("x.b.test", "exact"),
+        ("b.test", "exact"),
+        ("z.y.b.test", "first"),
+        ("nobody.test", "first"),
+        ("127.0.0.1", "first"),
+    ] {
+        let client = lax.connect(proxy.address(), name);
+        let got = rcgen_pem(&serial(&client));
+        assert_eq!(got, der(file).replace("\r\n", "\n").trim(), "{name}");
+    }
+}
+
+fn rcgen_pem(der: &[u8]) -> String {
+    let text = data_encoding::BASE64.encode(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line)).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----", lines.join("\n"))
+}
+
+fn accept_all(config: &mut rustls::ClientConfig) {
+    config.dangerous().set_certificate_verifier(std::sync::Arc::new(AcceptAll));
+}
+
+/// Believes any certificate.
+#[derive(Debug)]
+struct AcceptAll;
+
+impl rustls::client::danger::ServerCertVerifier for AcceptAll {
+    fn verify_server_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[test]
+fn versions_and_alpn() {
+    let rig = Rig::new(&[("site", &["a.test"])]);
+    let newest = rig.listener("newest", "min_version = \"1.3\"", &["site"]);
+    let both = rig.listener("both", "", &["site"]);
+    let proxy = Proxy::start(&rig.config(&format!("{newest}{both}")));
+    let (old, new) = (TlsClient::with_version(&rig.authority, &TLS12), TlsClient::with_version(&rig.authority, &TLS13));
+    assert!(asked(&old, proxy.addr("both"), "a.test").is_some());
+    assert!(asked(&new, proxy.addr("both"), "a.test").is_some());
+    assert!(asked(&old, proxy.addr("newest"), "a.test").is_none());
+    assert!(asked(&new, proxy.addr("newest"), "a.test").is_some());
+    assert_eq!(proxy.access_where(|line| line["listener"] == "both")["tls_version"], "1.2");
+    // No protocol in common, and none at all.
+    assert!(
+        asked(&rig.client().edit(|c| c.alpn_protocols = vec![b"spdy".to_vec()]), proxy.addr("both"), "a.test")
+            .is_none()
+    );
+    assert!(asked(&rig.client().edit(|c| c.alpn_protocols.clear()), proxy.addr("both"), "a.test").is_some());
+    // What rustls can't even offer: curl, with OpenSSL's defences down.
+    let curl = |version: &str, listener: &str| {
+        let port = proxy.addr(listener).port();
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "-o", "/dev/null", "--ciphers", "DEFAULT@SECLEVEL=0"]).args(version.split(' '));
+        curl.arg("--cacert").arg(rig.path().join("ca.pem"));
+        curl.args(["--resolve", &format!("a.test:{port}:127.0.0.1"), &format!("https://a.test:{port}/v1/BTC")]);
+        curl.output().expect("curl").status.success()
+    };
+    assert!(curl("--tlsv1.2", "both") && curl("--tlsv1.3", "newest"));
+    assert!(!curl("--tlsv1.0 --tls-max 1.1", "both"));
+}
+
+#[test]
+fn sessions_are_resumed_at_any_worker_and_over_reloads() {
+    let rig = Rig::new(&[("site", &["a.test"])]);
+    let config = rig.config(&rig.listener("main", "", &["site"]));
+    let proxy = Proxy::start(&config);
+    for version in [&TLS12, &TLS13] {
+        let client = TlsClient::with_version(&rig.authority, version);
+        assert_eq!(asked(&client, proxy.address(), "a.test"), Some((200, HandshakeKind::Full)));
+        for _ in 0..16 {
+            assert_eq!(asked(&client, proxy.address(), "a.test"), Some((200, HandshakeKind::Resumed)));
+        }
+        // New certificates, and more of them: sessions go on.
+        rig.authority.sign(&["a.test"]).write(rig.path(), "site");
+        assert!(proxy.reload(&format!("{config}\n# again\n")));
+        assert_eq!(asked(&client, proxy.address(), "a.test"), Some((200, HandshakeKind::Resumed)));
+        assert_eq!(asked(&client, proxy.address(), "other.test").map(|(_, kind)| kind), None, "not its name");
+    }
+    assert!(proxy.metric("shardgate_tls_handshakes_total", &[("result", "resumed")]) >= 34.0);
+}
+
+#[test]
+fn clients_show_certificates() {
+    let rig = Rig::new(&[("site", &["a.test", "b.test"])]);
+    let listeners: String = [
+        ("required", "client_ca = \"DIR/ca.pem\""),
+        ("optional", "client_ca = \"DIR/ca.pem\"\nclient_auth = \"optional\""),
+        ("none", ""),
+    ]
+    .map(|(name, keys)| rig.listener(name, keys, &["site"]))
+    .concat();
+    let proxy = Proxy::start(&rig.config(&listeners));
+    let me = rig.authority.sign(&["me"]);
+    let stranger = Authority::new("stranger").sign(&["me"]);
+    let subject = |listener: &str, identity: Option<&Pair>, version| {
+        let client = TlsClient::build(&rig.authority, &[version], identity);
+        let before = rig.origin.requests().len();
+        let (status, _) = asked(&client, proxy.addr(listener), "a.test")?;
+        assert_eq!(status, 200);
+        Some(rig.origin.requests()[before].header("x-forwarded-client-cert").map(str::to_owned))
+    };
+    let mine = Some(Some("Subject=\"CN=me\"".to_owned()));
+    for version in [&TLS12, &TLS13] {
+        assert_eq!(subject("required", Some(&me), version), mine);
+        assert_eq!(subject("required", None, version), None);
+        assert_eq!(subject("required", Some(&stranger), version), None);
+        assert_eq!(subject("optional", Some(&me), version), mine);
+        assert_eq!(subject("optional", None, version), Some(None));
+        assert_eq!(subject("optional", Some(&stranger), version), None);
+        assert_eq!(subject("none", Some(&me), version), Some(None));
+    }
+    // Who is resumed is still who they were.
+    let client = TlsClient::with_identity(&rig.authority, &me);
+    assert_eq!(asked(&client, proxy.addr("required"), "a.test"), Some((200, HandshakeKind::Full)));
+    assert_eq!(asked(&client, proxy.addr("required"), "a.test"), Some((200, HandshakeKind::Resumed)));
+    let last = rig.origin.requests().pop().unwrap();
+    assert_eq!(last.header("x-forwarded-client-cert"), Some("Subject=\"CN=me\""));
+}
+
+#[test]
+fn a_ticket_is_good_for_its_listener_and_its_name_only() {
+    let rig = Rig::new(&[("site", &["a.test", "b.test"])]);
+    let keys = "client_ca = \"DIR/ca.pem\"";
+    let config = |keys: &str| {
+        let listeners = [rig.listener("one", keys, &["site"]), rig.listener("two", "", &["site"])].concat();
+        rig.config(&listeners)
+    };
+    let proxy = Proxy::start(&config(keys));
+    let me = rig.authority.sign(&["me"]);
+    for version in [&TLS12, &TLS13] {
+        let client = TlsClient::build(&rig.authority, &[version], Some(&me));
+        let kind = |listener: &str, name: &str| asked(&client, proxy.addr(listener), name).map(|(_, kind)| kind);
+        // The client offers what it got for a name wherever it connects for that name.
+        assert_eq!(kind("two", "a.test"), Some(HandshakeKind::Full));
+        assert_eq!(kind("one", "a.test"), Some(HandshakeKind::Full), "of another listener");
+        assert_eq!(kind("one", "a.test"), Some(HandshakeKind::Resumed));
+        assert_eq!(kind("one", "b.test"), Some(HandshakeKind::Full), "of another name");
+    }
+    // Asked for by another authority: a ticket from before is none.
+    let client = TlsClient::with_identity(&rig.authority, &me);
+    assert_eq!(asked(&client, proxy.addr("one"), "a.test"), Some((200, HandshakeKind::Full)));
+    let other = Authority::new("other");
+    place(&rig.path().join("ca2.pem"), &(other.pem() + &rig.authority.pem()));
+    assert!(proxy.reload(&config("client_ca = \"DIR/ca2.pem\"")));
+    assert_eq!(asked(&client, proxy.addr("one"), "a.test"), Some((200, HandshakeKind::Full)));
+    place(&rig.path().join("ca3.pem"), &other.pem());
+    assert!(proxy.reload(&config("client_ca = \"DIR/ca3.pem\"")));
+    assert_eq!(asked(&client, proxy.addr("one"), "a.test"), None, "a ticket lets nobody in");
+}
+
+#[test]
+fn a_request_for_another_host_is_misdirected_where_clients_show_certificates() {
+    let rig = Rig::new(&[("site", &["a.test", "b.test"])]);
+    let optional = rig.listener("asks", "client_ca = \"DIR/ca.pem\"\nclient_auth = \"optional\"", &["site"]);
+    let plain = rig.listener("asks-not", "", &["site"]);
+    let proxy = Proxy::start(&rig.config(&format!("{optional}{plain}")));
+    let mut client = rig.client().connect(proxy.addr("asks"), "a.test");
+    assert_eq!(client.get("/v1/BTC").status, 200);
+    assert_eq!(client.request("GET", "/v1/BTC", &[("Host", "A.test:443")], b"").status, 200);
+    let refused = client.request("GET", "/v1/BTC", &[("Host", "b.test")], b"");
+    assert_eq!((refused.status, refused.reason().as_str()), (421, "misdirected_request"));
+    assert_eq!(client.get("/v1/BTC").status, 200, "the connection goes on");
+    let mut client = rig.client().connect(proxy.addr("asks-not"), "a.test");
+    assert_eq!(client.request("GET", "/v1/BTC", &[("Host", "b.test")], b"").status, 200);
+}
+
+#[test]
+fn files_that_change_are_read_anew_without_a_signal() {
+    let rig = Rig::new(&[("site", &["a.test"])]);
+    let proxy = rig.start("", &["site"]);
+    // A client that resumed a session would see the certificate of then.
+    let now = || serial(&rig.client().connect(proxy.address(), "a.test"));
+    let mut open = rig.client().connect(proxy.address(), "a.test");
+    let first = serial(&open);
+    assert_eq!(open.get("/v1/BTC").status, 200);
+    // A new certificate whose key is not there yet changes nothing.
+    let next = rig.authority.sign(&["a.test"]);
+    place(&rig.path().join("site.pem"), &next.cert);
+    proxy.log_line("a certificate that changed can't be used, the old one goes on");
+    assert_eq!(now(), first);
+    place(&rig.path().join("site.key"), &next.key);
+    proxy.log_line("certificate read anew");
+    assert_eq!(now(), next.der.to_vec());
+    // Nobody who was there notices.
+    assert_eq!(open.get("/v1/BTC").status, 200);
+    assert_eq!(proxy.metric("shardgate_config_reloads_total", &[]), 0.0);
+    // One that ends soon: behind a symbolic link, as certbot has them.
+    let ending = rig.authority.sign_until(&["a.test"], 5);
+    ending.write(rig.path(), "archive");
+    for kind in ["key", "pem"] {
+        std::fs::remove_file(rig.path().join(format!("site.{kind}"))).unwrap();
+        std::os::unix::fs::symlink(format!("archive.{kind}"), rig.path().join(format!("site.{kind}"))).unwrap();
+    }
+    proxy.log_line("the certificate expires soon");
+    assert_eq!(now(), ending.der.to_vec());
+    let expiry = proxy.metric("shardgate_tls_certificate_expiry_timestamp_seconds", &[]);
+    let left = expiry - jiff::Timestamp::now().as_second() as f64;
+    assert!((3.0..6.0).contains(&(left / 86_400.0)), "{left}");
+}
+
+#[test]
+fn a_reload_with_a_bad_pair_is_refused_and_connections_stay() {
+    let rig = Rig::new(&[("site", &["a.test"]), ("other", &["a.test"])]);
+    let config = rig.config(&rig.listener("main", "", &["site"]));
+    let proxy = Proxy::start(&config);
+    let mut open = rig.client().connect(proxy.address(), "a.test");
+    let bad = config.replace("site.key", "other.key");
+    assert!(!proxy.reload(&bad));
+    assert_eq!(asked(&rig.client(), proxy.address(), "a.test"), Some((200, HandshakeKind::Full)));
+    assert!(proxy.reload(
+        &config.replace("/site.", "/other.").replace("[listeners.tls]", "[listeners.tls]\nmin_version = \"1.3\"")
+    ));
+    let old = TlsClient::with_version(&rig.authority, &TLS12);
+    assert_eq!(asked(&old, proxy.address(), "a.test"), None);
+    assert_eq!(open.get("/v1/BTC").status, 200, "one that was open goes on");
+}
+
+#[test]
+fn check_says_what_is_doubtful_about_certificates() {
+    let rig = Rig::new(&[("site", &["a.test", "b.test"]), ("other", &["b.test"])]);
+    rig.authority.sign_until(&[], 12).write(rig.path(), "ending");
+    let exposed = std::os::unix::fs::PermissionsExt::from_mode(0o640);
+    std::fs::set_permissions(rig.path().join("other.key"), exposed).unwrap();
+    let file = rig.path().join("shardgate.toml");
+    std::fs::write(&file, rig.config(&rig.listener("main", "", &["site", "other", "ending"]))).unwrap();
+    let (code, _, said) = run(&["check", "-c", file.to_str().unwrap()]);
+    assert_eq!(code, 0, "{said}");
+    for words in [
+        "other.key can be read by others than its owner (mode 640)",
+        "another certificate answers for b.test already",
+        "ending.pem expires on 20",
+        "ending.pem names no host, so nobody ever gets it",
+    ] {
+        assert_eq!(said.matches(words).count(), 1, "{words}:\n{said}");
+    }
+}
+
+#[test]
+fn what_is_not_tls_never_becomes_a_request() {
+    let rig = Rig::new(&[("site", &["a.test"])]);
+    let config = rig.config(&rig.listener("main", "", &["site"])) + "[limits]\nheader_timeout = \"1s\"\n";
+    let proxy = Proxy::start(&config);
+    let count = |result| proxy.metric("shardgate_tls_handshakes_total", &[("result", result)]);
+    // HTTP in clear: told so, once, and nothing else of it is read.
+    let mut plain = proxy.client();
+    let twice = [plain.format("GET", "/v1/BTC", &[], b""), plain.format("GET", "/v1/BTC", &[], b"")].concat();
+    plain.send(twice);
+    let answer = plain.response();
+    assert_eq!((answer.status, answer.reason().as_str()), (400, "bad_request"));
+    assert!(answer.text().contains("https"), "{}", answer.text());
+    plain.expect_closed();
+    // Garbage, of one kind and the other.
+    for garbage in [&b"\0\0\0\0\0\0"[..], b"\x16\x03\x01\x00\x05hello", b"\x16GET /v1/BTC HTTP/1.1\r\n\r\n"] {
+        let mut client = proxy.client();
+        client.send(garbage);
+        client.rest();
+    }
+    // A request ahead of the handshake is no part of what comes after it, since nothing does.
+    let mut client = proxy.client();
+    client.send(b"GET /v1/BTC HTTP/1.1\r\nhost: a.test\r\n\r\n\x16\x03\x01\x02\x00\x01\x00");
+    assert_eq!(client.response().status, 400);
+    // Silence, from the start and in the middle, until header_timeout.
+    let (mut silent, mut half) = (proxy.client(), proxy.client());
+    half.send(b"\x16\x03\x01\x02\x00\x01");
+    silent.expect_closed();
+    half.expect_closed();
+    drop(proxy.client());
+    poll("every handshake to be counted", || {
+        let counts = [count("plain_http"), count("failed"), count("timeout"), count("closed")];
+        (counts == [2.0, 3.0, 2.0, 1.0]).then_some(())
+    });
+    assert!(rig.origin.requests().is_empty());
+    assert_eq!(proxy.metric("shardgate_requests_total", &[]), 0.0);
+}
+
+#[test]
+fn what_is_cut_off_can_be_told_from_what_is_whole() {
+    let rig = Rig::new(&[("site", &["a.test"])]);
+    rig.origin.on_custom("/v1/BTC", |request, exchange| {
+        exchange.send("HTTP/1.0 200 OK\r\n\r\nhello")?;
+        // In the middle of a body of no declared length that is whole, or in the middle of a chunk.
+        Ok(if request.header("x-cut").is_some() { After::Reset } else { After::Close })
+    });
+    let proxy = rig.start("", &["site"]);
+    let answer = |headers: &str| {
+        let mut client = rig.client().connect(proxy.address(), "a.test");
+        client.send(format!("GET /v1/BTC HTTP/1.0\r\nHost: a.test\r\n{headers}\r\n"));
+        client.try_response_to("GET").map(|response| response.text())
+    };
+    // The end of a body without a length is the end of the connection: only close_notify says that it is whole.
+    assert_eq!(answer("").expect("a whole body"), "hello");
+    assert!(answer("X-Cut: 1\r\n").is_err());
+}
