@@ -5,6 +5,7 @@
 
 mod differential;
 mod rules;
+mod secured;
 mod sending;
 
 use std::cell::RefCell;

@@ -120,6 +120,11 @@ impl Secured {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn beneath(&self) -> &Stream {
+        &self.stream.get_ref().0.stream
+    }
+
     /// Whether all that was written has been sent.
     pub(super) fn is_sent(&self) -> bool {
         !self.stream.get_ref().1.wants_write()
