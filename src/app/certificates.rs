@@ -21,7 +21,7 @@ use super::background::Background;
 use super::listeners::Open;
 use crate::config::{reread_authorities, reread_certificate};
 use crate::model::{Certificate, Tls};
-use crate::telemetry::Metrics;
+use crate::telemetry::{CertificateEnd, Metrics};
 use crate::tls::{Front, Warned};
 
 /// Between two looks.
@@ -96,9 +96,12 @@ impl Certificates {
 
     fn show(&self) {
         let of = |one: &Watched| {
-            let listener = Arc::clone(&one.listener);
-            let certificates = one.tls.certificates.clone();
-            certificates.into_iter().map(move |it| (Arc::clone(&listener), Arc::clone(&it.label), it.not_after))
+            let end = |it: &Arc<Certificate>| CertificateEnd {
+                listener: Arc::clone(&one.listener),
+                certificate: Arc::clone(&it.label),
+                not_after: it.not_after,
+            };
+            one.tls.certificates.iter().map(end).collect::<Vec<_>>()
         };
         self.metrics.certificates(self.watched.iter().flat_map(of).collect());
     }

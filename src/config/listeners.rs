@@ -7,12 +7,13 @@ use super::address::{bind, prefix};
 use super::context::Context;
 use super::decode::{Fields, boolean, list, not_supported, string, table, text};
 use super::diagnostic::Fault;
+use super::routes::edits::redirect;
 use super::source::Span;
 use super::tls;
 use super::tree::Value;
 use crate::model::{Bind, Listener};
 
-pub(super) const KEYS: &[&str] = &["name", "bind", "protocols", "proxy_protocol", "trusted_proxies", "tls"];
+pub(super) const KEYS: &[&str] = &["name", "bind", "protocols", "proxy_protocol", "trusted_proxies", "tls", "redirect"];
 
 /// The listeners, and where each bind address stands, for whoever else wants to bind.
 pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>) -> (Vec<Listener>, HashMap<Bind, Span>) {
@@ -54,6 +55,7 @@ fn listener(cx: &Context<'_>, item: &Value<'_>) -> Option<(Listener, Span, Span)
     fields.read("protocols", protocols);
     let trusted_proxies = fields.read("trusted_proxies", |cx, value| list(cx, value, prefix)).unwrap_or_default();
     let tls = fields.read("tls", tls::decode);
+    let redirect = fields.read("redirect", redirect);
     let name = fields.get("name").and_then(|value| Some((text(cx, value)?, value.span)));
     let Some(at) = fields.get("bind") else {
         let fault = Fault::error(item.span, "this listener has no `bind`").absence();
@@ -65,7 +67,7 @@ fn listener(cx: &Context<'_>, item: &Value<'_>) -> Option<(Listener, Span, Span)
         Some((name, span)) => (Arc::from(name), span),
         None => (Arc::from(bind.to_string()), at.span),
     };
-    Some((Listener { trusted_proxies, tls, ..Listener::new(&name, bind) }, name_span, at.span))
+    Some((Listener { trusted_proxies, tls, redirect, ..Listener::new(&name, bind) }, name_span, at.span))
 }
 
 fn protocols(cx: &Context<'_>, value: &Value<'_>) -> Option<()> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Bind, Pool, RegionId, Route, Tls};
+use super::{Action, Bind, Pool, RegionId, Route, Tls};
 
 /// The whole of a configuration, checked. Every name in it has been resolved, every number is in range.
 #[derive(Debug, Clone)]
@@ -83,6 +83,8 @@ pub struct Listener {
     pub trusted_proxies: Vec<IpNet>,
     /// `None`: in clear.
     pub tls: Option<Tls>,
+    /// Every request is answered with this redirect, whatever its route. `None`: requests are served.
+    pub redirect: Option<Action>,
 }
 
 impl Listener {
@@ -95,6 +97,7 @@ impl Listener {
             proxy_protocol: false,
             trusted_proxies: Vec::new(),
             tls: None,
+            redirect: None,
         }
     }
 }

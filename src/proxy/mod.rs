@@ -37,7 +37,7 @@ use crate::message::conn::Conn;
 use crate::message::fields::{Fields, Known, Names};
 use crate::message::framing::origin_form;
 use crate::message::{Request, RequestHead, Response, ResponseHead, forwarded, hop, respond};
-use crate::model::{Action, HeaderEdits, Key, Limits, Reason, Route};
+use crate::model::{Action, HeaderEdits, Key, Limits, Reason};
 use crate::routing::{Reader, Refusal, Snapshot};
 use crate::telemetry::{AccessLog, WorkerMetrics};
 use crate::upstream;
@@ -175,6 +175,10 @@ where
             self.count(snapshot, None, ticket);
             return Err(Reason::MisdirectedRequest.into());
         }
+        if let Some(redirect) = &conn.listener.redirect {
+            self.count(snapshot, None, ticket);
+            return own_answer(redirect, head, ticket);
+        }
         let client = forwarded::client(conn.peer, &conn.listener.trusted_proxies, &head.fields);
         if client != conn.peer {
             ticket.client = client.map(|address| address.to_string().into());
@@ -190,7 +194,7 @@ where
         // Answers that need no backend.
         let Some(target) = resolved.target else {
             self.count(snapshot, None, ticket);
-            return own_answer(route, head, ticket);
+            return own_answer(&route.action, head, ticket);
         };
         self.count(snapshot, Some(target.key), ticket);
 
@@ -331,17 +335,17 @@ fn is_misdirected(conn: &Conn, head: &RequestHead) -> bool {
     asks && conn.secure().is_some_and(|secure| !secure.is_for(head.authority()))
 }
 
-/// The answer of a route that does not forward.
-fn own_answer<U>(route: &Route, request: &RequestHead, ticket: &Ticket) -> Result<Answer<U>, Refused> {
+/// The answer of what does not forward.
+fn own_answer<U>(action: &Action, request: &RequestHead, ticket: &Ticket) -> Result<Answer<U>, Refused> {
     let target = origin_form(request.target());
     let (target, host) = (String::from_utf8_lossy(&target), String::from_utf8_lossy(request.authority()));
-    let (status, location) = route.action.own_answer(&request.method, &host, &target).ok_or(Reason::NoAsset)?;
+    let (status, location) = action.own_answer(&request.method, &host, &target).ok_or(Reason::NoAsset)?;
     let mut head = ResponseHead::new(status);
     if let Some(location) = location {
         head.fields.push(b"location", location.as_bytes());
     }
     let mut body = Bytes::new();
-    if let Action::Respond { body: text, .. } = &route.action {
+    if let Action::Respond { body: text, .. } = action {
         body = Bytes::from(text.clone());
         head.fields.push(b"content-type", b"text/plain; charset=utf-8");
     }

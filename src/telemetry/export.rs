@@ -341,8 +341,8 @@ impl Export {
             }
         }
         let mut expiry = TLS_CERTIFICATE_EXPIRY.family();
-        for (listener, certificate, not_after) in lock(&state.certificates).iter() {
-            expiry.push(&[listener, certificate], *not_after as f64);
+        for end in lock(&state.certificates).iter() {
+            expiry.push(&[&end.listener, &end.certificate], end.not_after as f64);
         }
         let mut limits = LIMIT_HITS.family();
         for entry in state.limits.iter() {

@@ -47,8 +47,7 @@ pub(super) struct State {
     /// By detector and whether they were enforced. Counted by the control plane, too.
     pub(super) ejections: Mutex<HashMap<(Labels<3>, Detector, bool), u64>>,
     pub(super) listeners: Mutex<Vec<Arc<ListenerCells>>>,
-    /// Listener, certificate, and when it ends in Unix time.
-    pub(super) certificates: Mutex<Vec<(Arc<str>, Arc<str>, i64)>>,
+    pub(super) certificates: Mutex<Vec<CertificateEnd>>,
     pub(super) limits: Tally<&'static str>,
     /// Regions that `retain` was told are gone: what failed over to them is not shown.
     pub(super) regions_gone: Mutex<HashSet<Arc<str>>>,
@@ -242,8 +241,8 @@ impl Metrics {
         cells
     }
 
-    /// The certificates in use: listener, certificate, and when it ends in Unix time.
-    pub fn certificates(&self, in_use: Vec<(Arc<str>, Arc<str>, i64)>) {
+    /// The certificates in use from now on.
+    pub fn certificates(&self, in_use: Vec<CertificateEnd>) {
         *lock(&self.state.certificates) = in_use;
     }
 
@@ -325,6 +324,17 @@ pub struct ListenerCells {
     pub(super) open: CachePadded<Count>,
     pub(super) total: Count,
     pub(super) handshakes: [Count; Handshake::ALL.len()],
+}
+
+/// When a certificate ends.
+#[derive(Debug, Clone)]
+pub struct CertificateEnd {
+    /// Where it is used.
+    pub listener: Arc<str>,
+    /// What it is called.
+    pub certificate: Arc<str>,
+    /// In Unix time.
+    pub not_after: i64,
 }
 
 /// How a TLS handshake with a client ended.

@@ -19,7 +19,9 @@ pub use access::{AccessLog, AccessSink, AccessWriter};
 pub use cells::{HedgeResult, RetryResult};
 pub use export::{CONTENT_TYPE, Family, Kind, Spec, families};
 pub use main_log::{MainLog, init_logging};
-pub use metrics::{Cause, ClientConnection, Handshake, ListenerCells, Metrics, OTHER, Subject, UNKNOWN};
+pub use metrics::{
+    Cause, CertificateEnd, ClientConnection, Handshake, ListenerCells, Metrics, OTHER, Subject, UNKNOWN,
+};
 pub use record::AccessRecord;
 pub use worker::{BackendCells, InFlight, KeyCells, PoolCells, Queued, WorkerMetrics};
 

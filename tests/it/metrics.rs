@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use shardgate::model::{Detector, Outcome, Reason, Role};
-use shardgate::telemetry::{Cause, HedgeResult, Metrics, RetryResult, families};
+use shardgate::telemetry::{Cause, CertificateEnd, Handshake, HedgeResult, Metrics, RetryResult, families};
 
 use crate::support::{Origin, Proxy};
 
@@ -34,6 +34,9 @@ fn promtool_accepts_every_metric() {
     metrics.reload(true);
     metrics.limit_hit("max_connections");
     let _connection = metrics.listener(&awkward).connected();
+    metrics.listener(&awkward).handshake(Handshake::Full);
+    let end = CertificateEnd { listener: awkward.clone(), certificate: awkward.clone(), not_after: 2_000_000_000 };
+    metrics.certificates(vec![end]);
     let worker = metrics.worker();
     for asset in [asset, awkward] {
         let key = worker.key(&asset, &region);

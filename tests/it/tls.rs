@@ -10,7 +10,7 @@ use rustls::version::{TLS12, TLS13};
 
 use crate::support::certs::{Authority, Pair, place};
 use crate::support::proxy::run;
-use crate::support::tls::TlsClient;
+use crate::support::tls::{TlsClient, accept_all};
 use crate::support::{After, Client, Origin, Proxy, poll};
 
 const ROUTES: &str = "[[routes]]\npath = \"/v1/{asset}\"\n[regions.a]\n[defaults]\nhealth = false\n";
@@ -129,49 +129,6 @@ fn rcgen_pem(der: &[u8]) -> String {
     let text = data_encoding::BASE64.encode(der);
     let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line)).collect();
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----", lines.join("\n"))
-}
-
-fn accept_all(config: &mut rustls::ClientConfig) {
-    config.dangerous().set_certificate_verifier(std::sync::Arc::new(AcceptAll));
-}
-
-/// Believes any certificate.
-#[derive(Debug)]
-struct AcceptAll;
-
-impl rustls::client::danger::ServerCertVerifier for AcceptAll {
-    fn verify_server_cert(
-        &self,
-        _: &rustls::pki_types::CertificateDer<'_>,
-        _: &[rustls::pki_types::CertificateDer<'_>],
-        _: &rustls::pki_types::ServerName<'_>,
-        _: &[u8],
-        _: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &rustls::pki_types::CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &rustls::pki_types::CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[test]
@@ -339,9 +296,8 @@ fn files_that_change_are_read_anew_without_a_signal() {
     }
     proxy.log_line("the certificate expires soon");
     assert_eq!(now(), ending.der.to_vec());
-    let expiry = proxy.metric("shardgate_tls_certificate_expiry_timestamp_seconds", &[]);
-    let left = expiry - jiff::Timestamp::now().as_second() as f64;
-    assert!((3.0..6.0).contains(&(left / 86_400.0)), "{left}");
+    let soon = jiff::Timestamp::now().as_second() as f64 + 6.0 * 86_400.0;
+    proxy.metric_until("shardgate_tls_certificate_expiry_timestamp_seconds", &[], |end| end < soon);
 }
 
 #[test]
@@ -359,6 +315,42 @@ fn a_reload_with_a_bad_pair_is_refused_and_connections_stay() {
     let old = TlsClient::with_version(&rig.authority, &TLS12);
     assert_eq!(asked(&old, proxy.address(), "a.test"), None);
     assert_eq!(open.get("/v1/BTC").status, 200, "one that was open goes on");
+}
+
+/// The example as it stands, but for its ports and its backend.
+#[test]
+fn the_example_redirects_to_https_and_says_so_for_good() {
+    let rig = Rig::new(&[]);
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/https.toml");
+    let example = std::fs::read_to_string(example).unwrap();
+    let directory = rig.path().join("tls");
+    std::fs::create_dir(&directory).unwrap();
+    rig.authority.sign(&["api.example.com"]).write(&directory, "api.example.com");
+    rig.authority.sign(&["*.example.org"]).write(&directory, "example.org");
+    place(&directory.join("clients.pem"), &rig.authority.pem());
+    let edited = example
+        .replace(":80\"", ":0\"")
+        .replace(":443\"", ":0\"")
+        .replace(":8443\"", ":0\"")
+        .replace("0.0.0.0", "127.0.0.1")
+        .replace("\"tls/", &format!("\"{}/", directory.display()))
+        .replace("10.1.0.11:8000", &rig.origin.addr().to_string())
+        .replace("10.1.0.12:8000", &rig.origin.addr().to_string().replace("127.0.0.1", "127.0.0.2"));
+    let proxy = Proxy::start(&(edited + "\n[defaults]\nhealth = false\nbalance = \"round-robin\"\n"));
+    let mut clear = Client::connect(proxy.addr("clear"));
+    for (method, status) in [("GET", 301), ("POST", 308)] {
+        let answer = clear.request(method, "/v1/predict/BTC?a=1", &[("Host", "api.example.com")], b"");
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.header("location"), Some("https://api.example.com/v1/predict/BTC?a=1"));
+    }
+    for name in ["api.example.com", "a.example.org"] {
+        let answer = rig.client().connect(proxy.addr("public"), name).get("/v1/predict/BTC");
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("strict-transport-security"), Some("max-age=63072000"));
+    }
+    assert!(asked(&rig.client(), proxy.addr("partners"), "api.example.com").is_none());
+    let partner = TlsClient::with_identity(&rig.authority, &rig.authority.sign(&["partner"]));
+    assert_eq!(partner.connect(proxy.addr("partners"), "api.example.com").get("/v1/predict/BTC").status, 200);
 }
 
 #[test]
@@ -417,6 +409,41 @@ fn what_is_not_tls_never_becomes_a_request() {
     });
     assert!(rig.origin.requests().is_empty());
     assert_eq!(proxy.metric("shardgate_requests_total", &[]), 0.0);
+}
+
+#[test]
+fn a_body_larger_than_all_buffers_arrives_whole() {
+    const SIZE: usize = 4 << 20;
+    let rig = Rig::new(&[("site", &["a.test"])]);
+    rig.origin.on_custom("/v1/BTC", |_, exchange| {
+        exchange.send(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{SIZE:x}\r\n"))?;
+        exchange.send((0..SIZE).map(|at| at as u8).collect::<Vec<_>>())?;
+        // Then it waits until the client has all there is.
+        let rest = exchange.piece()?;
+        exchange.send(format!("\r\n{:x}\r\n", rest.len()))?;
+        exchange.send(rest)?;
+        exchange.send("\r\n0\r\n\r\n")?;
+        Ok(After::Close)
+    });
+    let proxy = rig.start("", &["site"]);
+    let mut client = rig.client().connect(proxy.address(), "a.test");
+    client.send("POST /v1/BTC HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\n\r\n");
+    assert_eq!(client.head_only().0, 200);
+    let mut got = 0;
+    while got < SIZE {
+        let line = client.take(1);
+        let mut size = String::from_utf8(line).unwrap();
+        while !size.ends_with("\r\n") {
+            size.push_str(&String::from_utf8(client.take(1)).unwrap());
+        }
+        let size = usize::from_str_radix(size.trim(), 16).unwrap();
+        let piece = client.take(size + 2);
+        assert!(piece[..size].iter().enumerate().all(|(at, byte)| *byte == (got + at) as u8));
+        got += size;
+    }
+    client.send("rest");
+    let end = client.take(b"4\r\nrest\r\n0\r\n\r\n".len());
+    assert_eq!(end, b"4\r\nrest\r\n0\r\n\r\n");
 }
 
 #[test]

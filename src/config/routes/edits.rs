@@ -42,7 +42,8 @@ pub(super) fn action(cx: &Context<'_>, f: Fields<'_, '_, '_>) -> Option<Action> 
     }
 }
 
-fn redirect(cx: &Context<'_>, value: &Value<'_>) -> Option<Action> {
+/// Where to, `{host}` and `{target}` being the request's.
+pub(in crate::config) fn redirect(cx: &Context<'_>, value: &Value<'_>) -> Option<Action> {
     if let Kind::Table(_) = value.kind {
         let help = "only where to, such as \"https://{host}{target}\"; the status is 301, or 308 for a POST";
         expected_help(cx, value, "a string", Some(help.to_owned()));

@@ -131,6 +131,8 @@ struct Listener {
     trusted_proxies: Option<Vec<String>>,
     /// TLS towards clients. Default: none, in clear.
     tls: Option<ListenerTls>,
+    /// Answers every request with a redirect to here, such as "https://{host}{target}". Default: requests are served.
+    redirect: Option<String>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
