@@ -35,7 +35,7 @@ fn address(number: usize) -> Address {
 
 fn pool(policy: Policy, count: usize) -> PoolState {
     let server = |number| {
-        let identity = Identity { region: "r".into(), address: address(number), protocol: Protocol::H1 };
+        let identity = Identity { region: "r".into(), address: address(number), protocol: Protocol::H1, tls: None };
         let backend = Backend::new(identity);
         backend.latency().asked(Instant::now());
         backend.latency().took(Duration::from_millis(1 + number as u64 % 3), Instant::now());

@@ -145,7 +145,7 @@ async fn probe(http: bool) {
         .into_iter()
         .map(|port| {
             let address = Address::Ip(SocketAddr::from(([127, 0, 0, 1], port as u16)));
-            let identity = Identity { region: "north".into(), address, protocol: Protocol::H1 };
+            let identity = Identity { region: "north".into(), address, protocol: Protocol::H1, tls: None };
             let backend = registry.backend(identity);
             registry.check(&backend, &settings, Instant::now())
         })

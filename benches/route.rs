@@ -93,7 +93,7 @@ fn snapshot(pools: usize) -> Snapshot {
     let backends: Vec<_> = (0..BACKENDS)
         .map(|i| {
             let address = Address::Ip((std::net::Ipv4Addr::from(0x0a00_0000 + i), 8000).into());
-            Backend::new(Identity { region: "r".into(), address, protocol: Protocol::H1 })
+            Backend::new(Identity { region: "r".into(), address, protocol: Protocol::H1, tls: None })
         })
         .collect();
     let mut random = fastrand::Rng::with_seed(1);

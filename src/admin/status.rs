@@ -12,7 +12,7 @@ use crate::backend::{self, Passive, Verdict, Why};
 use crate::balance::slow_start::WHOLE;
 use crate::control::States;
 use crate::model::{Operator, Policy, RegionId, Role, Target};
-use crate::routing::{Server, Snapshot};
+use crate::routing::{Server, Snapshot, TlsSeen};
 
 /// All of it.
 #[derive(Serialize)]
@@ -78,6 +78,8 @@ struct Tier {
 #[derive(Serialize)]
 struct Backend<'s> {
     address: &'s str,
+    /// Who it has to be inside TLS; none: it is spoken to in clear.
+    tls: Option<TlsSeen>,
     role: &'static str,
     weight: u16,
     /// `up`, `down`, `unchecked` (not yet), `not-checked` (checks are off), `ejected`, `spared` (it would be ejected, but
@@ -210,6 +212,7 @@ impl<'s> Backend<'s> {
         let since = server.check.as_ref().map(|check| now.saturating_duration_since(check.status_since().1));
         Self {
             address: &server.backend.label,
+            tls: TlsSeen::of(&server.backend),
             role: role.as_str(),
             weight: server.weight,
             state: verdict.why.as_str(),

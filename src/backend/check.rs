@@ -63,6 +63,10 @@ pub enum Cause {
     NotServing,
     /// The call of that protocol ended with this status.
     Grpc(u16),
+    /// Its certificate is not good, or not for it.
+    Certificate,
+    /// The TLS handshake failed for another reason.
+    Tls,
 }
 
 impl Cause {
@@ -79,6 +83,8 @@ impl Cause {
             Self::Agent => "agent",
             Self::NotServing => "not_serving",
             Self::Grpc(_) => "grpc",
+            Self::Certificate => "certificate",
+            Self::Tls => "tls",
         }
     }
 }
@@ -165,6 +171,8 @@ fn pack(status: Status, after: Duration) -> u64 {
         Status::Down(Cause::Agent) => (9, 0),
         Status::Down(Cause::NotServing) => (10, 0),
         Status::Down(Cause::Grpc(code)) => (11, code),
+        Status::Down(Cause::Certificate) => (12, 0),
+        Status::Down(Cause::Tls) => (13, 0),
     };
     let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).min((1 << 40) - 1);
     kind | u64::from(code) << 8 | after << 24
@@ -184,6 +192,8 @@ fn unpack(word: u64) -> (Status, Duration) {
         9 => Status::Down(Cause::Agent),
         10 => Status::Down(Cause::NotServing),
         11 => Status::Down(Cause::Grpc(u16::from_le_bytes([low, high]))),
+        12 => Status::Down(Cause::Certificate),
+        13 => Status::Down(Cause::Tls),
         _ => Status::Down(Cause::Garbage),
     };
     (status, Duration::from_millis(word >> 24))
@@ -208,6 +218,8 @@ mod tests {
             Cause::Agent,
             Cause::NotServing,
             Cause::Grpc(14),
+            Cause::Certificate,
+            Cause::Tls,
         ];
         let states = [Status::Unchecked, Status::Up].into_iter().chain(causes.map(Status::Down));
         for status in states {

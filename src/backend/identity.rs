@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{Address, Protocol};
+use crate::model::{Address, Protocol, TlsTo};
 
 /// Two members with equal identities are one server, with one set of connections, limits and checks, whatever pools
 /// they stand in and whatever weight they have there.
@@ -14,4 +14,6 @@ pub struct Identity {
     pub address: Address,
     /// What is spoken to it.
     pub protocol: Protocol,
+    /// Inside TLS, and as whom; `None`: in clear.
+    pub tls: Option<Arc<TlsTo>>,
 }

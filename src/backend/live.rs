@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::queue::{Waiting, pass_on};
 use super::standing::{Announced, Ejection, Passive, Standing};
-use super::{Identity, Latency, Observation, Words};
+use super::{Identity, Latency, Observation, Tls, Words};
 use crate::model::Outlier;
 
 /// One server. See the module's own words.
@@ -27,6 +27,8 @@ pub struct Backend {
     pub identity: Identity,
     /// Its address as text: in labels, logs and the API.
     pub label: Arc<str>,
+    /// `None`: it is spoken to in clear.
+    pub tls: Option<Box<Tls>>,
     line: Arc<Line>,
     /// Whether the newest attempt to connect, by anyone, was refused. Written only when it changes.
     refused: AtomicBool,
@@ -85,6 +87,7 @@ impl Backend {
     pub fn new(identity: Identity) -> Arc<Self> {
         Arc::new_cyclic(|backend| Self {
             label: identity.address.to_string().into(),
+            tls: identity.tls.as_ref().map(|to| Box::new(Tls::new(to, identity.protocol))),
             identity,
             line: Arc::new(Line {
                 requests: AtomicU64::new(0),

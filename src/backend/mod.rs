@@ -19,6 +19,7 @@ pub mod outlier;
 pub mod queue;
 mod registry;
 mod standing;
+mod tls;
 mod verdict;
 mod words;
 
@@ -31,5 +32,6 @@ pub use latency::Latency;
 pub use live::{Backend, Connection, InFlight};
 pub use registry::Registry;
 pub use standing::{Announced, Ejection, Observation, Passive, Standing};
+pub use tls::Tls;
 pub use verdict::{Announcer, Verdict, Voices, Why, verdicts};
 pub use words::Words;

@@ -72,7 +72,12 @@ mod tests {
     use crate::model::{Address, Protocol};
 
     fn identity(region: &str, address: &str) -> Identity {
-        Identity { region: region.into(), address: Address::Ip(address.parse().unwrap()), protocol: Protocol::H1 }
+        Identity {
+            region: region.into(),
+            address: Address::Ip(address.parse().unwrap()),
+            protocol: Protocol::H1,
+            tls: None,
+        }
     }
 
     #[test]

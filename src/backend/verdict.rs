@@ -194,7 +194,7 @@ fn judge(operator: Operator, own: Option<&Word>, refused: bool, passive: Passive
         (_, Some(Word::Drains(by)), _) => never(Why::Announced(*by)),
         (_, Some(Word::Checked(Status::Unchecked)), _) => never(Why::Unchecked),
         (_, Some(Word::Checked(Status::Down(cause))), _) => {
-            let answers = !matches!(cause, Cause::Refused | Cause::Unreachable);
+            let answers = !matches!(cause, Cause::Refused | Cause::Unreachable | Cause::Certificate | Cause::Tls);
             only_in_panic(answers && !refused, Why::Down(*cause))
         }
         (.., Passive::Ejected) => only_in_panic(!refused, Why::Ejected),
@@ -235,6 +235,8 @@ mod tests {
             (Ready, down(Cause::Refused), false, Trusted, false, false, "down: refused"),
             (Ready, down(Cause::Refused), true, Trusted, false, false, "down: refused"),
             (Ready, down(Cause::Unreachable), false, Trusted, false, false, "down: unreachable"),
+            (Ready, down(Cause::Certificate), false, Trusted, false, false, "down: certificate"),
+            (Ready, down(Cause::Tls), false, Trusted, false, false, "down: tls"),
             (Ready, UP, false, Ejected, false, true, "ejected"),
             (Ready, UP, true, Ejected, false, false, "ejected"),
             (Ready, None, false, Ejected, false, true, "ejected"),
@@ -292,7 +294,8 @@ mod tests {
     /// Backends of which these were ejected, in this order.
     fn pool(n: u16, ejected: &[usize]) -> Vec<Arc<Backend>> {
         let address = |port| Address::Ip(([10, 0, 0, 1], port).into());
-        let identity = |port| Identity { region: "r".into(), address: address(port), protocol: Default::default() };
+        let identity =
+            |port| Identity { region: "r".into(), address: address(port), protocol: Default::default(), tls: None };
         let pool: Vec<_> = (0..n).map(|port| Backend::new(identity(port))).collect();
         let start = Instant::now();
         for (after, &place) in (0..).zip(ejected) {

@@ -98,8 +98,8 @@ fn members(plan: &Plan, pool: PoolId, registry: &mut Registry) -> [Vec<Server>; 
             Role::Replica => &mut tiers[1],
         };
         for address in resolved(&member.address) {
-            let protocol = pool.settings.protocol;
-            let backend = registry.backend(Identity { region: Arc::clone(&region.name), address, protocol });
+            let (protocol, tls) = (pool.settings.protocol, pool.settings.tls_to(&member.address));
+            let backend = registry.backend(Identity { region: Arc::clone(&region.name), address, protocol, tls });
             tier.push(Server::new(backend, None, member.weight));
         }
     }

@@ -21,7 +21,7 @@ pub(super) fn table(status: &Value) -> String {
                 text(&pool["region"]),
                 text(&backend["role"]),
                 load(pool, &backend["role"]),
-                text(&backend["address"]),
+                address(backend),
                 weight(backend),
                 text(&backend["in_flight"]),
                 state(backend),
@@ -38,6 +38,16 @@ fn load(pool: &Value, role: &Value) -> String {
     let Some(tier) = list(pool, "tiers").iter().find(own) else { return "-".into() };
     let panic = if tier["panic"] == true { " panic" } else { "" };
     format!("{}%{panic}", text(&tier["load"]))
+}
+
+/// `10.0.0.1:80`, `10.0.0.1:80 (TLS)`.
+fn address(backend: &Value) -> String {
+    let tls = match backend["tls"]["verified"].as_bool() {
+        None => "",
+        Some(true) => " (TLS)",
+        Some(false) => " (TLS, not verified)",
+    };
+    text(&backend["address"]) + tls
 }
 
 /// `2`, or `2 x 0.75` where the backend's own word moves it.
@@ -128,7 +138,7 @@ mod tests {
                 "backends": [
                     { "role": "primary", "address": "10.0.0.1:80", "weight": 2, "load_weight": 0.754, "in_flight": 7,
                       "state": "up", "cause": null, "since": 7300.0 },
-                    { "role": "replica", "address": "10.0.0.2:80", "weight": 1, "in_flight": 0, "state": "down",
+                    { "role": "replica", "address": "10.0.0.2:80", "tls": { "verified": true }, "weight": 1, "in_flight": 0, "state": "down",
                       "cause": "timeout", "since": 3.9 },
                     { "role": "replica", "address": "10.0.0.3:80", "weight": 1, "in_flight": 0, "state": "drain",
                       "since": 9.0, "operator": { "seconds": 61.0, "who": "ann", "level": "pool" } },
@@ -140,12 +150,12 @@ mod tests {
         let wanted = "\
 shardgate 1.2.3: ready; configuration 0a
 
-ASSET  REGION  ROLE     LOAD       BACKEND      WEIGHT    IN FLIGHT  STATE
-gold   west    primary  70%        10.0.0.1:80  2 x 0.75  7          up 2h
-gold   west    replica  30% panic  10.0.0.2:80  1         0          down: timeout 3s
-gold   west    replica  30% panic  10.0.0.3:80  1         0          drain 1m by ann (pool)
-gold   west    replica  30% panic  10.0.0.4:80  1         0          drain 1s (region)
-tin    west    -        -          -            -         -          unresolved
+ASSET  REGION  ROLE     LOAD       BACKEND            WEIGHT    IN FLIGHT  STATE
+gold   west    primary  70%        10.0.0.1:80        2 x 0.75  7          up 2h
+gold   west    replica  30% panic  10.0.0.2:80 (TLS)  1         0          down: timeout 3s
+gold   west    replica  30% panic  10.0.0.3:80        1         0          drain 1m by ann (pool)
+gold   west    replica  30% panic  10.0.0.4:80        1         0          drain 1s (region)
+tin    west    -        -          -                  -         -          unresolved
 ";
         assert_eq!(table(&status), wanted);
     }

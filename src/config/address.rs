@@ -45,7 +45,7 @@ fn parse_address(text: &str) -> Result<Address, String> {
             let bare = rest.split('/').next().unwrap_or(rest);
             return Err(match scheme {
                 "https://" => {
-                    format!("an address has no scheme: \"{bare}\" (and TLS to backends is not supported yet)")
+                    format!("an address has no scheme: \"{bare}\" (and `tls = true` in its pool)")
                 }
                 _ => format!("an address has no scheme: \"{bare}\""),
             });

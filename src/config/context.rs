@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Fault, Faults};
 use super::source::{Source, Span};
+use super::trust::Trust;
 
 /// How `${NAME}` is looked up.
 pub(super) type Environment<'e> = &'e dyn Fn(&str) -> Option<OsString>;
@@ -18,13 +19,21 @@ pub(super) struct Context<'e> {
     pub(super) environment: Environment<'e>,
     /// Captures that pools hash on: `path` or `host`, a name, and where it was first named. Routes are read later.
     pub(super) captures: RefCell<BTreeMap<(&'static str, String), Span>>,
+    /// What TLS to backends is made of.
+    pub(super) trust: Trust,
     /// Of each file, by its number.
     directories: Vec<PathBuf>,
 }
 
 impl<'e> Context<'e> {
     pub(super) fn new(environment: Environment<'e>) -> Self {
-        Self { faults: Faults::default(), environment, captures: RefCell::default(), directories: Vec::new() }
+        Self {
+            faults: Faults::default(),
+            environment,
+            captures: RefCell::default(),
+            trust: Trust::default(),
+            directories: Vec::new(),
+        }
     }
 
     /// The next file's number.

@@ -55,22 +55,12 @@ impl<'a, 'i, 'e> Fields<'a, 'i, 'e> {
     pub(super) fn span(&self, key: &str) -> Option<Span> {
         self.table.entry(key).map(|entry| entry.span)
     }
-
-    /// Refuses a key of the design that this version cannot serve yet.
-    pub(super) fn refuse(&self, key: &str, what: &str) {
-        if let Some(span) = self.span(key) {
-            not_supported(self.cx, span, what);
-        }
-    }
 }
 
-/// A key or a value of the design that this version cannot serve yet.
+/// A value of the design that this version cannot serve yet.
 pub(super) fn not_supported(cx: &Context<'_>, span: Span, what: &str) {
     cx.note(Fault::error(span, format!("{what} is not supported yet")).label("not supported yet"));
 }
-
-/// Keys of the design that are refused wherever they stand: known, but no advice.
-pub(super) static NOT_YET: &[&str] = &["tls"];
 
 /// Every table of the file with its keys, to say where a misplaced key belongs.
 static SECTIONS: &[(&str, &[&str])] = &[
@@ -104,7 +94,7 @@ fn unknown_key(cx: &Context<'_>, span: Span, key: &str, known: &'static [&'stati
         _ if let Some((_, here)) = other => (*here).to_owned(),
         (None, Some((home, _))) if *home != section => format!("`{key}` belongs to {home}"),
         (Some(near), _) => format!("did you mean `{near}`?"),
-        _ => suggest(key, known.iter().copied().filter(|key| !NOT_YET.contains(key)), "known keys"),
+        _ => suggest(key, known.iter().copied(), "known keys"),
     };
     cx.note(fault.help(help));
 }

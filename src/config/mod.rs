@@ -31,6 +31,7 @@ mod source;
 mod syntax;
 mod tls;
 mod tree;
+mod trust;
 mod units;
 
 use std::ffi::OsString;
@@ -134,7 +135,7 @@ fn plan(cx: &Context<'_>, mut tree: Table<'_>, hash: String) -> Plan {
     let regions = regions::decode(cx, f.get("regions"));
     let mut assets = assets::decode(cx, f.get("assets"));
     let defaults = pools::defaults(cx, f.get("defaults"));
-    let pools = pools::decode(cx, pools, defaults, &regions, &mut assets);
+    let pools = pools::decode(cx, pools, &defaults, &regions, &mut assets);
     let any_pool = pools.last().is_some_and(|pool| pool.asset == PoolAsset::Any);
     let routes = routes::decode(cx, f.get("routes"), &regions, &assets, any_pool);
     let (listeners, binds) = listeners::decode(cx, f.get("listeners"));

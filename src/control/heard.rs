@@ -144,7 +144,7 @@ mod tests {
 
     fn backend(port: u16) -> Arc<Backend> {
         let address = Address::Ip(([10, 0, 0, 1], port).into());
-        Backend::new(Identity { region: "r".into(), address, protocol: Default::default() })
+        Backend::new(Identity { region: "r".into(), address, protocol: Default::default(), tls: None })
     }
 
     /// Reports, as a worker does.

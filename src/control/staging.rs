@@ -56,18 +56,23 @@ impl<'a> Finder<'a> {
                 Role::Replica => replicas,
             };
             let mut add = |(backend, [check, agent]): Found| {
-                // Two names may lead to one address; it is one backend all the same.
-                if !tier.iter().any(|server: &Server| Arc::ptr_eq(&server.backend, &backend)) {
+                // Two names may lead to one address; it is one backend all the same, and inside TLS the one by the first
+                // of its names.
+                let is_there = |server: &Server| {
+                    Arc::ptr_eq(&server.backend, &backend)
+                        || backend.tls.is_some() && server.backend.identity.address == backend.identity.address
+                };
+                if !tier.iter().any(is_there) {
                     tier.push(Server { agent, ..Server::new(backend, check, member.weight) });
                 }
             };
             if let Address::Name(host, port) = &*member.address {
                 let answers = self.known.answers.get(host).map_or(&[][..], Vec::as_slice);
                 let addresses: Vec<_> = answers.iter().map(|ip| Address::Ip((*ip, *port).into())).collect();
-                addresses.into_iter().for_each(|address| add(find(self.known, self.index, pool, address)));
+                addresses.into_iter().for_each(|at| add(find(self.known, self.index, pool, &member.address, at)));
             } else {
                 let place = (Arc::as_ptr(&member.address) as usize, Arc::as_ptr(&pool.settings) as usize, pool.region);
-                let find = || find(self.known, self.index, pool, (*member.address).clone());
+                let find = || find(self.known, self.index, pool, &member.address, (*member.address).clone());
                 add(self.found.entry(place).or_insert_with(find).clone());
             }
         }
@@ -75,11 +80,13 @@ impl<'a> Finder<'a> {
     }
 }
 
-fn find(known: &mut Known, index: &Index, pool: &Pool, address: Address) -> Found {
+/// `named`: as the file has it; `address`: one of those it stands for.
+fn find(known: &mut Known, index: &Index, pool: &Pool, named: &Address, address: Address) -> Found {
     let registry = &mut known.registry;
     let before = registry.len();
     let region = index.plan.regions.get(pool.region.index()).map_or_else(|| "".into(), |region| region.name.clone());
-    let backend = registry.backend(Identity { region, address, protocol: pool.settings.protocol });
+    let tls = pool.settings.tls_to(named);
+    let backend = registry.backend(Identity { region, address, protocol: pool.settings.protocol, tls });
     if registry.len() > before {
         known.added.push(Arc::clone(&backend));
     }

@@ -1,4 +1,4 @@
-//! One check of one backend: connect, and for an HTTP check ask and read the head of the answer.
+//! One check of one backend: connect, TLS included, and for an HTTP check ask and read the head of the answer.
 //!
 //! Connections are kept for the next check: a thousand connects a second are most of what checking would cost. A kept
 //! one that turns out closed says nothing about the backend, so the check starts over with a new one; a failed check
@@ -16,7 +16,7 @@ use super::{drain, h2};
 use crate::backend::{Cause, Check};
 use crate::message::proxy_protocol;
 use crate::model::{Address, Announcement, HealthCheck, Protocol, StatusRange};
-use crate::upstream::{Stream, dial_announced};
+use crate::upstream::{self, HandshakeFailed, Stream, dial};
 
 /// Bytes of a response head, and fields in it. An answer to a check that is longer is not one.
 const MAX_HEAD: usize = 16 * 1024;
@@ -72,11 +72,13 @@ pub(super) struct Answer {
     pub(super) link: Option<Link>,
     /// What the backend says of itself beside its answer.
     pub(super) said: Option<Announcement>,
+    /// More than the cause says, for the log.
+    pub(super) why: Option<Box<str>>,
 }
 
 impl Answer {
     pub(super) fn failed(cause: Cause) -> Self {
-        Self { result: Err(Failure::Backend(cause)), link: None, said: None }
+        Self { result: Err(Failure::Backend(cause)), link: None, said: None, why: None }
     }
 }
 
@@ -94,8 +96,8 @@ pub(super) async fn ask(check: &Check, request: Option<&[u8]>, kept: Option<Link
     let expect = http.as_ref().map_or(StatusRange::default(), |http| http.expect);
     let answered = match timeout_at(deadline, answer(check, request, kept)).await {
         Err(_) => return Answer::failed(Cause::Timeout),
-        Ok(Err(failure)) => return Answer { result: Err(failure), link: None, said: None },
-        Ok(Ok(None)) => return Answer { result: Ok(()), link: None, said: None },
+        Ok(Err(Failed { failure, why })) => return Answer { result: Err(failure), link: None, said: None, why },
+        Ok(Ok(None)) => return Answer { result: Ok(()), link: None, said: None, why: None },
         Ok(Ok(Some(answered))) => answered,
     };
     let (mut link, reply) = answered;
@@ -107,32 +109,55 @@ pub(super) async fn ask(check: &Check, request: Option<&[u8]>, kept: Option<Link
         return Answer { said: reply.said, ..Answer::failed(Cause::Status(reply.status)) };
     }
     let reusable = matches!(timeout_at(deadline, link.skip_body(&reply)).await, Ok(true));
-    Answer { result: Ok(()), link: reusable.then_some(Link::Http1(link)), said: reply.said }
+    Answer { result: Ok(()), link: reusable.then_some(Link::Http1(link)), said: reply.said, why: None }
 }
 
 /// Connects unless a kept connection serves, and reads the head of the answer, if any is asked for.
-async fn answer(check: &Check, request: Option<&[u8]>, kept: Option<Http1>) -> Result<Option<(Http1, Reply)>, Failure> {
+async fn answer(check: &Check, request: Option<&[u8]>, kept: Option<Http1>) -> Result<Option<(Http1, Reply)>, Failed> {
     if let (Some(request), Some(mut link)) = (request, kept)
         && link.is_quiet()
     {
         match link.exchange(request).await {
             Ok(reply) => return Ok(Some((link, reply))),
-            Err(Broken { answered: true, cause }) => return Err(Failure::Backend(cause)),
+            Err(Broken { answered: true, cause, .. }) => return Err(Failure::Backend(cause).into()),
             Err(Broken { answered: false, .. }) => {}
         }
     }
-    let header = proxy_protocol::write_local(check.settings.proxy_protocol);
-    let stream = dial_announced(&check.backend.identity.address, &header).await.map_err(|e| judge(&e));
-    match stream {
-        Ok(_) => check.backend.note_connect(false),
-        Err(Failure::Backend(cause)) => check.backend.note_connect(cause == Cause::Refused),
-        Err(Failure::Local) => {}
-    }
-    let mut link = Http1 { stream: stream?, buffer: Vec::new() };
+    let mut link = Http1 { stream: connect(check).await?, buffer: Vec::new() };
     let Some(request) = request else { return Ok(None) };
     match link.exchange(request).await {
         Ok(reply) => Ok(Some((link, reply))),
-        Err(broken) => Err(Failure::Backend(broken.cause)),
+        Err(Broken { cause, why, .. }) => Err(Failed { failure: Failure::Backend(cause), why }),
+    }
+}
+
+/// Connects for a check, and notes whether anybody listens.
+pub(super) async fn connect(check: &Check) -> Result<Stream, Failed> {
+    let header = proxy_protocol::write_local(check.settings.proxy_protocol);
+    let stream = dial(&check.backend, &header).await.map_err(Failed::from);
+    match &stream {
+        Ok(_) => check.backend.note_connect(false),
+        Err(Failed { failure: Failure::Backend(cause), .. }) => check.backend.note_connect(*cause == Cause::Refused),
+        Err(Failed { failure: Failure::Local, .. }) => {}
+    }
+    stream
+}
+
+/// A check that did not pass, and what there is to say of it.
+pub(super) struct Failed {
+    pub(super) failure: Failure,
+    pub(super) why: Option<Box<str>>,
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self { failure, why: None }
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self { failure: judge(&error), why: HandshakeFailed::of(&error).map(|failed| failed.to_string().into()) }
     }
 }
 
@@ -143,6 +168,9 @@ pub(super) fn judge(error: &io::Error) -> Failure {
         && LOCAL.contains(&errno)
     {
         return Failure::Local;
+    }
+    if let Some(failed) = HandshakeFailed::of(error) {
+        return Failure::Backend(if failed.is_certificate() { Cause::Certificate } else { Cause::Tls });
     }
     Failure::Backend(match error.kind() {
         // A Unix socket's path that is not there is a port that nobody listens on.
@@ -159,24 +187,23 @@ struct Broken {
     /// Whether anything was read: if not, a kept connection may just have been closed in the meantime.
     answered: bool,
     cause: Cause,
+    why: Option<Box<str>>,
 }
 
 impl Http1 {
     /// Whether the other side has neither closed it nor said anything unasked.
-    fn is_quiet(&self) -> bool {
-        let mut byte = [0];
-        let read = match &self.stream {
-            Stream::Tcp(tcp) => tcp.try_read(&mut byte),
-            Stream::Unix(unix) => unix.try_read(&mut byte),
-        };
-        matches!(read, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    fn is_quiet(&mut self) -> bool {
+        self.stream.is_quiet()
     }
 
     async fn exchange(&mut self, request: &[u8]) -> Result<Reply, Broken> {
         self.buffer.clear();
-        let broken = |answered| Broken { answered, cause: Cause::Reset };
+        let broken = |answered, cause| Broken { answered, cause, why: None };
         // A backend may answer and close before it has read everything: so a failed write is not the last word.
-        let written = self.stream.write_all(request).await;
+        let mut written = self.stream.write_all(request).await;
+        if written.is_ok() {
+            written = self.stream.flush().await;
+        }
         let mut read_any = false;
         loop {
             match parse(&self.buffer) {
@@ -185,19 +212,22 @@ impl Http1 {
                     continue;
                 }
                 Parsed::Reply(reply) => return Ok(reply),
-                Parsed::Garbage => return Err(Broken { answered: true, cause: Cause::Garbage }),
-                Parsed::Partial if self.buffer.len() >= MAX_HEAD => {
-                    return Err(Broken { answered: true, cause: Cause::Garbage });
-                }
+                Parsed::Garbage => return Err(broken(true, Cause::Garbage)),
+                Parsed::Partial if self.buffer.len() >= MAX_HEAD => return Err(broken(true, Cause::Garbage)),
                 Parsed::Partial => {}
             }
             self.buffer.reserve(512);
             match self.stream.read_buf(&mut self.buffer).await {
-                Ok(0) | Err(_) => return Err(broken(read_any)),
+                Ok(0) => return Err(broken(read_any, Cause::Reset)),
                 Ok(_) => read_any = true,
+                Err(error) => {
+                    let why = upstream::refusal(&error).map(Into::into);
+                    let cause = if why.is_some() { Cause::Tls } else { Cause::Reset };
+                    return Err(Broken { answered: read_any, cause, why });
+                }
             }
             if written.is_err() && !read_any {
-                return Err(broken(false));
+                return Err(broken(false, Cause::Reset));
             }
         }
     }

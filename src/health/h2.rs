@@ -15,11 +15,11 @@ use http::{HeaderMap, Method, Request};
 use tokio::time::{Instant, timeout_at};
 
 use super::drain;
-use super::exchange::{Answer, Failure, Link, host_of, judge};
+use super::exchange::{Answer, Failed, Failure, Link, connect, host_of};
 use crate::backend::{Cause, Check};
 use crate::message::grpc;
 use crate::model::{Announcement, HealthCheck, StatusRange};
-use crate::upstream::{Stream, dial};
+use crate::upstream::Stream;
 
 /// Bytes of a body that are read. That of a call is smaller than any bound.
 const MAX_BODY: usize = drain::MAX_BODY;
@@ -49,7 +49,7 @@ pub(super) async fn ask(check: &Check, kept: Option<Link>) -> Answer {
     let deadline = Instant::now() + *timeout;
     let (reply, link) = match timeout_at(deadline, answer(check, kept)).await {
         Err(_) => return Answer::failed(Cause::Timeout),
-        Ok(Err(failure)) => return Answer { result: Err(failure), link: None, said: None },
+        Ok(Err(Failed { failure, why })) => return Answer { result: Err(failure), link: None, said: None, why },
         Ok(Ok(answered)) => answered,
     };
     let expect = http.as_ref().map_or(StatusRange { low: 200, high: 200 }, |http| http.expect);
@@ -61,26 +61,25 @@ pub(super) async fn ask(check: &Check, kept: Option<Link>) -> Answer {
     };
     match verdict {
         _ if reply.said == Some(Announcement::Drain) => Answer::failed(Cause::Draining),
-        Ok(()) => Answer { result: Ok(()), link: Some(Link::Http2(link)), said: reply.said },
+        Ok(()) => Answer { result: Ok(()), link: Some(Link::Http2(link)), said: reply.said, why: None },
         Err(cause) => Answer { said: reply.said, ..Answer::failed(cause) },
     }
 }
 
 /// Connects unless a kept connection serves, and asks.
-async fn answer(check: &Check, kept: Option<Link>) -> Result<(Reply, Http2), Failure> {
+async fn answer(check: &Check, kept: Option<Link>) -> Result<(Reply, Http2), Failed> {
     if let Some(Link::Http2(mut link)) = kept
         // What is wrong with a kept one says nothing.
         && let Ok(reply) = link.exchange(check).await
     {
         return Ok((reply, link));
     }
-    let stream = dial(&check.backend.identity.address).await.map_err(|error| judge(&error));
-    match stream {
-        Ok(_) => check.backend.note_connect(false),
-        Err(Failure::Backend(cause)) => check.backend.note_connect(cause == Cause::Refused),
-        Err(Failure::Local) => {}
+    let stream = connect(check).await?;
+    if !stream.may_speak(b"h2") {
+        let why = Some("the backend did not agree to HTTP/2 (ALPN)".into());
+        return Err(Failed { failure: Failure::Backend(Cause::Tls), why });
     }
-    let shaken = Builder::new().enable_push(false).max_header_list_size(MAX_HEAD).handshake(stream?).await;
+    let shaken = Builder::new().enable_push(false).max_header_list_size(MAX_HEAD).handshake(stream).await;
     let (sender, connection) = shaken.map_err(|error| Failure::Backend(cause(&error)))?;
     let mut link = Http2 { sender, connection: Box::new(connection) };
     let reply = link.exchange(check).await.map_err(|error| Failure::Backend(cause(&error)))?;

@@ -340,6 +340,7 @@ impl Task {
             Found::Check(answer) => answer,
         };
         slot.link = answer.link;
+        let why = answer.why;
         let settings = &slot.check.settings;
         let before = slot.machine.status();
         let result = match answer.result {
@@ -375,7 +376,7 @@ impl Task {
         slot.interval = interval;
         if before != after || slot.clears || slot.is_back {
             slot.check.set(after, now);
-            log(&slot.check, before, after);
+            log(&slot.check, before, after, why.as_deref());
             self.nudge(done.turn, before);
         }
         if before == Status::Unchecked && after != before {
@@ -399,7 +400,7 @@ impl Task {
         slot.interval = interval;
         if has_news || first != after {
             slot.check.set(after, now);
-            log(&slot.check, before, after);
+            log(&slot.check, before, after, None);
             self.nudge(turn, before);
         }
         if first == Status::Unchecked {
@@ -461,7 +462,7 @@ fn address(check: &Arc<Check>) -> usize {
     Arc::as_ptr(check).addr()
 }
 
-fn log(check: &Check, from: Status, to: Status) {
+fn log(check: &Check, from: Status, to: Status, why: Option<&str>) {
     if !flips(from, to) {
         return;
     }
@@ -470,7 +471,7 @@ fn log(check: &Check, from: Status, to: Status) {
     let (by, said) = (if agent.is_some() { "agent" } else { "check" }, agent.and_then(|agent| agent.line()));
     match to {
         Status::Down(Cause::Draining) => tracing::info!(backend, region, by, said, "backend announces drain"),
-        Status::Down(cause) => tracing::warn!(backend, region, to = "down", %cause, said, "backend is down"),
+        Status::Down(cause) => tracing::warn!(backend, region, to = "down", %cause, why, said, "backend is down"),
         _ => tracing::info!(backend, region, to = "up", cause = "passed", said, "backend is up"),
     }
 }

@@ -104,7 +104,7 @@ impl Bench {
     }
 
     fn check(&mut self, address: Address, settings: &HealthCheck) -> Arc<Check> {
-        let identity = Identity { region: "north".into(), address, protocol: Protocol::H1 };
+        let identity = Identity { region: "north".into(), address, protocol: Protocol::H1, tls: None };
         let backend = self.registry.backend(identity);
         self.registry.check(&backend, settings, Instant::now())
     }

@@ -5,6 +5,7 @@
 //! nothing here knows the time; that is why every other room may import it.
 
 mod address;
+mod backend_tls;
 mod key;
 mod load_report;
 mod names;
@@ -19,6 +20,7 @@ mod settings;
 mod tls;
 
 pub use address::{Address, Bind};
+pub use backend_tls::{BackendTls, FromFiles, TlsTo};
 pub use key::{AssetId, Key, PoolId, RegionId};
 pub use load_report::{Announcement, LoadReport};
 pub use names::Names;

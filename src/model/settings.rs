@@ -2,11 +2,12 @@
 //! nowhere else; the reference, the schema and `config` all take them from `Default`.
 
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
 
-use super::{Outlier, ProxyProtocol, SlowStart, SourceKind};
+use super::{Address, BackendTls, Outlier, ProxyProtocol, SlowStart, SourceKind, TlsTo};
 
 /// Everything about a pool but its members. `[defaults]`, with the pool's own table merged over it key by key.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -19,6 +20,8 @@ pub struct PoolSettings {
     pub protocol: Protocol,
     /// What each connection begins with.
     pub proxy_protocol: ProxyProtocol,
+    /// `None`: in clear.
+    pub tls: Option<Arc<BackendTls>>,
     /// The Host that the backend sees.
     pub host: HostHeader,
     /// Whether `Via` is sent to the backend. Off helps nginx backends, which stop compressing when they see it.
@@ -39,6 +42,15 @@ pub struct PoolSettings {
     pub outlier: Option<Outlier>,
     /// How long a backend that was added or has come back takes to its full weight.
     pub slow_start: SlowStart,
+}
+
+impl PoolSettings {
+    /// Whom a backend of this address, as the file has it, has to be inside TLS.
+    pub fn tls_to(&self, address: &Address) -> Option<Arc<TlsTo>> {
+        let settings = Arc::clone(self.tls.as_ref()?);
+        let name = settings.name_of(address)?;
+        Some(Arc::new(TlsTo { settings, name }))
+    }
 }
 
 /// How one backend is picked within a tier.

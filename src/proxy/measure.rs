@@ -98,7 +98,7 @@ mod tests {
 
     fn backend() -> std::sync::Arc<Backend> {
         let address = Address::Ip(([127, 0, 0, 1], 1).into());
-        Backend::new(Identity { region: "r".into(), address, protocol: Default::default() })
+        Backend::new(Identity { region: "r".into(), address, protocol: Default::default(), tls: None })
     }
 
     fn head(status: u16, retry_after: Option<&str>) -> ResponseHead {

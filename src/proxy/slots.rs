@@ -242,7 +242,7 @@ mod tests {
 
     fn server(port: u16) -> Server {
         let address = Address::Ip(([127, 0, 0, 1], port).into());
-        let identity = Identity { region: "r".into(), address, protocol: Protocol::H1 };
+        let identity = Identity { region: "r".into(), address, protocol: Protocol::H1, tls: None };
         Server::new(Backend::new(identity), None, 1)
     }
 

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::loads::Loads;
 use super::resolve::{Ending, Listener, Part};
 use super::{Chain, PoolState, Snapshot, Tier};
-use crate::backend::Verdict;
+use crate::backend::{Backend, Verdict};
 use crate::balance::{self, Group, Rotation, tiers};
 use crate::message::RequestHead;
 use crate::message::fields::Known;
@@ -113,6 +113,8 @@ pub struct TierSeen {
 pub struct ServerSeen {
     /// Its address.
     pub backend: String,
+    /// Who it has to be inside TLS; `null`: it is spoken to in clear.
+    pub tls: Option<TlsSeen>,
     /// Relative capacity.
     pub weight: u16,
     /// Why it is or is not usable, in a word or two.
@@ -125,6 +127,23 @@ pub struct ServerSeen {
     pub latency: Option<f64>,
     /// What its own word (load reports, its agent) makes of its weight, if not the whole.
     pub load_weight: Option<f64>,
+}
+
+/// Who a server has to be inside TLS.
+#[derive(Debug, Clone, Serialize)]
+pub struct TlsSeen {
+    /// The name that its certificate must be for.
+    pub name: String,
+    /// Whether that is checked; not with `insecure`.
+    pub verified: bool,
+}
+
+impl TlsSeen {
+    /// `None`: it is spoken to in clear.
+    pub fn of(backend: &Backend) -> Option<Self> {
+        let to = backend.identity.tls.as_ref()?;
+        Some(Self { name: to.name.to_str().into_owned(), verified: to.settings.verifies })
+    }
 }
 
 /// The backend that gets it.
@@ -369,6 +388,7 @@ fn servers_seen(pool: &PoolState, tier: &Tier, panic: bool, verdicts: &[Verdict]
     let measured = pool.settings.balance == Policy::PeakEwma;
     let seen = (0..).zip(tier.servers.iter()).zip(verdicts).map(|((place, server), verdict)| ServerSeen {
         backend: server.backend.label.to_string(),
+        tls: TlsSeen::of(&server.backend),
         weight: server.weight,
         state: verdict.why.to_string(),
         usable: usable.contains(&place),

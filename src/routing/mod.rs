@@ -29,7 +29,7 @@ mod tests;
 
 pub use build::{Origin, build, rebuild};
 pub use chain::Chain;
-pub use explain::{Explanation, explain};
+pub use explain::{Explanation, TlsSeen, explain};
 pub use index::Index;
 pub use loads::Loads;
 pub use pool::{Places, PoolState, Server, Tier};

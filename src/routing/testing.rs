@@ -108,7 +108,7 @@ pub(super) fn servers(region: &str, first_port: u16, states: &[Option<Status>]) 
     let now = Instant::now();
     let server = |(port, state): (u16, &Option<Status>)| {
         let address = Address::Ip(([10, 0, 0, 1], port).into());
-        let identity = Identity { region: region.into(), address, protocol: Default::default() };
+        let identity = Identity { region: region.into(), address, protocol: Default::default(), tls: None };
         let backend = registry.backend(identity);
         let check = state.map(|state| {
             let check = Check::new(Arc::clone(&backend), HealthCheck::default(), now);

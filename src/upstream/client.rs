@@ -20,7 +20,7 @@ use super::body::Return;
 use super::connection::{Connection, Worker};
 use super::pool::To as _;
 use super::tunnel::{Tunnel, Upgrade};
-use super::{BoxError, Error, ErrorKind, ResponseBody, Terms, dial_announced, h2};
+use super::{BoxError, Error, ErrorKind, ResponseBody, Terms, dial, h2, refusal};
 use crate::backend::Backend;
 use crate::message::Response;
 use crate::message::framing::Fault;
@@ -124,6 +124,7 @@ where
                 terms,
                 connection: &mut connection,
                 upload: &mut upload,
+                is_new: !reused,
                 wrote: false,
                 broken: false,
             };
@@ -175,7 +176,7 @@ where
             return Err(Error::new(ErrorKind::Limit, false));
         };
         let began = Instant::now();
-        let dialling = dial_announced(&backend.identity.address, terms.announced.unwrap_or_default());
+        let dialling = dial(backend, terms.announced.unwrap_or_default());
         let dialled = tokio::time::timeout(terms.connect, dialling).await;
         let connect = Some(began.elapsed());
         match dialled {
@@ -248,6 +249,8 @@ struct Talk<'a, B> {
     connection: &'a mut Connection,
     /// `None`: the request has been sent whole.
     upload: &'a mut Option<Sending<B>>,
+    /// Nothing was sent on the connection before.
+    is_new: bool,
     /// Whether the socket has taken any of it.
     wrote: bool,
     /// The rest of the request can't be sent.
@@ -290,7 +293,7 @@ where
                     return Poll::Ready(Err(Error::new(ErrorKind::Reset, true).because("closed before an answer")));
                 }
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Error::new(ErrorKind::Reset, true).because(error))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broke(inbound, error))),
             }
             match inbound.read(self.connection, self.terms) {
                 Ok(None) => {}
@@ -298,6 +301,20 @@ where
                 Err(fault) => return Poll::Ready(Err(fault.into())),
             }
         }
+    }
+
+    /// Reading failed.
+    #[cold]
+    fn broke(&mut self, inbound: &Inbound, error: io::Error) -> Error {
+        let has_answered = inbound.seen > 0 || !self.connection.buffer.is_empty();
+        if self.is_new
+            && !has_answered
+            && let Some(words) = refusal(&error)
+        {
+            self.wrote = false;
+            return Error::new(ErrorKind::Connect, false).because(words);
+        }
+        Error::new(ErrorKind::Reset, true).because(error)
     }
 
     /// Sends what can be sent now.

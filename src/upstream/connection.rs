@@ -1,13 +1,8 @@
 //! One connection to a backend, and what all connections of a worker share.
 
-use std::future::{Future as _, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-
-use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::task::coop::unconstrained;
+use std::task::{Context, Poll};
 
 use super::Stream;
 use super::alarm::Alarms;
@@ -44,16 +39,9 @@ impl Connection {
         Self { stream, buffer: Buffer::default(), place }
     }
 
-    /// Whether an idle connection may be used: the backend has neither closed it nor said anything. What it says without
-    /// being asked must never be taken for the answer to the next request.
-    ///
-    /// As long as no event came from the kernel this asks for nothing: the runtime knows that there is nothing to read.
-    /// The runtime's budget must not play a part, since a task that has used it up would find every connection good.
+    /// Whether an idle connection may be used.
     pub(super) fn usable(&mut self) -> bool {
-        let mut byte = [0; 1];
-        let mut byte = ReadBuf::new(&mut byte);
-        let read = unconstrained(poll_fn(|cx| Pin::new(&mut self.stream).poll_read(cx, &mut byte)));
-        pin!(read).poll(&mut Context::from_waker(Waker::noop())).is_pending()
+        self.stream.is_quiet()
     }
 
     /// Reads once.

@@ -18,13 +18,15 @@ mod connection;
 mod dial;
 mod h2;
 mod pool;
+mod tls;
 mod tunnel;
 #[cfg(test)]
 mod tests;
 
 pub use body::{BodyError, ResponseBody};
 pub use client::{Client, Outgoing, Reply};
-pub use dial::{Stream, dial, dial_announced};
+pub use dial::{Stream, dial, dial_agent};
+pub use tls::{HandshakeFailed, Secured, refusal};
 pub use tunnel::Upgrade;
 
 use std::task::Waker;

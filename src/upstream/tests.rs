@@ -5,6 +5,7 @@
 
 mod differential;
 mod rules;
+mod secured;
 mod sending;
 
 use std::cell::RefCell;
@@ -63,7 +64,7 @@ where
 {
     fn new() -> Self {
         let address = Address::Unix(std::path::Path::new("/nonexistent/shardgate.sock").into());
-        let backend = Backend::new(Identity { region: "north".into(), address, protocol: Protocol::H1 });
+        let backend = Backend::new(Identity { region: "north".into(), address, protocol: Protocol::H1, tls: None });
         Self { client: Client::default(), backend, interims: RefCell::default() }
     }
 

@@ -48,6 +48,8 @@ mod tidy;
 mod tiers;
 mod timeouts;
 mod websocket;
+mod tls_backends;
+mod tls_checks;
 mod tls;
 mod websocket_drain;
 mod websocket_peers;

@@ -5,7 +5,7 @@ use crate::model::{Address, Detector, Protocol};
 
 fn backend() -> Arc<Backend> {
     let address = Address::Ip("10.1.0.11:8000".parse().unwrap());
-    Backend::new(Identity { region: "north".into(), address, protocol: Protocol::H1 })
+    Backend::new(Identity { region: "north".into(), address, protocol: Protocol::H1, tls: None })
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::model::{Address, Protocol};
 fn backends(n: u16) -> Vec<Arc<Backend>> {
     let backend = |port| {
         let address = Address::Ip(([127, 0, 0, 1], port).into());
-        Backend::new(Identity { region: "r".into(), address, protocol: Protocol::H1 })
+        Backend::new(Identity { region: "r".into(), address, protocol: Protocol::H1, tls: None })
     };
     (0..n).map(backend).collect()
 }

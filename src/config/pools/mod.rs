@@ -8,7 +8,9 @@ pub(super) mod retry;
 pub(super) mod settings;
 pub(super) mod members;
 mod shared;
+pub(super) mod tls;
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use self::settings::Overrides;
@@ -42,11 +44,39 @@ pub(super) const KEYS: &[&str] = &[
     "tls",
 ];
 
-/// `[defaults]`: what every pool starts from.
-pub(super) fn defaults(cx: &Context<'_>, value: Option<&Value<'_>>) -> PoolSettings {
-    let base = settings::built_in();
-    let Some(table) = value.and_then(|value| table(cx, value)) else { return base };
-    Overrides::decode(cx, Fields::new(cx, table, settings::KEYS, "[defaults]")).over(cx, &base)
+/// What every pool starts from.
+pub(super) struct Defaults {
+    settings: Arc<PoolSettings>,
+    tls: Option<tls::Override>,
+    /// Of a pool that says nothing of its own. Made when it is needed: TLS may lack what each pool says by itself.
+    plain: OnceCell<Arc<PoolSettings>>,
+}
+
+/// `[defaults]`
+pub(super) fn defaults(cx: &Context<'_>, value: Option<&Value<'_>>) -> Defaults {
+    let mut settings = settings::built_in();
+    let mut tls = None;
+    if let Some(table) = value.and_then(|value| table(cx, value)) {
+        let mut said = Overrides::decode(cx, Fields::new(cx, table, settings::KEYS, "[defaults]"));
+        tls = tls::merge(said.take_tls(), None);
+        settings = said.over(cx, &settings);
+    }
+    Defaults { settings: Arc::new(settings), tls, plain: OnceCell::new() }
+}
+
+impl Defaults {
+    /// What a pool comes to.
+    fn settings(&self, cx: &Context<'_>, mut own: Overrides, shared: &mut Shared) -> Arc<PoolSettings> {
+        let said = own.take_tls();
+        let mut make = |own: Overrides, said| {
+            let tls = tls::merge(said, self.tls.as_ref()).and_then(|tls| tls::build(cx, &tls));
+            shared.settings(PoolSettings { tls: tls.map(Arc::new), ..own.over(cx, &self.settings) })
+        };
+        match (own.is_empty(), said) {
+            (true, None) => self.plain.get_or_init(|| make(own, None)).clone(),
+            (_, said) => make(own, said),
+        }
+    }
 }
 
 /// A pool, and where it stands.
@@ -59,12 +89,11 @@ struct Found {
 pub(super) fn decode(
     cx: &Context<'_>,
     value: Option<Value<'_>>,
-    defaults: PoolSettings,
+    defaults: &Defaults,
     regions: &Regions,
     assets: &mut Assets,
 ) -> Vec<Pool> {
     let mut shared = Shared::default();
-    let defaults = shared.settings(defaults);
     let mut found = Vec::new();
     let Some(pools) = value.and_then(|value| into_table(cx, value)) else { return Vec::new() };
     // Where each asset first stood among the pools, to see one that is spelled in two ways.
@@ -75,7 +104,7 @@ pub(super) fn decode(
         for pool in &in_regions.entries {
             let Some(region) = region(cx, &entry.key, pool, regions) else { continue };
             let Some(body) = table(cx, &pool.value) else { continue };
-            if let Some(pool) = body_of(cx, asset, region, pool.span, body, &defaults, &mut shared) {
+            if let Some(pool) = body_of(cx, asset, region, pool.span, body, defaults, &mut shared) {
                 found.push(pool);
             }
         }
@@ -177,7 +206,7 @@ fn body_of(
     region: RegionId,
     span: Span,
     body: &Table<'_>,
-    defaults: &Arc<PoolSettings>,
+    defaults: &Defaults,
     shared: &mut Shared,
 ) -> Option<Found> {
     let fields = Fields::new(cx, body, KEYS, "[pools.ASSET.REGION]");
@@ -185,11 +214,12 @@ fn body_of(
     // Most pools of a large file say nothing but who their members are.
     let plain = body.entries.iter().all(|entry| entry.key == "primaries" || entry.key == "replicas");
     let own = if plain { Overrides::default() } else { Overrides::decode(cx, fields) };
-    let settings = match own.is_empty() {
-        true => defaults.clone(),
-        false => shared.settings(own.over(cx, defaults)),
-    };
-    Some(Found { pool: Pool { asset, region, members: members?, settings }, span })
+    let settings = defaults.settings(cx, own, shared);
+    let members = members?;
+    if let Some(tls) = &settings.tls {
+        tls::check_names(cx, tls, &members, span);
+    }
+    Some(Found { pool: Pool { asset, region, members, settings }, span })
 }
 
 /// One warning, however many pools it is about. A name may have many addresses, so that it is not counted.

@@ -5,7 +5,7 @@
 
 use http::HeaderValue;
 
-use super::{agent, grpc, hash, outlier, retry};
+use super::{agent, grpc, hash, outlier, retry, tls};
 use crate::config::context::Context;
 use crate::config::decode::{Fields, boolean, expected_help, float, integer, table, text, word};
 use crate::config::diagnostic::Fault;
@@ -76,6 +76,7 @@ pub(in crate::config) struct Overrides {
     capacity: Option<Option<u32>>,
     outlier: Option<Switch<outlier::Override>>,
     slow_start: Option<SlowStart>,
+    tls: Option<Switch<tls::Override>>,
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -140,7 +141,6 @@ pub(in crate::config) fn built_in() -> PoolSettings {
 impl Overrides {
     /// Reads the keys of a table that [`KEYS`] names.
     pub(in crate::config) fn decode(cx: &Context<'_>, f: Fields<'_, '_, '_>) -> Self {
-        f.refuse("tls", "TLS to backends");
         let balance = f.get("balance").and_then(|value| Some((balance(cx, value)?, value.span)));
         let hash_on = f.get("hash_on").map(|value| (hash::decode(cx, value).unwrap_or_default(), value.span));
         // Of a policy that could not be read, nobody knows whether it would take them.
@@ -162,7 +162,13 @@ impl Overrides {
             capacity,
             outlier: f.read("outlier", |cx, value| switch(cx, value, "{ consecutive_errors = 5 }", outlier::decode)),
             slow_start: f.read("slow_start", outlier::slow_start),
+            tls: f.read("tls", tls::decode),
         }
+    }
+
+    /// What it says of TLS, apart: that is more than what it comes to.
+    pub(in crate::config) fn take_tls(&mut self) -> Option<Switch<tls::Override>> {
+        self.tls.take()
     }
 
     /// Whether the table says nothing, so that what it would be merged over stands as it is.
@@ -170,7 +176,7 @@ impl Overrides {
         *self == Self::default()
     }
 
-    /// What this says, over `base`.
+    /// What this says, over `base`. TLS is for who has taken it to add.
     pub(in crate::config) fn over(self, cx: &Context<'_>, base: &PoolSettings) -> PoolSettings {
         let agent = match &self.health {
             None => base.agent,
@@ -210,6 +216,7 @@ impl Overrides {
             protocol,
             proxy_protocol,
             host: self.host.unwrap_or_else(|| base.host.clone()),
+            tls: None,
             via: self.via.map_or(base.via, Via),
             health: health.map(|health| HealthCheck { proxy_protocol, ..health }),
             agent,

@@ -43,6 +43,7 @@ fn hash_of(settings: &PoolSettings) -> u64 {
         hash_on,
         protocol,
         proxy_protocol,
+        tls,
         host,
         via,
         health,
@@ -55,7 +56,7 @@ fn hash_of(settings: &PoolSettings) -> u64 {
         slow_start,
     } = settings;
     let mut hasher = FxBuildHasher.build_hasher();
-    (balance, hash_on, protocol, host, via, health, agent, retry, limits, timeouts, outlier).hash(&mut hasher);
+    (balance, hash_on, protocol, tls, host, via, health, agent, retry, limits, timeouts, outlier).hash(&mut hasher);
     (slow_start, proxy_protocol).hash(&mut hasher);
     (failover.overprovisioning.to_bits(), failover.panic_percent, failover.capacity).hash(&mut hasher);
     hasher.finish()

@@ -3,7 +3,8 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Duration, DurationOrOff, Size, Switch};
+use super::tls::BackendTls;
+use super::{Duration, DurationOrOff, OnOff, Size, Switch};
 
 /// What a pool's members share.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -18,6 +19,8 @@ pub(super) struct Settings {
     protocol: Option<Protocol>,
     /// What each connection to a backend begins with. Default: "off".
     proxy_protocol: Option<ProxyProtocol>,
+    /// TLS to backends; true: with the system's authorities and the backends' own names. Default: false.
+    tls: Option<OnOff<BackendTls>>,
     /// The Host that a backend sees: "preserve", "backend" or a name. Default: "preserve".
     host: Option<String>,
     /// Whether Via is sent to backends. Default: true.
@@ -55,6 +58,8 @@ pub(super) struct Pool {
     protocol: Option<Protocol>,
     /// What each connection to a backend begins with.
     proxy_protocol: Option<ProxyProtocol>,
+    /// TLS to backends; true: with the system's authorities and the backends' own names. Default: false.
+    tls: Option<OnOff<BackendTls>>,
     /// The Host that a backend sees: "preserve", "backend" or a name.
     host: Option<String>,
     /// Whether Via is sent to backends.

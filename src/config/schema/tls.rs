@@ -1,4 +1,4 @@
-//! `[listeners.tls]` as the schema shows it.
+//! TLS as the schema shows it: of listeners, and to backends.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -40,4 +40,19 @@ pub(super) struct Certificate {
     key: String,
     /// DER file of an OCSP response that is sent with it. Default: none.
     ocsp: Option<String>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BackendTls {
+    /// PEM file of the authorities that backends' certificates must be signed by. Default: the system's.
+    ca: Option<String>,
+    /// The host name or IP address that their certificates must be for. Default: each backend's own.
+    server_name: Option<String>,
+    /// PEM file: the certificate that is shown to who asks for one, then those that lead to an authority.
+    cert: Option<String>,
+    /// PEM file of its private key.
+    key: Option<String>,
+    /// Whether any certificate is believed. Default: false.
+    insecure: Option<bool>,
 }

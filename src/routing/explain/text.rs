@@ -62,14 +62,21 @@ fn write_tier(f: &mut fmt::Formatter<'_>, tier: &TierSeen) -> fmt::Result {
     let panic = if tier.panic { ", in panic" } else { "" };
     line(f, "tier", &format!("{load:>3} % to {asset}/{region} {role}: health {health} %{panic}"))?;
     let width = tier.servers.iter().map(|server| server.backend.len()).max().unwrap_or(0);
-    for ServerSeen { backend, weight, state, usable, in_flight, latency, load_weight } in &tier.servers {
+    for ServerSeen { backend, tls, weight, state, usable, in_flight, latency, load_weight } in &tier.servers {
         let mark = if *usable { '+' } else { '-' };
         let latency = latency.map_or_else(String::new, |seconds| format!(", answers in {:.1} ms", seconds * 1e3));
+        let tls = match tls {
+            None => String::new(),
+            Some(tls) if tls.verified => format!(", TLS as {}", tls.name),
+            Some(_) => ", TLS as anyone".to_owned(),
+        };
         let says = load_weight.map_or_else(String::new, |load| format!(" x {load:.2}"));
         line(
             f,
             "",
-            &format!("      {mark} {backend:<width$}  weight {weight}{says}, {in_flight} in flight, {state}{latency}"),
+            &format!(
+                "      {mark} {backend:<width$}  weight {weight}{says}, {in_flight} in flight, {state}{latency}{tls}"
+            ),
         )?;
     }
     Ok(())

@@ -15,7 +15,7 @@ fn settings(balance: Policy, window: u64) -> PoolSettings {
 fn pool(settings: PoolSettings, servers: &[(u16, Option<f64>, Option<u16>)], now: Instant) -> PoolState {
     let server = |(port, &(weight, reported, percent)): (u16, &(u16, Option<f64>, Option<u16>))| {
         let address = Address::Ip(([10, 0, 0, 1], port).into());
-        let backend = Backend::new(Identity { region: "r".into(), address, protocol: Default::default() });
+        let backend = Backend::new(Identity { region: "r".into(), address, protocol: Default::default(), tls: None });
         if reported.is_some() {
             backend.words_or_new().set_weight(reported);
         }

@@ -276,9 +276,12 @@ async fn open(
 
 /// Dials and waits for the other side's SETTINGS.
 ///
-/// With TLS to backends, ALPN will have said `h2` before this goes on.
+/// Inside TLS the backend must have agreed to HTTP/2 (RFC 9113, 3.2): one that ignores what it was asked speaks HTTP/1.
 async fn connect(backend: &Arc<Backend>, counted: backend::Connection) -> Result<Link, Error> {
-    let stream = dial(&backend.identity.address).await.map_err(failed_to_connect)?;
+    let stream = dial(backend, &[]).await.map_err(failed_to_connect)?;
+    if !stream.may_speak(b"h2") {
+        return Err(Error::new(ErrorKind::Connect, false).because("the backend did not agree to HTTP/2 (ALPN)"));
+    }
     let traffic = Rc::new(Traffic::new());
     let wire = Wire { stream, traffic: Rc::clone(&traffic) };
     let shaken = Builder::new()

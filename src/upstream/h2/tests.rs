@@ -64,7 +64,8 @@ async fn silent(is_there: bool, steps: &[u64]) -> Option<Result<u16, (ErrorKind,
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("h2.sock");
     let listener = UnixListener::bind(&path).unwrap();
-    let identity = Identity { region: "r".into(), address: Address::Unix(path.into()), protocol: Protocol::H2 };
+    let identity =
+        Identity { region: "r".into(), address: Address::Unix(path.into()), protocol: Protocol::H2, tls: None };
     let backend = Backend::new(identity);
     let (arrived, client) = (Rc::new(Notify::new()), Client::<Full<Bytes>>::default());
     let at_server = Rc::clone(&arrived);

@@ -124,7 +124,7 @@ impl World {
             for member in &pool.members {
                 let region = Arc::clone(&plan.regions[pool.region.index()].name);
                 let address = (*member.address).clone();
-                let backend = registry.backend(Identity { region, address, protocol: Default::default() });
+                let backend = registry.backend(Identity { region, address, protocol: Default::default(), tls: None });
                 let check = registry.check(&backend, &HealthCheck::default(), start);
                 check.set(Status::Up, start);
                 let place = *places.entry(Arc::as_ptr(&backend)).or_insert_with(|| {

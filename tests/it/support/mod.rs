@@ -16,6 +16,7 @@ pub mod origin;
 pub mod peer;
 pub mod proxy;
 pub mod tls;
+pub mod tls_origin;
 
 pub use client::{Client, Response};
 pub use frames::{Frame, Frames, frame};

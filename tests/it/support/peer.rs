@@ -61,6 +61,40 @@ impl Peer {
         Self::start(name, address, directory, reserved, command, !option.is_empty())
     }
 
+    /// The same, and at a second address over this version of TLS, with this certificate and key. There it answers with the protocol, whether
+    /// the session was resumed, the name that was asked for and what it thinks of the client's certificate, by `client_ca`.
+    pub fn nginx_tls(name: &str, protocol: &str, certificate: (&Path, &Path), client_ca: &Path) -> (Self, SocketAddr) {
+        let (directory, reserved, address) = prepare();
+        let secure = bound("127.0.0.1:0".parse().unwrap());
+        let secure_address = secure.local_addr().unwrap().as_socket().unwrap();
+        drop(secure);
+        let (at, (cert, key), ca) = (directory.path().display(), certificate, client_ca.display());
+        let config = format!(
+            "daemon off; master_process off; worker_processes 1; pid {at}/pid; error_log {at}/error.log;
+             events {{ worker_connections 512; }}
+             http {{
+               access_log off; client_body_temp_path {at}/body; proxy_temp_path {at}/proxy;
+               fastcgi_temp_path {at}/fastcgi; uwsgi_temp_path {at}/uwsgi; scgi_temp_path {at}/scgi;
+               default_type text/plain;
+               server {{ listen {address}; location / {{ return 200 'ok'; }} }}
+               server {{
+                 listen {secure_address} ssl;
+                 ssl_certificate {cert}; ssl_certificate_key {key};
+                 ssl_client_certificate {ca}; ssl_verify_client optional;
+                 ssl_protocols {protocol}; ssl_session_cache shared:s:1m;
+                 location ~ /once {{ keepalive_timeout 0; return 200 '$ssl_protocol $ssl_session_reused $ssl_server_name $ssl_client_verify'; }}
+                 location / {{ return 200 '$ssl_protocol $ssl_session_reused $ssl_server_name $ssl_client_verify $connection_requests'; }}
+               }}
+             }}",
+            cert = cert.display(),
+            key = key.display(),
+        );
+        std::fs::write(directory.path().join("nginx.conf"), config).unwrap();
+        let mut command = Command::new(find("nginx", "/usr/sbin/nginx"));
+        command.arg("-p").arg(directory.path()).arg("-c").arg(directory.path().join("nginx.conf"));
+        (Self::start(name, address, directory, reserved, command, false), secure_address)
+    }
+
     /// uvicorn with the application of `tests/it/peers`. It answers `NAME METHOD PATH BODY`; the id of a POST is its
     /// body.
     pub fn uvicorn(name: &str) -> Self {
