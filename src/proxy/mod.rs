@@ -10,6 +10,7 @@ mod hedging;
 mod measure;
 mod order;
 mod outgoing;
+mod preview;
 mod response;
 mod slots;
 mod ticket;
@@ -17,6 +18,7 @@ mod tries;
 mod wait;
 mod words;
 
+pub use preview::preview;
 pub use response::ResponseBody;
 
 use std::cell::{Cell, RefCell};

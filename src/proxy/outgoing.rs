@@ -7,8 +7,8 @@ use std::borrow::Cow;
 
 use http::{Method, Version};
 
-use super::ticket::Ticket;
 use crate::backend::Backend;
+use crate::message::conn::Conn;
 use crate::message::fields::{Known, Names, line};
 use crate::message::framing::origin_form;
 use crate::message::{RequestHead, forwarded, hop};
@@ -23,6 +23,13 @@ pub(crate) struct Outgoing<'a> {
     edits: &'a HeaderEdits,
     /// The route lets an `Idempotency-Key` speak.
     idempotency_key: bool,
+}
+
+/// Where a request comes from, and what it is called.
+#[derive(Clone, Copy)]
+pub(crate) struct Caller<'a> {
+    pub(crate) conn: &'a Conn,
+    pub(crate) request_id: &'a [u8],
 }
 
 /// What does not go on as it came. `Expect` is said anew where it still means something; the length is said by whoever
@@ -68,8 +75,8 @@ impl<'a> Outgoing<'a> {
     }
 
     /// Writes the head for one try: the request line and the fields, without those that say where the body ends.
-    pub(crate) fn write(&self, out: &mut Vec<u8>, ticket: &Ticket, backend: &Backend, settings: &PoolSettings) {
-        let (trusted, host) = (ticket.conn.is_trusted, self.head.authority());
+    pub(crate) fn write(&self, out: &mut Vec<u8>, from: Caller<'_>, backend: &Backend, settings: &PoolSettings) {
+        let (trusted, host) = (from.conn.is_trusted, self.head.authority());
         out.extend_from_slice(self.head.method.as_str().as_bytes());
         out.push(b' ');
         out.extend_from_slice(&self.target);
@@ -92,8 +99,8 @@ impl<'a> Outgoing<'a> {
         if self.head.expects_continue {
             line(out, b"expect", b"100-continue");
         }
-        forwarded::write(out, fields, trusted, ticket.conn.peer_field(), host);
-        line(out, REQUEST_ID, ticket.request_id.as_bytes());
+        forwarded::write(out, fields, trusted, from.conn.peer_field(), host);
+        line(out, REQUEST_ID, from.request_id);
         if !self.edits.is_empty() {
             edit(out, start, self.edits);
         }

@@ -98,7 +98,7 @@ impl Scan {
                 None => self.request_line(line, limits)?,
                 Some((target, version)) if line.is_empty() => {
                     let (target, version) = (target.clone(), *version);
-                    return self.finish(target, version, next).map(Some);
+                    return self.finish(bytes, target, version, next).map(Some);
                 }
                 Some((_, version)) => {
                     let version = *version;
@@ -206,12 +206,16 @@ impl Scan {
         if self.fields.capacity() == 0 {
             self.fields.reserve(USUAL_FIELDS.min(limits.fields));
         }
+        // It is of no use to anybody but to speak past us to a backend.
+        if Known::is_mimicked_by(line.get(..name_len).unwrap_or_default()) {
+            return Ok(());
+        }
         self.fields.push(field);
         let value = || trim(value.get(1..).unwrap_or_default());
         match field.known() {
             Known::Host => self.host(value()),
             Known::Expect => {
-                self.expects = value().eq_ignore_ascii_case(b"100-continue");
+                self.expects |= value().eq_ignore_ascii_case(b"100-continue");
                 Ok(())
             }
             Known::ContentLength => self.content_length(value()),
@@ -262,9 +266,15 @@ impl Scan {
         }
     }
 
-    fn finish(&mut self, target: Range<usize>, version: Version, end: usize) -> Result<Head, Fault> {
+    fn finish(&mut self, bytes: &[u8], target: Range<usize>, version: Version, end: usize) -> Result<Head, Fault> {
         if !self.host && version == Version::HTTP_11 {
             return Err(Fault::bad("no Host"));
+        }
+        let host = self.fields.iter().find(|field| field.known() == Known::Host);
+        if let (Some(host), Some(text)) = (host, bytes.get(self.start..))
+            && !target::names_host(bytes.get(target.clone()).unwrap_or_default(), host.value(text))
+        {
+            return Err(Fault::bad("Host differs from the target's"));
         }
         let framing = match (self.chunked, self.length) {
             (true, Some(_)) => return Err(Fault::bad("Transfer-Encoding and Content-Length")),

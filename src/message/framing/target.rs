@@ -39,6 +39,20 @@ pub fn origin_form(target: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
+/// Whether a target can stand beside this Host: an absolute URI must name the same (RFC 9112, 3.2). We would go by the
+/// URI, as 3.2.2 says; whoever stands before us may have gone by Host.
+pub(super) fn names_host(target: &[u8], host: &[u8]) -> bool {
+    let absolute = if target.first() == Some(&b'/') { None } else { split_absolute(target) };
+    let Some((authority, _)) = absolute else { return true };
+    let port: &[u8] = if target.get(4).is_some_and(|b| b.eq_ignore_ascii_case(&b's')) { b":443" } else { b":80" };
+    let bare = |host| strip(strip(host, port), b":");
+    bare(authority).eq_ignore_ascii_case(bare(host))
+}
+
+fn strip<'a>(bytes: &'a [u8], end: &[u8]) -> &'a [u8] {
+    bytes.strip_suffix(end).unwrap_or(bytes)
+}
+
 /// Whether this is `host [":" port]` with a host that is not empty: a name, an IPv4 address, or an IPv6 address in
 /// brackets (RFC 9110, 7.2). No user information, no percent-encoding, no zone.
 pub fn valid_host(value: &[u8]) -> bool {
