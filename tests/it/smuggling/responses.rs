@@ -42,13 +42,20 @@ fn one(case: &Case, path: &str, by_bytes: bool, backend: &Backend, proxy: &Proxy
     client.send(format!("{method} {path} {version}\r\nHost: x\r\n{length}\r\n"));
     let got = raw_answer(&mut client, method)?;
     let expected = &*case.columns[2];
-    let is_refused = |word: &str| got.starts_with("HTTP/1.1 502 ") && got.contains(&format!("\"reason\":\"{word}\""));
+    let says = |word: &str| method == "HEAD" || got.contains(&format!("\"reason\":\"{word}\""));
+    let is_refused = |word: &str| got.starts_with("HTTP/1.1 502 ") && says(word);
     let is_cut = got.ends_with("CUT");
     let good = match expected.strip_prefix("502") {
         // Byte by byte, what is wrong may come behind a head that has been passed on already.
         Some(word) => is_refused(word.trim()) || (by_bytes && is_cut),
         None if expected == "cut" => is_cut || is_refused("upstream_truncated") || is_refused("upstream_reset"),
-        None => got == shown(&bytes(expected)).replace("\\xe2\\x80\\xa6", "x-request-id: *⏎date: *⏎"),
+        None => {
+            let wanted = shown(&bytes(expected)).replace("\\xe2\\x80\\xa6", "x-request-id: *⏎date: *⏎");
+            // Chunks of which the last comes later have no length yet when the head goes out.
+            let later = if version == "HTTP/1.0" { "" } else { "transfer-encoding: chunked⏎" };
+            let in_pieces = wanted.replace("content-length: 2⏎", later);
+            got == wanted || (by_bytes && answer.contains("chunked") && got == in_pieces)
+        }
     };
     if !good {
         return Err(format!("the client saw\n  {got}"));
