@@ -29,9 +29,14 @@ instructions *ARGS:
 soak MINUTES="20":
     benches/soak/run.py {{MINUTES}}
 
-# A fuzz target (framing, config, key, upstream_response); needs nightly and cargo-fuzz.
+# A fuzz target (docs/security.md); needs cargo-fuzz, not nightly. What it finds goes to fuzz/found.
 fuzz TARGET *ARGS:
-    cargo +nightly fuzz run {{TARGET}} {{ARGS}}
+    mkdir -p fuzz/found/{{TARGET}} fuzz/corpus/{{TARGET}}
+    cargo fuzz run -s none {{TARGET}} fuzz/found/{{TARGET}} fuzz/corpus/{{TARGET}} -- {{ARGS}}
+
+# Every fuzz target for a minute.
+fuzz-all:
+    for target in $(cargo fuzz list); do just fuzz "$target" -max_total_time=60 || exit 1; done
 
 # The documentation of the code.
 docs:

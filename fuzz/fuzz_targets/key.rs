@@ -1,62 +1,7 @@
-//! Reading a key out of a request: no target, host or field makes it panic, and the same request gets the same answer.
+//! See the file that it takes in.
 #![no_main]
 
-use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+#[path = "../../tests/it/fuzzed/key.rs"]
+mod key;
 
-use http::{HeaderValue, Request, Uri};
-use libfuzzer_sys::fuzz_target;
-use shardgate::config::load_str;
-use shardgate::routing::{Index, Snapshot, build, explain};
-
-const CONFIG: &str = r#"
-[[listeners]]
-bind = "127.0.0.1:0"
-[server]
-default_region = "a"
-[regions.a]
-clients = ["10.0.0.0/8", "fd00::/8"]
-fallback = ["b"]
-[regions.b]
-[assets.one]
-aliases = ["uno"]
-[[routes]]
-name = "captured"
-hosts = ["{asset}.example.com"]
-region = ["query:region", "client-address"]
-[[routes]]
-name = "anywhere"
-path = "/v1/{asset}/{*rest}"
-asset = ["query:symbol", "cookie:asset", "header:x-asset", "path:asset"]
-region = ["header?:x-region", "cookie:region"]
-[pools.one.a]
-primaries = ["127.0.0.1:1"]
-balance = "maglev"
-hash_on = ["path:rest", "host:asset", "cookie:asset", "query:symbol", "client-address"]
-[pools."*".b]
-primaries = ["127.0.0.1:2"]
-"#;
-
-static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
-    let plan = load_str(CONFIG).unwrap_or_else(|errors| panic!("{errors}")).plan;
-    build(Arc::new(Index::new(Arc::new(plan))), 0, Instant::now(), |_| [Vec::new(), Vec::new()])
-});
-
-fuzz_target!(|input: (&[u8], Vec<(u8, &[u8])>)| {
-    let (target, fields) = input;
-    let Ok(uri) = Uri::try_from(target) else { return };
-    let (mut parts, ()) = Request::new(()).into_parts();
-    parts.uri = uri;
-    for (name, value) in fields {
-        let name = ["host", "cookie", "x-asset", "x-region"][usize::from(name % 4)];
-        if let Ok(value) = HeaderValue::from_bytes(value) {
-            parts.headers.append(name, value);
-        }
-    }
-    let now = Instant::now();
-    let ask = || {
-        let random = &mut fastrand::Rng::with_seed(0);
-        explain(&SNAPSHOT, &parts, "10.1.2.3".parse().ok(), now, random).to_string()
-    };
-    assert_eq!(ask(), ask());
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| key::check(bytes));

@@ -1,17 +1,7 @@
-//! What backends say of themselves: no report makes it panic, and what is made of one is a number to go by.
+//! See the file that it takes in.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use shardgate::backend::{Agent, AgentLine};
-use shardgate::message::load_report::{encoded, worded};
+#[path = "../../tests/it/fuzzed/words.rs"]
+mod words;
 
-fuzz_target!(|bytes: &[u8]| {
-    for report in [worded(bytes), encoded(bytes)].into_iter().flatten() {
-        assert!(report.utilization.is_finite() && report.utilization > 0.0);
-    }
-    if let Some(said) = AgentLine::parse(bytes) {
-        let agent = Agent::default();
-        agent.note(bytes, said);
-        assert!(agent.percent().is_none_or(|percent| percent <= 256));
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| words::check(bytes));

@@ -64,6 +64,8 @@ pub enum Known {
     LoadMetricsBin,
     /// `X-Shardgate-State`
     ShardgateState,
+    /// `HTTP2-Settings`
+    Http2Settings,
 }
 
 /// A set of known names.
@@ -125,6 +127,7 @@ impl Known {
             12 if is(b"content-type") => Self::ContentType,
             12 if is(b"x-request-id") => Self::RequestId,
             14 if is(b"content-length") => Self::ContentLength,
+            14 if is(b"http2-settings") => Self::Http2Settings,
             15 if is(b"x-forwarded-for") => Self::ForwardedFor,
             16 if is(b"proxy-connection") => Self::ProxyConnection,
             16 if is(b"x-forwarded-host") => Self::ForwardedHost,
@@ -139,6 +142,18 @@ impl Known {
             }
             _ => Self::Other,
         }
+    }
+
+    /// Whether a server could take it for one of these that it is not: many turn `-` and `_` into the same when they make
+    /// variables of names, as CGI does (RFC 3875, 4.1.18).
+    pub fn is_mimicked_by(name: &[u8]) -> bool {
+        if memchr::memchr(b'_', name).is_none() || Self::of(name) != Self::Other {
+            return false;
+        }
+        // What is longer than any of them may still begin like some.
+        let mut dashed = [0; 32];
+        dashed.iter_mut().zip(name).for_each(|(to, &from)| *to = if from == b'_' { b'-' } else { from });
+        dashed.get(..name.len().min(32)).is_some_and(|dashed| Self::of(dashed) != Self::Other)
     }
 }
 
@@ -399,10 +414,23 @@ mod tests {
             ("Endpoint-Load-Metrics", Known::LoadMetrics),
             ("endpoint-load-metrics-BIN", Known::LoadMetricsBin),
             ("X-Shardgate-State", Known::ShardgateState),
+            ("HTTP2-Settings", Known::Http2Settings),
             ("Hosts", Known::Other),
             ("Cookie", Known::Other),
         ] {
             assert_eq!(Known::of(name.as_bytes()), known, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_with_underscores_can_pass_for_others() {
+        for name in
+            ["Content_Length", "TRANSFER_ENCODING", "x_forwarded-for", "X-Forwarded_Whatever-else-there-may-be-at-all"]
+        {
+            assert!(Known::is_mimicked_by(name.as_bytes()), "{name}");
+        }
+        for name in ["Content-Length", "X-Forwarded-A_b", "api_key", "_", "content_length_", "x_forwarded"] {
+            assert!(!Known::is_mimicked_by(name.as_bytes()), "{name}");
         }
     }
 

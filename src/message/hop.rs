@@ -2,7 +2,8 @@
 
 use super::fields::{Fields, Known, Names};
 
-/// The hop-by-hop fields. `Trailer` is one of them because trailers do not travel on.
+/// The hop-by-hop fields. `Trailer` is one of them because trailers do not travel on, `HTTP2-Settings` also where `Connection`
+/// does not list it (RFC 7540, 3.2.1): with it a backend might be talked into another protocol behind our back.
 pub const HOP_BY_HOP: Names = Names::of(&[
     Known::Connection,
     Known::KeepAlive,
@@ -11,6 +12,7 @@ pub const HOP_BY_HOP: Names = Names::of(&[
     Known::Trailer,
     Known::TransferEncoding,
     Known::Upgrade,
+    Known::Http2Settings,
 ]);
 
 /// What `Connection` can't take out, or what goes in any case.
@@ -62,7 +64,8 @@ mod tests {
             ("TE", "trailers"),
             ("trailer", "x-sum"),
             ("transfer-encoding", "chunked"),
-            ("upgrade", "websocket"),
+            ("upgrade", "h2c"),
+            ("HTTP2-Settings", "AAMAAABk"),
             ("x-secret", "1"),
             ("X-Other", "1"),
             ("x-other", "2"),

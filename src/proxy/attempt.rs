@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::grpc;
 use super::measure::Measure;
-use super::outgoing::Outgoing;
+use super::outgoing::{Caller, Outgoing};
 use super::response::Relay;
 use super::slots::{PoolSlot, ServerSlot};
 use super::ticket::Ticket;
@@ -157,7 +157,8 @@ impl Try<'_> {
             interim: &interim,
         };
         let mut head = proxy.client.scratch();
-        outgoing.write(&mut head, ticket, self.backend, self.settings);
+        let from = Caller { conn: &ticket.conn, request_id: ticket.request_id.as_bytes() };
+        outgoing.write(&mut head, from, self.backend, self.settings);
         let is_head = *outgoing.method() == Method::HEAD;
         let body_sent = if self.beside { body.beside() } else { body.attempt() };
         let upgrade =

@@ -11,6 +11,7 @@ mod hedging;
 mod measure;
 mod order;
 mod outgoing;
+mod preview;
 mod response;
 mod slots;
 mod ticket;
@@ -19,6 +20,7 @@ mod tunnel;
 mod wait;
 mod words;
 
+pub use preview::preview;
 pub use response::ResponseBody;
 
 use std::cell::{Cell, RefCell};

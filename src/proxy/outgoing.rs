@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use http::{Method, Version};
 use tokio::time::Instant;
 
-use super::ticket::Ticket;
 use crate::backend::Backend;
+use crate::message::conn::Conn;
 use crate::message::fields::{Known, Names, line};
 use crate::message::framing::origin_form;
 use crate::message::{RequestHead, forwarded, grpc, hop};
@@ -28,6 +28,13 @@ pub(crate) struct Outgoing<'a> {
     idempotency_key: bool,
     /// Of a call: when its client stops waiting.
     deadline: Option<Instant>,
+}
+
+/// Where a request comes from, and what it is called.
+#[derive(Clone, Copy)]
+pub(crate) struct Caller<'a> {
+    pub(crate) conn: &'a Conn,
+    pub(crate) request_id: &'a [u8],
 }
 
 /// What does not go on as it came. `Expect` is said anew where it still means something; the length is said by whoever
@@ -89,8 +96,8 @@ impl<'a> Outgoing<'a> {
     }
 
     /// Writes the head for one try: the request line and the fields, without those that say where the body ends.
-    pub(crate) fn write(&self, out: &mut Vec<u8>, ticket: &Ticket, backend: &Backend, settings: &PoolSettings) {
-        let (trusted, host) = (ticket.conn.is_trusted, self.head.authority());
+    pub(crate) fn write(&self, out: &mut Vec<u8>, from: Caller<'_>, backend: &Backend, settings: &PoolSettings) {
+        let (trusted, host) = (from.conn.is_trusted, self.head.authority());
         out.extend_from_slice(self.head.method.as_str().as_bytes());
         out.push(b' ');
         out.extend_from_slice(&self.target);
@@ -123,12 +130,12 @@ impl<'a> Outgoing<'a> {
         if backend.identity.protocol == Protocol::H2 && fields.all(Known::Te).any(takes_trailers) {
             line(out, b"te", b"trailers");
         }
-        let conn = &*ticket.conn;
+        let conn = from.conn;
         forwarded::write(out, fields, trusted, conn.peer_field(), host, conn.scheme());
         if let Some(subject) = conn.secure().and_then(|secure| secure.subject.as_deref()) {
             forwarded::write_client_cert(out, subject);
         }
-        line(out, REQUEST_ID, ticket.request_id.as_bytes());
+        line(out, REQUEST_ID, from.request_id);
         if !self.edits.is_empty() {
             edit(out, start, self.edits);
         }

@@ -9,6 +9,7 @@ pub(super) mod settings;
 pub(super) mod members;
 mod shared;
 pub(super) mod tls;
+mod wire;
 
 use std::cell::OnceCell;
 use std::sync::Arc;

@@ -5,7 +5,7 @@
 
 use http::HeaderValue;
 
-use super::{agent, grpc, hash, outlier, retry, tls};
+use super::{agent, grpc, hash, outlier, retry, tls, wire};
 use crate::config::context::Context;
 use crate::config::decode::{Fields, boolean, expected_help, float, integer, table, text, word};
 use crate::config::diagnostic::Fault;
@@ -149,8 +149,10 @@ impl Overrides {
         Self {
             balance,
             hash_on,
-            protocol: f.get("protocol").and_then(|value| Some((protocol(cx, value)?, value.span))),
-            proxy_protocol: f.get("proxy_protocol").and_then(|value| Some((proxy_protocol(cx, value)?, value.span))),
+            protocol: f.get("protocol").and_then(|value| Some((wire::protocol(cx, value)?, value.span))),
+            proxy_protocol: f
+                .get("proxy_protocol")
+                .and_then(|value| Some((wire::proxy_protocol(cx, value)?, value.span))),
             host: f.read("host", host),
             via: f.read("via", boolean),
             health: f.read("health", |cx, value| switch(cx, value, "{ path = \"/healthz\" }", health)),
@@ -203,12 +205,8 @@ impl Overrides {
             let fault = Fault::error(span, "the health protocol of gRPC needs HTTP/2");
             cx.note(fault.help("`protocol = \"h2\"`"));
         }
-        if protocol == Protocol::H2
-            && proxy_protocol != ProxyProtocol::Off
-            && let Some(span) = self.proxy_protocol.map(|(_, span)| span).or(self.protocol.map(|(_, span)| span))
-        {
-            let fault = Fault::error(span, "connections of HTTP/2 are shared by clients, so none can be announced");
-            cx.note(fault.help("`protocol = \"h1\"`, or `proxy_protocol = \"off\"`"));
+        if protocol == Protocol::H2 && proxy_protocol != ProxyProtocol::Off {
+            wire::refuse_shared(cx, self.proxy_protocol.map(|(_, span)| span).or(self.protocol.map(|(_, span)| span)));
         }
         PoolSettings {
             balance,
@@ -327,19 +325,6 @@ fn balance(cx: &Context<'_>, value: &Value<'_>) -> Option<Policy> {
         }
     }
     None
-}
-
-fn protocol(cx: &Context<'_>, value: &Value<'_>) -> Option<Protocol> {
-    word(cx, value, &[("h1", Protocol::H1), ("h2", Protocol::H2)])
-}
-
-fn proxy_protocol(cx: &Context<'_>, value: &Value<'_>) -> Option<ProxyProtocol> {
-    if let Kind::Boolean(on) = value.kind {
-        let help = if on { "the version: \"v2\", or \"v1\" for a line of text" } else { "quote it: \"off\"" };
-        expected_help(cx, value, "a string", Some(help.to_owned()));
-        return None;
-    }
-    word(cx, value, &[("off", ProxyProtocol::Off), ("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)])
 }
 
 fn host(cx: &Context<'_>, value: &Value<'_>) -> Option<HostHeader> {

@@ -206,12 +206,16 @@ impl Scan {
         if self.fields.capacity() == 0 {
             self.fields.reserve(USUAL_FIELDS.min(limits.fields));
         }
+        // It is of no use to anybody but to speak past us to a backend.
+        if Known::is_mimicked_by(line.get(..name_len).unwrap_or_default()) {
+            return Ok(());
+        }
         self.fields.push(field);
         let value = || trim(value.get(1..).unwrap_or_default());
         match field.known() {
             Known::Host => self.host(value()),
             Known::Expect => {
-                self.expects = value().eq_ignore_ascii_case(b"100-continue");
+                self.expects |= value().eq_ignore_ascii_case(b"100-continue");
                 Ok(())
             }
             Known::ContentLength => self.content_length(value()),

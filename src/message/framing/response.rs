@@ -198,7 +198,11 @@ impl Scan {
 
     fn finish(&mut self, head: &[u8], (status, version, reason): StatusLine) -> Result<Head, Fault> {
         let end = self.end(status)?;
-        let keep_alive = !self.close && (version == Version::HTTP_11 || self.keep) && end != BodyEnd::Close;
+        // A 204 that announces a body may be followed by one, and that must not be taken for the next answer.
+        let has_more =
+            status == StatusCode::NO_CONTENT && (self.chunked || self.length.is_some_and(|length| length > 0));
+        let keep_alive =
+            !self.close && !has_more && (version == Version::HTTP_11 || self.keep) && end != BodyEnd::Close;
         let mut text = Vec::with_capacity(head.len() + ROOM);
         text.extend_from_slice(head);
         let fields = Fields::new(text, std::mem::take(&mut self.fields));

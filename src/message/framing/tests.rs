@@ -57,11 +57,14 @@ fn heads_that_pass() {
         ("http::Uri takes more in a path", target("/\"{}|[]^\\"), empty),
         ("http::Uri takes more in a query", target("/?{}|[]^\\`"), empty),
         ("9112 3.2.2 absolute-form", target("http://x/a?b"), empty),
-        ("9112 3.2.2 https", target("https://x:8443/a"), empty),
+        ("9112 3.2.2 https", b"GET https://x:8443/a HTTP/1.1\r\nHost: X:8443\r\n\r\n".into(), empty),
+        ("9110 4.2.3 a scheme's own port may be left out", target("http://x:80/a"), empty),
+        ("9110 4.2.3 also in Host", b"GET https://x/ HTTP/1.1\r\nHost: x:443\r\n\r\n".into(), empty),
+        ("9112 3.2 HTTP/1.0 may leave Host away", b"GET http://x/ HTTP/1.0\r\n\r\n".into(), empty),
         ("9110 4.2.3 schemes have no case", target("HTTP://x/a"), empty),
         ("3986 3.3 without a path", target("http://x"), empty),
         ("3986 3.4 without a path, with a query", target("http://x?a=b"), empty),
-        ("9112 3.2.2 IPv6 authority", target("http://[::1]:80/a"), empty),
+        ("9112 3.2.2 IPv6 authority", b"GET http://[::1]:80/a HTTP/1.1\r\nHost: [::1]\r\n\r\n".into(), empty),
         ("9112 3.2.4 asterisk-form", b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n".into(), empty),
         ("9110 7.2 port", host(" a.example:8080"), empty),
         ("3986 3.2.3 empty port", host(" a.example:"), empty),
@@ -298,7 +301,18 @@ fn an_expectation_counts_only_where_a_body_may_come() {
     assert!(expects(&get("Content-Length: 1\r\nExpect: 100-Continue")));
     assert!(!expects(&get("Expect: 100-continue")));
     assert!(!expects(&get("Content-Length: 1\r\nExpect: something")));
+    assert!(expects(&get("Content-Length: 1\r\nExpect: 100-continue\r\nExpect: something")));
     assert!(!expects(b"POST / HTTP/1.0\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"));
+}
+
+#[test]
+fn fields_that_could_pass_for_others_are_left_away() {
+    let bytes = get("Content_Length: 5\r\nA_b: c\r\nTransfer_Encoding: chunked\r\nX_FORWARDED_FOR: 192.0.2.1");
+    let found = head(&bytes).unwrap().unwrap();
+    assert_eq!(found.framing, Framing::Empty);
+    assert_eq!(head_in_pieces(&bytes).unwrap().as_ref(), Some(&found));
+    let values: Vec<_> = found.fields.iter().map(|field| text(field.value(&bytes))).collect();
+    assert_eq!(values, ["x", "c"]);
 }
 
 #[test]

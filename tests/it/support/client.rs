@@ -211,6 +211,14 @@ impl Client {
         self.buffer.drain(..n).collect()
     }
 
+    /// Takes what is unread, or waits for more; empty at the end of the connection.
+    pub fn some(&mut self) -> io::Result<Vec<u8>> {
+        if self.buffer.is_empty() {
+            self.read_more()?;
+        }
+        Ok(std::mem::take(&mut self.buffer))
+    }
+
     /// Reads until the other side ends the connection; what came is returned.
     pub fn rest(&mut self) -> Vec<u8> {
         loop {
