@@ -63,7 +63,7 @@ fn one(case: &Case, path: &str, by_bytes: bool, backend: &Backend, proxy: &Proxy
 
     // All that the backend had to say has been said by now; whoever asks next hears nothing of it.
     backend.answered(1);
-    let mut ask = |client: &mut Client, who: &str| {
+    let ask = |client: &mut Client, who: &str| {
         client.send(format!("GET {path}/{who} HTTP/1.1\r\nHost: x\r\n\r\n"));
         let answer = client.try_response_to("GET").map_err(|error| format!("{who}: {error}"))?;
         let wanted = format!("GET {path}/{who} HTTP/1.1");
