@@ -65,7 +65,5 @@ step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --quiet
 step "licences, bans and sources of what we depend on"
 "$deny" --locked --log-level error check --hide-inclusion-graph bans licenses sources
-step "fuzz targets compile"
-cargo check --manifest-path fuzz/Cargo.toml --locked --quiet --target-dir target/fuzz
 step "tests"
 cargo test --locked

@@ -6,11 +6,13 @@ use crate::fuzzed;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 7] = [
+const TARGETS: [(&str, Check); 9] = [
     ("chunked", fuzzed::chunked::check),
     ("config", fuzzed::config::check),
+    ("forwarded", fuzzed::forwarded::check),
     ("framing", fuzzed::framing::check),
     ("key", fuzzed::key::check),
+    ("proxy_protocol", fuzzed::proxy_protocol::check),
     ("reserialise", fuzzed::reserialise::check),
     ("upstream_response", fuzzed::upstream_response::check),
     ("words", fuzzed::words::check),

@@ -58,6 +58,8 @@ pub struct Scan {
     /// Of the request line, once it is complete.
     request: Option<(Range<usize>, Version)>,
     fields: Vec<Field>,
+    /// Fields that are not among them but count.
+    left_away: usize,
     host: bool,
     length: Option<u64>,
     chunked: bool,
@@ -198,7 +200,7 @@ impl Scan {
         if !is_value(value) {
             return Err(Fault::bad("control character in a field value"));
         }
-        if self.fields.len() >= limits.fields {
+        if self.fields.len() + self.left_away >= limits.fields {
             return Err(Fault::over("max_headers", Reason::HeadersTooLarge, "too many fields"));
         }
         let start = self.line - self.start;
@@ -208,6 +210,7 @@ impl Scan {
         }
         // It is of no use to anybody but to speak past us to a backend.
         if Known::is_mimicked_by(line.get(..name_len).unwrap_or_default()) {
+            self.left_away += 1;
             return Ok(());
         }
         self.fields.push(field);

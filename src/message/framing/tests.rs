@@ -275,6 +275,7 @@ fn heads_that_are_refused() {
         ("9112 3 target longer than a head", format!("GET /{}", "a".repeat(600)).into_bytes(), TargetTooLong),
         ("9112 3 a bad one that is long", target(&format!("/#{long}")), TargetTooLong),
         ("6585 5 fields", get("A: b\r\n".repeat(8).trim_end()), HeadersTooLarge),
+        ("6585 5 fields that are left away", get("X_Forwarded_For: b\r\n".repeat(8).trim_end()), HeadersTooLarge),
         ("6585 5 bytes", get(&format!("A: {}", "b".repeat(600))), HeadersTooLarge),
         ("6585 5 without end", format!("GET / HTTP/1.1\r\nHost: {}", "x".repeat(600)).into_bytes(), HeadersTooLarge),
     ];

@@ -5,8 +5,10 @@
 
 pub mod chunked;
 pub mod config;
+pub mod forwarded;
 pub mod framing;
 pub mod key;
+pub mod proxy_protocol;
 pub mod reserialise;
 pub mod upstream_response;
 pub mod words;
