@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from peers.proxies import ASSETS, HERE, PORTS, pinned
+from peers.proxies import ASSETS, HERE, PORTS, TLS, pinned
 
 # name: (what, path below the asset, wrk's connections, wrk's script)
 WRK = {
@@ -16,7 +16,10 @@ WRK = {
     "post-16k": ("16 KiB posts, 64 connections", "16384", 64, "post.lua"),
     "post-1m": ("1 MiB posts, 64 connections", "1048576", 64, "post.lua"),
     "new": ("a new connection per request, 64 at once", "", 64, "close.lua"),
+    "tls": ("128 B answers over TLS, 64 connections", "", 64, "assets.lua"),
+    "tls-new": ("a new connection and a full handshake per request, 64 at once", "", 64, "close.lua"),
 }
+H2 = {"h2": ("128 B answers over HTTP/2 and TLS, 10 connections of 100 streams", 10, 100)}
 IDLE, SLOW = 9900, 1000
 
 
@@ -25,13 +28,31 @@ def wrk(proxies, name, scenario, seconds):
     _, argument, connections, script = WRK[scenario]
     before = proxies.cpu_seconds(name)
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", HERE / script]
-    command += [f"http://127.0.0.1:{PORTS[name]}", "--", argument]
+    over_tls = scenario.startswith("tls")
+    url = f"https://127.0.0.1:{PORTS[name] + TLS}" if over_tls else f"http://127.0.0.1:{PORTS[name]}"
+    command += [url, "--", argument]
     out = subprocess.run(pinned(1, *command), check=True, capture_output=True, text=True).stdout
     used = proxies.cpu_seconds(name) - before
     requests = int(re.search(r"(\d+) requests in", out)[1])
     if errors := re.findall(r"(Socket errors.*|Non-2xx.*)", out):
         print(f"  {name}: {'; '.join(errors)}", file=sys.stderr)
     return used / requests * 1e6, requests / seconds
+
+
+def h2(proxies, name, scenario, seconds):
+    """As wrk."""
+    _, connections, streams = H2[scenario]
+    before = proxies.cpu_seconds(name)
+    command = ["h2load", f"-c{connections}", f"-m{streams}", "-t1", f"-D{seconds}"]
+    command += [f"https://127.0.0.1:{PORTS[name] + TLS}/v1/predict/{a}" for a in ASSETS]
+    out = subprocess.run(pinned(1, *command), check=True, capture_output=True, text=True).stdout
+    used = proxies.cpu_seconds(name) - before
+    good = int(re.search(r"(\d+) 2xx", out)[1])
+    if "h2" not in re.search(r"Application protocol: (\S+)", out)[1]:
+        sys.exit(f"{name} did not speak HTTP/2")
+    if bad := re.findall(r"[1-9]\d* (?:failed|errored|timeout)", out):
+        print(f"  {name}: {', '.join(bad)}", file=sys.stderr)
+    return used / good * 1e6, good / seconds
 
 
 def response_times(proxies, name, rate, seconds):

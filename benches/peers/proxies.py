@@ -9,6 +9,7 @@ the path; X-Forwarded-For is added.
 """
 import pathlib
 import re
+import subprocess
 
 from support.process import (FILES, compiled, family, must_be_free, private_memory, shardgate, spawn, stop, wait_for,
                              write)
@@ -20,6 +21,7 @@ PORTS = {"shardgate": 21001, "nginx": 21002, "haproxy": 21003, "relay": 21004}
 LOGGING = "+log"  # after a name: the same proxy with an access log in a file
 PORTS |= {name + LOGGING: PORTS[name] + 100 for name in ("shardgate", "nginx", "haproxy")}
 ADMIN = 500  # above shardgate's port
+TLS = 1000  # above a proxy's port: the same over TLS, HTTP/2 by ALPN
 
 
 def pinned(core, *command):
@@ -36,9 +38,18 @@ class Proxies:
 
     def start_origins(self):
         ports = [port for ports in ORIGIN_PORTS.values() for port in ports]
-        must_be_free(*ports, *PORTS.values())
+        must_be_free(*ports, *PORTS.values(), *(port + TLS for port in PORTS.values()))
+        self.certificate()
         self.spawn("origin", 1, compiled(HERE.parent / "support/origin.c", self.directory), *ports)
         wait_for(ports[0], self.processes["origin"])
+
+    def certificate(self):
+        """One of P-256, as most are; HAProxy wants it and its key in one file."""
+        cert, key = self.directory / "site.pem", self.directory / "site.key"
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"]
+        command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+        subprocess.run([*command, "-keyout", key, "-out", cert], check=True, capture_output=True)
+        write(self.directory / "both.pem", cert.read_text() + key.read_text())
 
     def start(self, name):
         kind = name.removesuffix(LOGGING)
@@ -60,6 +71,11 @@ class Proxies:
 workers = 1
 [[listeners]]
 bind = "127.0.0.1:{port}"
+[[listeners]]
+bind = "127.0.0.1:{port + TLS}"
+[[listeners.tls.certificates]]
+cert = "{self.directory}/site.pem"
+key = "{self.directory}/site.key"
 [admin]
 bind = "127.0.0.1:{port + ADMIN}"
 [log]
@@ -94,7 +110,9 @@ http {{
   proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $http_host;
   proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
   {upstreams}
-  server {{ listen 127.0.0.1:{port} backlog=4096; {locations} }}
+  ssl_certificate {self.directory}/site.pem; ssl_certificate_key {self.directory}/site.key; ssl_protocols TLSv1.2 TLSv1.3;
+  http2_max_concurrent_streams 128;
+  server {{ listen 127.0.0.1:{port} backlog=4096; listen 127.0.0.1:{port + TLS} ssl http2 backlog=4096; {locations} }}
 }}"""
         self.spawn(name, 0, "nginx", "-c", write(self.directory / f"{name}.conf", conf))
 
@@ -126,6 +144,7 @@ defaults
   {"log global" if log else ""}
 frontend f
   bind 127.0.0.1:{port} backlog 4096
+  bind 127.0.0.1:{port + TLS} ssl crt {self.directory}/both.pem alpn h2,http/1.1 backlog 4096
 {uses}{backends}"""
         self.spawn(name, 0, "haproxy", "-db", "-f", write(self.directory / f"{name}.cfg", conf))
 

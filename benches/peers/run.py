@@ -26,6 +26,7 @@ from support.process import FILES, need, shardgate  # noqa: E402
 
 PROXIES = ["shardgate", "nginx", "haproxy", "relay"]
 SCENARIOS = {scenario: what for scenario, (what, *_) in load.WRK.items()} | {
+    **{scenario: what for scenario, (what, *_) in load.H2.items()},
     "log": "128 B answers, access log to a file, against the same without",
     "rate": "response times at half of the slowest proxy's rate",
     "idle": f"{load.IDLE:,} idle connections",
@@ -42,7 +43,7 @@ def main():
     parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args()
     need(("nginx", "nginx"), ("haproxy", "haproxy"), ("wrk", "wrk"), ("h2load", "nghttp2-client"), ("cc", "gcc"),
-         ("taskset", "util-linux"), ("pgrep", "procps"))
+         ("openssl", "openssl"), ("taskset", "util-linux"), ("pgrep", "procps"))
     shardgate()  # built before anything runs
     names = args.proxy or PROXIES
     results = {}
@@ -80,9 +81,12 @@ def ratio(ours, theirs):
 
 
 def cpu(proxies, scenario, names, args):
+    ask = load.h2 if scenario in load.H2 else load.wrk
+    if scenario in load.H2 or scenario.startswith("tls"):
+        names = [name for name in names if name != "relay"]
     for name in names:
-        load.wrk(proxies, name, scenario, 1)
-    figures = rounds(args, names, lambda name: load.wrk(proxies, name, scenario, args.seconds))
+        ask(proxies, name, scenario, 1)
+    figures = rounds(args, names, lambda name: ask(proxies, name, scenario, args.seconds))
     result = {}
     for name in names:
         used, served = zip(*figures[name])
