@@ -41,6 +41,7 @@ mod proxy_protocol;
 mod real_peers;
 mod reload;
 mod routing;
+mod secrets;
 mod simulation;
 mod support;
 mod systemd;
