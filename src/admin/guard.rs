@@ -7,6 +7,7 @@
 //! Origin or Sec-Fetch-Site; both are refused. A Unix socket is guarded by its file's permissions and counts as local.
 
 use std::hint::black_box;
+use std::iter;
 use std::net::IpAddr;
 
 use http::{HeaderMap, Method, StatusCode, Uri, header};
@@ -125,9 +126,13 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
-/// Whether two secrets are equal, in a time that tells nothing but their lengths.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && black_box(a.iter().zip(b).fold(0_u8, |differ, (a, b)| differ | (a ^ b))) == 0
+/// Whether what was given is the token, in a time that depends on the length of what was given, which its sender knows,
+/// and on nothing else: every byte is compared, whether one before it differs or the token has ended.
+fn same(given: &[u8], token: &[u8]) -> bool {
+    let padded = token.iter().chain(iter::repeat(&0));
+    let bytes = given.iter().zip(padded).fold(0_u8, |differ, (a, b)| black_box(differ | (a ^ b)));
+    // `&`, not `&&`: both are worked out.
+    black_box(bytes == 0) & black_box(given.len() == token.len())
 }
 
 #[cfg(test)]
@@ -212,6 +217,15 @@ mod tests {
             ("", 401),
         ] {
             assert_eq!(ask(&guard, "POST /x", &[LOCAL, ("authorization", value)]), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_whole_token_is_the_token() {
+        assert!(same(b"s3cret", b"s3cret"));
+        let others: [&[u8]; 8] = [b"", b"s", b"s3cre", b"s3crets", b"r3cret", b"s3creu", b"s3crets3cret", b"s3cret\0"];
+        for given in others {
+            assert!(!same(given, b"s3cret") && !same(b"s3cret", given), "{}", given.escape_ascii());
         }
     }
 

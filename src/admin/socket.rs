@@ -6,6 +6,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::fs::{Mode, fchmod};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -67,7 +70,7 @@ impl Socket {
             }
             Bind::Unix(path) => {
                 remove_stale(path).await?;
-                let listener = UnixListener::bind(path)?;
+                let listener = UnixListener::from_std(private(path)?)?;
                 let file = Some(RemoveOnDrop(path.clone()));
                 Ok(Self { kind: SocketKind::Unix(listener), address: bind.clone(), _file: file })
             }
@@ -136,6 +139,22 @@ async fn connection(
     if let Err(error) = served {
         tracing::debug!(%error, "a connection to the admin address ended early");
     }
+}
+
+/// Connections that may wait to be accepted; the kernel takes no more than `net.core.somaxconn`.
+const BACKLOG: i32 = 128;
+
+/// A Unix socket for its owner and group at most, whatever the umask; a stricter umask makes it stricter. Linux makes the
+/// file with the mode of the socket that is bound (`unix_bind_bsd` in net/unix/af_unix.c), so that there is no moment at
+/// which others could connect.
+fn private(path: &Path) -> io::Result<unix::UnixListener> {
+    use rustix::net::{bind, listen, socket_with};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    fchmod(&socket, Mode::from_raw_mode(0o660))?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    listen(&socket, BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Removes a socket file whose owner is gone.

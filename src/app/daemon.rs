@@ -30,7 +30,7 @@ use crate::health::{Prober, Transition};
 use crate::listen::Shared;
 use crate::model::{Bind, Plan};
 use crate::routing::{self, Index, Table};
-use crate::telemetry::{AccessSink, AccessWriter, MainLog, Metrics, init_logging};
+use crate::telemetry::{AccessSink, AccessWriter, MainLog, Metrics, init_logging, log_panics};
 
 mod operator;
 mod wait;
@@ -57,6 +57,7 @@ pub(super) fn run(options: Options) -> Result<(), RunError> {
     let plan = Arc::new(plan);
     let metrics = Metrics::new(plan.max_metric_pools);
     let log = init_logging(&plan.log, &metrics).map_err(other("cannot start logging"))?;
+    log_panics(&metrics);
     let access = AccessWriter::spawn(&plan.log, &metrics).map_err(other("cannot open the access log"))?;
     warn(&warnings);
     let max_connections = descriptors::raise();

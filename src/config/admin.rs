@@ -8,6 +8,7 @@ use super::address::bind;
 use super::context::Context;
 use super::decode::{Fields, boolean, expected_help, text};
 use super::diagnostic::Fault;
+use super::pem;
 use super::source::Span;
 use super::tree::{Kind, Value};
 use crate::model::{Admin, Bind, Secret};
@@ -82,17 +83,16 @@ fn given_by_systemd(cx: &Context<'_>) -> Option<PathBuf> {
 
 fn token(cx: &Context<'_>, value: &Value<'_>) -> Option<Secret> {
     let path = cx.resolve(value.span, text(cx, value)?);
-    let fault = match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            let token = text.trim();
-            if !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic()) {
-                return Some(Secret(token.to_owned()));
-            }
-            Fault::error(value.span, format!("{} holds no token", path.display()))
-                .help("one line of visible ASCII characters, such as `openssl rand -hex 32` prints")
-        }
-        Err(error) => Fault::error(value.span, format!("cannot read {}: {}", path.display(), super::io_words(&error))),
-    };
-    cx.note(fault);
-    None
+    let bytes = pem::read(&path).map_err(|words| cx.note(Fault::error(value.span, words))).ok()?;
+    let token = bytes.trim_ascii();
+    if token.is_empty() || !token.iter().all(u8::is_ascii_graphic) {
+        // Not a byte of it: it may be the token with a typing error in it.
+        let fault = Fault::error(value.span, format!("{} holds no token", path.display()));
+        cx.note(fault.help("one line of visible ASCII characters, such as `openssl rand -hex 32` prints"));
+        return None;
+    }
+    if let Some(words) = pem::exposed(cx, &path) {
+        cx.note(Fault::warning(value.span, words).help(format!("chmod 600 {}", path.display())));
+    }
+    Some(Secret(String::from_utf8_lossy(token).into_owned()))
 }

@@ -136,8 +136,13 @@ impl Leaf {
     }
 }
 
-/// Why a file that holds a key should have other rights.
-pub(super) fn exposed(path: &Path) -> Option<String> {
+/// Why a file that holds a secret should have other rights.
+pub(super) fn exposed(cx: &Context<'_>, path: &Path) -> Option<String> {
+    // systemd lets the service's user in by an access control list, whose mask shows where the group's rights would be, or
+    // by making it the owner (`CREDENTIALS`, systemd.exec(5)). Nobody else can enter that directory.
+    if (cx.environment)("CREDENTIALS_DIRECTORY").is_some_and(|directory| path.starts_with(directory)) {
+        return None;
+    }
     let mode = fs::metadata(path).ok()?.permissions().mode();
     let words = || format!("{} can be read by others than its owner (mode {:03o})", path.display(), mode & 0o777);
     (mode & 0o077 != 0).then(words)
@@ -152,7 +157,7 @@ fn now() -> i64 {
 }
 
 /// Only a file: whatever else stands there might never end.
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let cannot = |words: String| format!("cannot read {}: {words}", path.display());
     let metadata = fs::metadata(path).map_err(|error| cannot(super::io_words(&error)))?;
     if !metadata.is_file() || metadata.len() > LARGEST {

@@ -121,7 +121,7 @@ fn key(cx: &Context<'_>, at: &Value<'_>) -> Option<(rustls::pki_types::PrivateKe
     let file = path(cx, at)?;
     match pem::key(&file) {
         Ok(key) => {
-            if let Some(words) = pem::exposed(&file) {
+            if let Some(words) = pem::exposed(cx, &file) {
                 let help = format!("chmod 600 {}", file.display());
                 cx.note(Fault::warning(at.span, words).help(help));
             }

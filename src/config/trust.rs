@@ -95,7 +95,7 @@ impl Trust {
         if let Some(words) = leaf.expired(&paths.0).or_else(|| leaf.doubt(&paths.0)) {
             cx.note(Fault::warning(cert.span, words));
         }
-        if let Some(words) = pem::exposed(&paths.1) {
+        if let Some(words) = pem::exposed(cx, &paths.1) {
             cx.note(Fault::warning(key.span, words).help(format!("chmod 600 {}", paths.1.display())));
         }
         let digest = digest(&(&chain, secret.secret_der()));

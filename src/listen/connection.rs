@@ -65,7 +65,11 @@ pub(super) async fn serve<W: Wire, S: Service>(
         },
     };
     if protocol == Protocol::Http1 && speaks.h1 {
-        return serve::serve(stream, service).await;
+        serve::serve(stream, service).await;
+        if watch.has_lagged() {
+            metrics.limit_hit("min_body_rate");
+        }
+        return;
     }
     let Some(stream) = Rc::into_inner(stream) else { return };
     let (mut wire, begun) = stream.into_parts();

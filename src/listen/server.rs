@@ -220,7 +220,7 @@ impl<S: Service> Inner<S> {
         });
         let place = match counted {
             Ok(place) => place,
-            Err(limit) => return self.refuse(stream, limit),
+            Err(limit) => return self.refuse(stream, &listener, limit),
         };
         let worker = self.shared.choose(self.worker);
         if worker == self.worker {
@@ -292,11 +292,12 @@ impl<S: Service> Inner<S> {
         }
     }
 
-    /// Says 503 to a connection over a limit and closes it.
-    fn refuse<W: Accept>(&self, mut stream: W, limit: &'static str) {
+    /// Says 503 to a connection over a limit and closes it. With TLS nothing can be said before a handshake, which is more
+    /// work than whoever is one too many gets: it is closed without a word.
+    fn refuse<W: Accept>(&self, mut stream: W, listener: &Listener, limit: &'static str) {
         self.shared.metrics.limit_hit(limit);
         let refusing = Rc::clone(&self.refusing);
-        if refusing.get() >= REFUSALS || !stream.try_say(&OVERLOADED) {
+        if listener.tls.is_some() || refusing.get() >= REFUSALS || !stream.try_say(&OVERLOADED) {
             return;
         }
         refusing.set(refusing.get() + 1);
@@ -332,7 +333,7 @@ impl<S: Service> Open<S> {
         }
         let watch = watch.of(Conn::between(ends, listener));
         if let Err(limit) = self.place.count_for(watch.conn.peer, &self.server.service.limits()) {
-            self.server.refuse(stream, limit);
+            self.server.refuse(stream, &watch.conn.listener, limit);
             return None;
         }
         if let Some(known) = self.server.connections.borrow_mut().get_mut(self.number) {

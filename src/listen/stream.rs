@@ -323,7 +323,10 @@ impl<W: Wire> Stream<W> {
         let delivered = self.written.get().saturating_sub(self.wire.borrow().undelivered() as u64);
         let progress = delivered.saturating_sub(self.delivered.replace(delivered));
         match measure {
-            Measure::End(enough) if progress < enough => Err(io::ErrorKind::TimedOut.into()),
+            Measure::End(enough) if progress < enough => {
+                self.watch.lags();
+                Err(io::ErrorKind::TimedOut.into())
+            }
             _ => Ok(()),
         }
     }

@@ -166,8 +166,8 @@ fn listener() -> Arc<Listener> {
 struct Pipe {
     client: DuplexStream,
     watch: Rc<Watch>,
-
     service: Rc<Echo>,
+    metrics: Arc<Metrics>,
 }
 
 /// Runs a client against one served connection. `room`: bytes that the pipe holds in either direction.
@@ -177,7 +177,9 @@ async fn with_limits<T>(room: usize, limits: Limits, client: impl AsyncFnOnce(&m
     let conn = Conn::new(Some("10.0.0.9".parse().unwrap()), listener());
     let watch = Watch::new(conn, Rc::clone(&clock), &limits);
     let service = Echo::new(limits);
-    let mut pipe = Pipe { client: client_end, watch: Rc::clone(&watch), service: Rc::clone(&service) };
+    let metrics = Metrics::new(1);
+    let (of_pipe, of_client) = (Rc::clone(&watch), Rc::clone(&service));
+    let mut pipe = Pipe { client: client_end, watch: of_pipe, service: of_client, metrics: Arc::clone(&metrics) };
     let sweep = {
         let (watch, service) = (Rc::clone(&watch), Rc::clone(&service));
         async move {
@@ -194,7 +196,6 @@ async fn with_limits<T>(room: usize, limits: Limits, client: impl AsyncFnOnce(&m
         drop(pipe);
         out
     };
-    let metrics = Metrics::new(1);
     let both = async { tokio::join!(run, serve(server_end, None, watch, service, Rc::default(), &metrics)).0 };
     tokio::select! {
         out = timeout(Duration::from_secs(3600), both) => out.expect("the connection does not end"),

@@ -122,6 +122,8 @@ pub(super) struct Watch {
     expired: Cell<bool>,
     killed: Cell<bool>,
     measure: Cell<Option<Measure>>,
+    /// The client took its answer too slowly.
+    lagging: Cell<bool>,
 }
 
 impl Watch {
@@ -142,6 +144,7 @@ impl Watch {
             expired: Cell::default(),
             killed: Cell::default(),
             measure: Cell::default(),
+            lagging: Cell::default(),
         })
     }
 
@@ -165,6 +168,7 @@ impl Watch {
             expired: Cell::default(),
             killed: self.killed.clone(),
             measure: Cell::default(),
+            lagging: Cell::default(),
         })
     }
 
@@ -304,6 +308,16 @@ impl Watch {
 
     pub(super) fn take_measure(&self) -> Option<Measure> {
         self.measure.take()
+    }
+
+    /// The client took its answer too slowly, which ends the connection.
+    pub(super) fn lags(&self) {
+        self.lagging.set(true);
+    }
+
+    /// Whether that is how it has ended.
+    pub(super) fn has_lagged(&self) -> bool {
+        self.lagging.get()
     }
 
     pub(super) fn idle(&self, timeout: Duration) {

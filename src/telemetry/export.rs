@@ -192,6 +192,8 @@ specs! {
         "Times that a limit turned a client away or cut it short.";
     LOG_LINES_DROPPED: Counter "log_lines_dropped_total" ["log"]
         "Log lines lost because their reader was too slow or gone, or the disk full.";
+    PANICS: Counter "panics_total" []
+        "Bugs that ended a task or a thread.";
     CONFIG_RELOADS: Counter "config_reloads_total" ["result"]
         "Reloads of the configuration.";
     CONFIG_LAST_RELOAD_SUCCESSFUL: Gauge "config_last_reload_successful" []
@@ -363,6 +365,8 @@ impl Export {
         let mut dropped = LOG_LINES_DROPPED.family();
         dropped.push(&["access"], state.dropped_access.load(Ordering::Relaxed) as f64);
         dropped.push(&["main"], state.dropped_main.load(Ordering::Relaxed) as f64);
+        let mut panics = PANICS.family();
+        panics.push(&[], state.panics.load(Ordering::Relaxed) as f64);
         let mut reloads = CONFIG_RELOADS.family();
         for (result, n) in ["success", "failure"].iter().zip(&state.reloads) {
             reloads.push(&[result], n.load(Ordering::Relaxed) as f64);
@@ -379,9 +383,8 @@ impl Export {
         build.push(&[env!("CARGO_PKG_VERSION")], 1.0);
         let mut draining = DRAINING.family();
         draining.push(&[], state.draining.load(Ordering::Relaxed) as f64);
-        let all =
-            [open, total, handshakes, expiry, limits, dropped, reloads, last_good, last_time, config, build, draining];
-        out.extend(all.map(Family::into_proto));
+        out.extend([open, total, handshakes, expiry, limits, dropped, panics].map(Family::into_proto));
+        out.extend([reloads, last_good, last_time, config, build, draining].map(Family::into_proto));
     }
 }
 

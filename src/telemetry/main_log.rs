@@ -86,6 +86,15 @@ impl std::fmt::Debug for MainLog {
     }
 }
 
+impl Drop for MainLog {
+    /// A panic that ends the process is said in a line that nobody else would wait for.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.flush(Duration::from_secs(1));
+        }
+    }
+}
+
 /// Who changed what is written whatever the level is.
 fn filter(level: LevelFilter) -> Targets {
     let audit = if level == LevelFilter::OFF { level } else { level.max(LevelFilter::INFO) };

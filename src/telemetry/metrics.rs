@@ -60,6 +60,7 @@ pub(super) struct State {
     pub(super) draining: AtomicU64,
     pub(super) dropped_main: Arc<AtomicU64>,
     pub(super) dropped_access: Arc<AtomicU64>,
+    pub(super) panics: Arc<AtomicU64>,
 }
 
 /// The values of some labels: asset, region, and perhaps a backend.
@@ -280,6 +281,11 @@ impl Metrics {
     /// The counter of lost lines of the access log.
     pub(super) fn dropped_access(&self) -> Arc<AtomicU64> {
         self.state.dropped_access.clone()
+    }
+
+    /// The counter of panics.
+    pub(super) fn panics(&self) -> Arc<AtomicU64> {
+        self.state.panics.clone()
     }
 
     /// After a reload: ends every series that speaks of something that is gone. Called when the new Snapshot is out; a

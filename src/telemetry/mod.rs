@@ -11,6 +11,7 @@ mod cells;
 mod export;
 mod main_log;
 mod metrics;
+mod panics;
 mod record;
 mod sink;
 mod worker;
@@ -22,6 +23,7 @@ pub use main_log::{MainLog, init_logging};
 pub use metrics::{
     Cause, CertificateEnd, ClientConnection, Handshake, ListenerCells, Metrics, OTHER, Subject, UNKNOWN,
 };
+pub use panics::log_panics;
 pub use record::AccessRecord;
 pub use worker::{BackendCells, InFlight, KeyCells, PoolCells, Queued, WorkerMetrics};
 

@@ -1,6 +1,7 @@
 //! The admin address: probes, status, explain, reload, and who is let in.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use rustix::process::Signal;
 
@@ -189,4 +190,23 @@ fn a_unix_socket_serves_and_a_stale_one_is_taken_over() {
     let answer = Client::connect_unix(&path).get("/api/v1/status");
     assert_eq!(answer.json()["pools"][0]["asset"], "BTC");
     drop(proxy);
+}
+
+#[test]
+fn a_unix_socket_is_for_its_owner_and_group_whatever_the_umask() {
+    let origin = Origin::start("a");
+    for (umask, mode) in [("0", 0o660), ("007", 0o660), ("022", 0o640), ("077", 0o600)] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin.sock");
+        let proxy = Proxy::start_with(&config(&origin, &format!("bind = \"unix:{}\"", path.display())), |command| {
+            let daemon = command.get_program().to_owned();
+            let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+            *command = std::process::Command::new("sh");
+            command.args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\"")]).arg(daemon).args(arguments);
+        });
+        let found = fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(format!("{found:o}"), format!("{mode:o}"), "umask {umask}");
+        assert_eq!(Client::connect_unix(&path).get("/livez").status, 200);
+        drop(proxy);
+    }
 }

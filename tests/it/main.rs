@@ -43,6 +43,7 @@ mod proxy_protocol;
 mod real_peers;
 mod reload;
 mod routing;
+mod secrets;
 mod simulation;
 mod smuggling;
 mod support;

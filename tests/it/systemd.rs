@@ -7,8 +7,10 @@ use std::process::Command;
 use rustix::process::Signal;
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::support::certs::{Authority, place};
 use crate::support::peer::find;
-use crate::support::{DEADLINE, Origin, Proxy};
+use crate::support::tls::TlsClient;
+use crate::support::{Client, DEADLINE, Origin, Proxy};
 
 const UNIT: &str = "packaging/shardgate.service";
 
@@ -118,4 +120,41 @@ fn it_tells_systemd_when_it_is_ready_reloads_lives_and_stops() {
     proxy.signal(Signal::TERM);
     message_with(&socket, "STOPPING=1");
     assert_eq!(proxy.wait_exit(DEADLINE).code(), Some(0));
+}
+
+#[test]
+fn secrets_are_taken_from_the_directory_of_credentials() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let origin = Origin::start("a");
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::new("ours");
+    authority.sign(&["a.test"]).write(directory.path(), "site");
+    place(&directory.path().join("admin.token"), "s3cret\n");
+    // As systemd leaves them where it lets the service's user in by an access control list: the mask shows as the group's
+    // rights.
+    for name in ["site.pem", "site.key", "admin.token"] {
+        std::fs::set_permissions(directory.path().join(name), std::fs::Permissions::from_mode(0o440)).unwrap();
+    }
+    let text = std::fs::read_to_string(unit()).unwrap();
+    for name in ["admin.token", "site.pem", "site.key"] {
+        assert!(text.contains(&format!("\n#LoadCredential={name}:/etc/shardgate/{name}\n")), "no {name} in the unit");
+    }
+    let config = format!(
+        "[[listeners]]\nbind = '127.0.0.1:0'\n[listeners.tls]\n[[listeners.tls.certificates]]\n\
+         cert = '${{CREDENTIALS_DIRECTORY}}/site.pem'\nkey = '${{CREDENTIALS_DIRECTORY}}/site.key'\n\
+         [[routes]]\npath = '/{{asset}}'\n[regions.a]\n[pools.BTC.a]\nprimaries = ['{}']\nreplicas = ['127.0.0.1:1']\n\
+         [admin]\nbind = '127.0.0.1:0'\ntoken_file = '${{CREDENTIALS_DIRECTORY}}/admin.token'\n",
+        origin.addr()
+    );
+    let proxy = Proxy::start_with(&config, |command| {
+        command.env("CREDENTIALS_DIRECTORY", directory.path());
+    });
+    assert_eq!(TlsClient::new(&authority).connect(proxy.address(), "a.test").get("/BTC").status, 200);
+    for (token, status) in [("Bearer wrong", 401), ("Bearer s3cret", 200)] {
+        let fields = [("Authorization", token)];
+        assert_eq!(Client::connect(proxy.admin()).request("POST", "/api/v1/reload", &fields, b"").status, status);
+    }
+    assert!(!proxy.log().contains("can be read by others"), "{}", proxy.log());
+    let failed = Proxy::try_start(&config).err().expect("there is no such variable");
+    assert!(failed.stderr.contains("CREDENTIALS_DIRECTORY"), "{}", failed.stderr);
 }

@@ -464,3 +464,29 @@ fn what_is_cut_off_can_be_told_from_what_is_whole() {
     assert_eq!(answer("").expect("a whole body"), "hello");
     assert!(answer("X-Cut: 1\r\n").is_err());
 }
+
+#[test]
+fn a_connection_over_a_limit_is_closed_without_a_word_in_clear() {
+    let rig = Rig::new(&[("site", &["a.test"])]);
+    let announced = "proxy_protocol = true\ntrusted_proxies = [\"127.0.0.1\"]\n[listeners.tls]";
+    let behind = rig.listener("behind", "", &["site"]).replace("[listeners.tls]", announced);
+    let limits = "[limits]\nmax_connections = 2\nmax_connections_per_client = 1\n";
+    let proxy = Proxy::start(&(rig.config(&(rig.listener("main", "", &["site"]) + &behind)) + limits));
+    let counted = |limit| proxy.metric("shardgate_limit_hits_total", &[("limit", limit)]);
+    let mut held = rig.client().connect(proxy.addr("main"), "a.test");
+    assert_eq!(held.get("/v1/BTC").status, 200);
+    // Of one client that has its connection already: by its own address, and as a proxy announces it.
+    for header in ["", "PROXY TCP4 127.0.0.1 198.51.100.1 1000 443\r\n"] {
+        let mut one_too_many = Client::connect(proxy.addr(if header.is_empty() { "main" } else { "behind" }));
+        let _ = one_too_many.try_send(header.as_bytes());
+        assert_eq!(one_too_many.rest().escape_ascii().to_string(), "", "{header}");
+    }
+    assert_eq!(counted("max_connections_per_client"), 2.0);
+    // Of all clients together.
+    let mut other = Client::connect(proxy.addr("behind"));
+    other.send("PROXY TCP4 192.0.2.7 198.51.100.1 1000 443\r\n");
+    proxy.metric_until("shardgate_client_connections", &[("listener", "behind")], |open| open == 1.0);
+    assert_eq!(Client::connect(proxy.addr("main")).rest().escape_ascii().to_string(), "");
+    assert_eq!(counted("max_connections"), 1.0);
+    assert_eq!(held.get("/v1/BTC").status, 200);
+}

@@ -114,6 +114,8 @@ async fn a_client_that_takes_nothing_is_cut_off_and_one_that_is_slow_is_not() {
         sleep(Duration::from_secs(25)).await;
         let (_, rest) = ends(pipe).await;
         assert!(rest.len() < 100_000, "{}", rest.len());
+        let metrics = pipe.metrics.encode();
+        assert!(metrics.contains("shardgate_limit_hits_total{limit=\"min_body_rate\"} 1"), "{metrics}");
     })
     .await;
     with_limits(8192, Limits::default(), async |pipe: &mut Pipe| {
@@ -128,6 +130,7 @@ async fn a_client_that_takes_nothing_is_cut_off_and_one_that_is_slow_is_not() {
             sleep(Duration::from_secs(3)).await;
         }
         assert!(all > 1 << 20, "{all}");
+        assert!(!pipe.metrics.encode().contains("limit=\"min_body_rate\""));
     })
     .await;
 }
