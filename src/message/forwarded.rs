@@ -235,8 +235,14 @@ mod tests {
     /// CGI makes one variable of `X-Forwarded-For` and `X_Forwarded_For`, and which of them wins is anybody's guess.
     #[test]
     fn what_looks_like_one_of_them_is_nobody_s_word() {
-        let names =
-            ["X_Forwarded_For", "x-forwarded_proto", "x_real_ip", "X-Real_IP", "x_forwarded-user", "X-Forwarded-Client_Cert"];
+        let names = [
+            "X_Forwarded_For",
+            "x-forwarded_proto",
+            "x_real_ip",
+            "X-Real_IP",
+            "x_forwarded-user",
+            "X-Forwarded-Client_Cert",
+        ];
         let mut list: Vec<_> = names.map(|name| (name, "1.1.1.1")).into();
         list.extend([("x_forward", "1"), ("real_ip", "2"), ("x-forwarded", "3")]);
         for trusted in [false, true] {
