@@ -64,18 +64,25 @@ pub(super) async fn handshake<W: Wire + Peek>(
 ) -> Option<Encrypted<W>> {
     let first = unless_ended(watch, poll_fn(|cx| wire.poll_peek(cx))).await;
     let ended = match first {
-        Some(Ok(Some(HANDSHAKE))) => match unless_ended(watch, TlsAcceptor::from(front.config()).accept(wire)).await {
-            Some(Ok(stream)) => match facts(stream.get_ref().1) {
-                Ok((secure, result)) => {
-                    cells.handshake(result);
-                    watch.conn.set_secure(Rc::new(secure));
-                    return Some(Encrypted(Box::new(stream)));
+        Some(Ok(Some(HANDSHAKE))) => {
+            let accept = TlsAcceptor::from(front.config()).accept(wire).into_fallible();
+            match unless_ended(watch, accept).await {
+                Some(Ok(stream)) => match facts(stream.get_ref().1) {
+                    Ok((secure, result)) => {
+                        cells.handshake(result);
+                        watch.conn.set_secure(Rc::new(secure));
+                        return Some(Encrypted(Box::new(stream)));
+                    }
+                    Err(why) => Ended::Failed(why.to_owned()),
+                },
+                Some(Err((error, mut wire))) => {
+                    // The alert that says why is on its way, and in TLS 1.3 so may be the client's first request.
+                    linger(&mut wire).await;
+                    Ended::Failed(error.to_string())
                 }
-                Err(why) => Ended::Failed(why.to_owned()),
-            },
-            Some(Err(error)) => Ended::Failed(error.to_string()),
-            None => Ended::Timeout,
-        },
+                None => Ended::Timeout,
+            }
+        }
         Some(Ok(Some(byte))) if byte.is_ascii_uppercase() => {
             // Only a greeting of ours is lost if it can't be written at once.
             let _ = unless_ended(watch, wire.write_all(&PLAIN_HTTP)).await;

@@ -54,6 +54,8 @@ pub enum Known {
     ForwardedClientCert,
     /// Any other `X-Forwarded-*`: each means something to somebody.
     ForwardedOther,
+    /// `X_Forwarded_For` and the like: to CGI, WSGI and whatever keeps fields as variables the same name as with dashes.
+    Lookalike,
     /// `X-Request-Id`
     RequestId,
     /// `Date`
@@ -137,6 +139,7 @@ impl Known {
             21 if is(b"endpoint-load-metrics") => Self::LoadMetrics,
             23 if is(b"x-forwarded-client-cert") => Self::ForwardedClientCert,
             25 if is(b"endpoint-load-metrics-bin") => Self::LoadMetricsBin,
+            9.. if is_lookalike(name) => Self::Lookalike,
             12.. if name.get(..12).is_some_and(|begin| begin.eq_ignore_ascii_case(b"x-forwarded-")) => {
                 Self::ForwardedOther
             }
@@ -155,6 +158,19 @@ impl Known {
         dashed.iter_mut().zip(name).for_each(|(to, &from)| *to = if from == b'_' { b'-' } else { from });
         dashed.get(..name.len().min(32)).is_some_and(|dashed| Self::of(dashed) != Self::Other)
     }
+}
+
+/// Whether it becomes the name of a field that says who the client is when its underscores are taken for dashes.
+fn is_lookalike(name: &[u8]) -> bool {
+    const ANY: &[u8] = b"x-forwarded-";
+    let same = |name: &[u8], known: &[u8]| {
+        let dashed = name.iter().map(|&byte| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() });
+        name.contains(&b'_') && dashed.eq(known.iter().copied())
+    };
+    matches!(name.first(), Some(b'x' | b'X'))
+        && (same(name, b"x-real-ip")
+            || same(name, b"x-forwarded-client-cert")
+            || name.get(..ANY.len()).is_some_and(|begin| same(begin, ANY)))
 }
 
 /// Where a field stands in its text.

@@ -61,7 +61,7 @@ where
     let mut stale = 0;
     loop {
         let (place, connect) = Links::place(worker, backend, terms).await?;
-        let request = head::request(&lines, length)
+        let request = head::request(&lines, length, backend.tls.is_some())
             .ok_or_else(|| Error::new(ErrorKind::Protocol, false).because("a request that HTTP/2 can't express"))?;
         let mut talk = Talk { worker, terms, mark: place.written(), upload: None, interims: 0 };
         let result = match talk.send(&place, request, &mut body) {

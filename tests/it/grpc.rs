@@ -307,3 +307,24 @@ fn without_a_backend_a_call_is_unavailable() {
     assert_eq!(ended[0], "UNAVAILABLE");
     assert!(["no_healthy_backend", "connect_failed"].contains(&ended[1].as_str().unwrap()), "{ended}");
 }
+
+/// All clients' calls share a connection to the backend, and what compression remembers there: a value that grpc-core can't
+/// parse, too.
+#[test]
+fn what_one_client_sends_does_not_spoil_the_calls_of_others() {
+    let server = Server::start("one");
+    let proxy = before(&[&server], "\n[server]\nworkers = 1");
+    let ended = |timeout: &str| {
+        let request = http::Request::post("http://shard.example/test.Echo/Unary").header("te", "trailers");
+        let request = request.header("content-type", "application/grpc").header("x-asset", "BTC");
+        let answer = ask(proxy.address(), request.header("grpc-timeout", timeout).body(vec![0; 5]).unwrap());
+        let trailers = answer.trailers.as_ref().unwrap_or(&answer.head.headers);
+        trailers.get("grpc-status").map(|status| status.to_str().unwrap().to_owned())
+    };
+    for garbage in ["S", "-1S", "5"] {
+        assert_eq!(ended(garbage).as_deref(), Some("13"), "{garbage}");
+        for timeout in ["20S", "21S", "22S"] {
+            assert_eq!(ended(timeout).as_deref(), Some("0"), "{timeout} after {garbage}");
+        }
+    }
+}

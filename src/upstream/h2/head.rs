@@ -16,8 +16,8 @@ use crate::upstream::client::MAX_FIELDS;
 /// What has no place in HTTP/2, or another one (RFC 9113, 8.2.2 and 8.3.1).
 const REPLACED: Names = HOP_BY_HOP.and(Names::of(&[Known::Host]));
 
-/// The request that these lines are. `None`: they are none.
-pub(super) fn request(lines: &[u8], length: Option<u64>) -> Option<Request<()>> {
+/// The request that these lines are, over TLS or in clear. `None`: they are none.
+pub(super) fn request(lines: &[u8], length: Option<u64>, is_tls: bool) -> Option<Request<()>> {
     let mut lines = lines.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let mut words = lines.next()?.split(|&byte| byte == b' ');
     let (method, target) = (Method::from_bytes(words.next()?).ok()?, words.next()?);
@@ -38,16 +38,27 @@ pub(super) fn request(lines: &[u8], length: Option<u64>) -> Option<Request<()>> 
     if let Some(length) = length {
         fields.insert(http::header::CONTENT_LENGTH, length.into());
     }
+    let fields = apart(fields);
     let mut uri = Uri::builder().path_and_query(target);
     // A Host that is empty is no authority.
     if let Some(authority) = authority.filter(|authority| !authority.is_empty()) {
-        uri = uri.scheme(Scheme::HTTP).authority(Authority::try_from(authority).ok()?);
+        let scheme = if is_tls { Scheme::HTTPS } else { Scheme::HTTP };
+        uri = uri.scheme(scheme).authority(Authority::try_from(authority).ok()?);
     }
     let mut request = Request::new(());
     *request.method_mut() = method;
     *request.uri_mut() = uri.build().ok()?;
     *request.headers_mut() = fields;
     Some(request)
+}
+
+/// Keeps what libraries of gRPC parse out of the compression's table, which all clients of a connection share: grpc-core
+/// marks an entry whose value it can't parse, and fails every later call that refers to the entry, if for its name only.
+pub(super) fn apart(mut fields: HeaderMap) -> HeaderMap {
+    for (name, value) in &mut fields {
+        value.set_sensitive(name.as_str().starts_with("grpc-") || name.as_str().ends_with("-bin"));
+    }
+    fields
 }
 
 /// The head of a response, or of an interim one, and how long its body is, if it says so.
@@ -81,4 +92,26 @@ fn decimal(value: &[u8]) -> Option<u64> {
 /// Whether an answer with this status to such a request has no body (RFC 9110, 6.4.1).
 pub(super) fn is_bodyless(status: StatusCode, to_head: bool) -> bool {
     to_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_grpc_parses_is_not_put_into_the_table_that_all_share() {
+        let lines = b"POST /a HTTP/1.1\r\nhost: h\r\ngrpc-timeout: S\r\nx-a-bin: !\r\nx-a: b\r\n";
+        let head = request(lines, Some(5), false).unwrap();
+        for (name, value) in head.headers() {
+            assert_eq!(value.is_sensitive(), name == "grpc-timeout" || name == "x-a-bin", "{name}");
+        }
+    }
+
+    #[test]
+    fn the_scheme_is_that_of_the_connection() {
+        for (is_tls, expected) in [(false, "http"), (true, "https")] {
+            let head = request(b"GET /a HTTP/1.1\r\nhost: h\r\n", None, is_tls).unwrap();
+            assert_eq!(head.uri().scheme_str(), Some(expected));
+        }
+    }
 }

@@ -80,7 +80,7 @@ where
                         }
                     }
                     Err(frame) => {
-                        self.trailers = frame.into_trailers().ok();
+                        self.trailers = frame.into_trailers().ok().map(super::head::apart);
                         self.end()?;
                     }
                 },
