@@ -12,6 +12,7 @@ mod exchange;
 mod head;
 mod io;
 mod meter;
+mod tunnel;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future as _;
@@ -134,6 +135,7 @@ async fn greet<W: Wire>(io: Io<W>, watch: &Watch, limits: &Limits) -> Option<Lib
             .max_pending_accept_reset_streams(PENDING_RESETS)
             .max_local_error_reset_streams(Some(ERROR_RESETS))
             .max_concurrent_reset_streams(REMEMBERED_RESETS)
+            .enable_connect_protocol()
             .handshake(io)
     );
     let done = poll_fn(|cx| {
@@ -320,6 +322,14 @@ impl<S: Service> Times<S> {
         }
         let mut found = Look::Fine;
         for (_, stream) in &*connection.streams.borrow() {
+            if let Some(tunnel) = &*stream.tunnel.borrow() {
+                if tunnel.sweep(stream, connection.watch.clock()) {
+                    stream.stalled.set(true);
+                    stream.conn.wake();
+                    found = Look::Changed;
+                }
+                continue;
+            }
             // Once there is an answer, a body that goes on beside it is a conversation, which the backend's times bound.
             let reads = stream.reading.sweep(&limits, idle) && !stream.conn.answered();
             let writes = stream.writing.sweep(&limits, idle) | is_too_long(&stream.conn);

@@ -21,7 +21,7 @@ pub(super) const TICK: Duration = Duration::from_millis(250);
 const WINDOW: u32 = 41;
 
 const DRAINED: Fault = Fault::new(Reason::Draining, "the tunnel was cut off by the drain");
-const IDLE_TUNNEL: Fault = Fault::new(Reason::TunnelTimeout, "the tunnel was idle");
+pub(super) const IDLE_TUNNEL: Fault = Fault::new(Reason::TunnelTimeout, "the tunnel was idle");
 const TOO_LONG: Fault = Fault::new(Reason::ExchangeTimeout, "the exchange took too long");
 pub(super) const TOO_SLOW: Fault = Fault::over("min_body_rate", Reason::BodyTimeout, "the body came too slowly");
 
@@ -402,6 +402,11 @@ impl Pace {
     pub(super) fn went(&self, bytes: usize) {
         self.waiting.set(false);
         self.bytes.set(self.bytes.get().saturating_add(bytes as u64));
+    }
+
+    /// Of this window.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.get()
     }
 
     /// One sweep more. Whether the client was too slow: waited for through a whole window, which is as long as `idle` if

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode, Version};
 use http_body::Body;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
@@ -219,6 +219,13 @@ where
         // The body: how much of it, and whether the client waits to be asked for it.
         let max = route.max_body_bytes.unwrap_or(index.plan.limits.max_body_bytes);
         let protocol = upgrade::choose(head, &route.upgrade);
+        // An extended CONNECT of HTTP/2 (RFC 8441) asks for a tunnel and nothing else: what stands for it as a request of
+        // HTTP/1.1 means nothing without one, and a 200 would promise one.
+        let is_connect = head.version == Version::HTTP_2 && head.upgrade.is_some();
+        if is_connect && protocol.is_none() {
+            let allow = Some(HeaderValue::from_static("GET"));
+            return Err(Refused { reason: Reason::MethodNotAllowed, allow });
+        }
         let body = match protocol {
             None => RequestBody::new(body, max, head.expects_continue, &self.replay, ticket.started),
             Some(_) => {
@@ -239,6 +246,10 @@ where
         let sent = tries::run(self, snapshot, route, &target, &outgoing, &body, ticket).await;
         ticket.bytes_in = body.received();
         let Sent { mut response, upload_pending, .. } = sent.map_err(|reason| self.blame(reason, &body, ticket))?;
+
+        if is_connect && response.head.status.is_success() {
+            return Err(Reason::UpstreamProtocolError.into());
+        }
 
         // Its head as the client sees it.
         let fields = &mut response.head.fields;

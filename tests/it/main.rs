@@ -52,6 +52,7 @@ mod tidy;
 mod tiers;
 mod timeouts;
 mod websocket;
+mod websocket_h2;
 mod tls_backends;
 mod tls_checks;
 mod tls;

@@ -77,6 +77,11 @@ impl Raw {
         }
     }
 
+    /// The other side has ended its side, and had no more to say.
+    pub fn expect_end(&mut self) {
+        assert_eq!(self.0.read(&mut [0]).unwrap(), 0);
+    }
+
     pub fn finish(&self) {
         self.0.shutdown(Shutdown::Write).unwrap();
     }

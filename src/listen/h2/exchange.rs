@@ -20,11 +20,13 @@ use http_body::Body as _;
 
 use super::Connection;
 use super::head;
+use super::tunnel::{self, Patience};
 use crate::listen::incoming::{Incoming, Source};
 use crate::listen::watch::Pace;
 use crate::listen::{BoxError, Service};
 use crate::message::framing::{Fault, Framing};
 use crate::message::send::Coding;
+use crate::message::tunnel::Tunnel;
 use crate::message::{Conn, Request, RequestHead, Response, ResponseHead};
 
 /// What the connection's sweep sees of one stream.
@@ -34,6 +36,8 @@ pub(super) struct Stream {
     pub(super) writing: Pace,
     /// The client does not take its answer, or not in time.
     pub(super) stalled: Cell<bool>,
+    /// Set once the exchange has become a tunnel.
+    pub(super) tunnel: RefCell<Option<Patience>>,
 }
 
 /// A request's body.
@@ -51,7 +55,7 @@ struct Upload {
 }
 
 /// How sending an answer ends.
-enum Sent {
+pub(super) enum Sent {
     Whole,
     /// The stream or the connection is gone.
     Gone,
@@ -73,15 +77,22 @@ pub(super) async fn serve<S: Service>(
         reading: Pace::default(),
         writing: Pace::default(),
         stalled: Cell::default(),
+        tunnel: RefCell::default(),
     });
     let _open = connection.open(&stream);
     let is_head = head.method == Method::HEAD;
     let mut upload = None;
-    let body = if head.framing == Framing::Empty {
+    let asks = head.upgrade.is_some();
+    let body = if head.framing == Framing::Empty && !asks {
         drop(recv);
         Incoming::empty()
     } else {
-        let length = if let Framing::Length(length) = head.framing { Some(length) } else { None };
+        let length = match head.framing {
+            // What follows may be a tunnel's, but not before a backend has agreed to one.
+            Framing::Empty => Some(0),
+            Framing::Length(length) => Some(length),
+            Framing::Chunked => None,
+        };
         let source = Rc::new(Upload {
             from: RefCell::new(Some(recv)),
             stream: Rc::clone(&stream),
@@ -95,6 +106,11 @@ pub(super) async fn serve<S: Service>(
     };
     let answer = answer(&*connection.service, Request { head, body }, &conn, &mut respond).await;
     let sent = match answer {
+        Some(response) if let Tunnel::Open { idle, .. } = conn.tunnel() => {
+            let clock = connection.watch.clock();
+            *stream.tunnel.borrow_mut() = Some(Patience::new(idle, clock));
+            tunnel::run(&connection, &stream, response, &mut respond).await
+        }
         Some(response) => send(&connection, &stream, response, is_head, &mut respond).await,
         None => Sent::Gone,
     };
@@ -181,7 +197,7 @@ async fn send<S: Service>(
 }
 
 /// A body on its way to the client.
-struct Sending {
+pub(super) struct Sending {
     /// Has not found room yet.
     piece: Bytes,
     /// Nothing comes behind it.
@@ -191,7 +207,12 @@ struct Sending {
 }
 
 impl Sending {
-    fn poll<S: Service>(
+    /// A body without a length.
+    pub(super) fn raw() -> Self {
+        Self { piece: Bytes::new(), is_last: false, left: None }
+    }
+
+    pub(super) fn poll<S: Service>(
         &mut self,
         cx: &mut Context<'_>,
         connection: &Connection<S>,

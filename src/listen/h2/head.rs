@@ -5,7 +5,8 @@
 //! of HTTP/2 has been looked at in the form in which it could do harm: a value with a line end in it, a path that is a
 //! whole URI, a second Host (Kettle, "HTTP/2: The Sequel is Always Worse", 2021).
 
-use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
+use h2::ext::Protocol;
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY};
 use http::{Method, Version, request};
 
 use crate::message::fields::{Known, Names, line};
@@ -35,10 +36,11 @@ pub(super) fn read(
         found.and_then(|found| RequestHead::read(scratch, found)).ok_or(Fault::bad("not a head"))
     });
     match read {
-        Ok(mut head) => {
+        Ok(mut head) if head.upgrade.is_some() || wanted(parts).is_none() => {
             head.version = Version::HTTP_2;
             Ok(head)
         }
+        Ok(head) => Err(Box::new((Fault::bad("a CONNECT that asks for nothing"), head))),
         Err(fault) => {
             let target = scan.target(scratch).and_then(|target| str::from_utf8(target).ok()).unwrap_or_default();
             let method = if parts.method == Method::HEAD { Method::HEAD } else { Method::GET };
@@ -53,15 +55,20 @@ pub(super) fn read(
 fn write(parts: &request::Parts, is_whole: bool, out: &mut Vec<u8>) -> Result<(), Fault> {
     let uri = &parts.uri;
     let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
+    let wanted = wanted(parts);
+    let is_whole = is_whole || wanted.is_some();
     let target = match uri.path_and_query().map(|path| path.as_str()) {
-        _ if parts.method == Method::CONNECT => uri.authority().map_or("", |authority| authority.as_str()),
+        _ if parts.method == Method::CONNECT && wanted.is_none() => {
+            uri.authority().map_or("", |authority| authority.as_str())
+        }
         Some(path) if path.starts_with('/') || path == "*" => path,
         _ => return Err(Fault::bad(":path is neither a path nor an asterisk")),
     };
     if !uri.scheme_str().is_none_or(|scheme| matches!(scheme, "http" | "https")) {
         return Err(Fault::bad(":scheme is neither http nor https"));
     }
-    out.extend_from_slice(parts.method.as_str().as_bytes());
+    let method = if wanted.is_some() { &Method::GET } else { &parts.method };
+    out.extend_from_slice(method.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
@@ -83,12 +90,32 @@ fn write(parts: &request::Parts, is_whole: bool, out: &mut Vec<u8>) -> Result<()
             _ => line(out, name.as_str().as_bytes(), value),
         }
     }
+    if let Some(protocol) = wanted {
+        upgrade(out, protocol, &parts.headers);
+    }
     // What says where the body ends, where a version of HTTP needs that said.
     if !is_whole && !parts.headers.contains_key(CONTENT_LENGTH) {
         line(out, b"transfer-encoding", b"chunked");
     }
     out.extend_from_slice(b"\r\n");
     Ok(())
+}
+
+/// What an extended CONNECT asks to speak (RFC 8441, 4).
+fn wanted(parts: &request::Parts) -> Option<&str> {
+    let protocol = parts.extensions.get::<Protocol>().filter(|_| parts.method == Method::CONNECT)?;
+    Some(protocol.as_str())
+}
+
+/// The same asked for as HTTP/1.1 does (RFC 8441, 5.1). The key of the WebSocket protocol, which HTTP/2 has no use for, is
+/// made up: it proves to the client that the server speaks that protocol, and here we are the client.
+fn upgrade(out: &mut Vec<u8>, protocol: &str, headers: &HeaderMap) {
+    line(out, b"connection", b"Upgrade");
+    line(out, b"upgrade", protocol.as_bytes());
+    if protocol.eq_ignore_ascii_case("websocket") && !headers.contains_key(SEC_WEBSOCKET_KEY) {
+        let key = data_encoding::BASE64.encode(&fastrand::u128(..).to_le_bytes());
+        line(out, b"sec-websocket-key", key.as_bytes());
+    }
 }
 
 /// The crumbs of a cookie as one field again (RFC 9113, 8.2.3).

@@ -358,8 +358,8 @@ pub(super) fn messages() -> Vec<Case> {
         ("8.5", "CONNECT with a path", only(&[(":method", "CONNECT"), scheme, authority, path]), Reset(PROTOCOL_ERROR)),
         (
             "8.5",
-            "CONNECT of a protocol that was not offered",
-            only(&[(":method", "CONNECT"), (":protocol", "websocket"), scheme, authority, path]),
+            "an extended CONNECT without a path (RFC 8441, 4)",
+            only(&[(":method", "CONNECT"), (":protocol", "websocket"), scheme, authority]),
             Reset(PROTOCOL_ERROR),
         ),
     ];
