@@ -55,6 +55,7 @@ mod websocket;
 mod websocket_h2;
 mod tls_backends;
 mod tls_checks;
+mod tls_files;
 mod tls;
 mod websocket_drain;
 mod websocket_peers;

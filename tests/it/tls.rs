@@ -1,4 +1,4 @@
-//! TLS towards clients: which certificate, which version, tickets, client certificates, files that change, and what
+//! TLS towards clients: which certificate, which version, tickets, client certificates, and what
 //! happens to those who do not speak it.
 
 use std::net::SocketAddr;
@@ -16,15 +16,15 @@ use crate::support::{After, Client, Origin, Proxy, poll};
 const ROUTES: &str = "[[routes]]\npath = \"/v1/{asset}\"\n[regions.a]\n[defaults]\nhealth = false\n";
 
 /// A directory of certificates, and a backend.
-struct Rig {
-    origin: Origin,
+pub struct Rig {
+    pub origin: Origin,
     directory: tempfile::TempDir,
-    authority: Authority,
+    pub authority: Authority,
 }
 
 impl Rig {
     /// With certificates of these names, by the name of their file.
-    fn new(certificates: &[(&str, &[&str])]) -> Self {
+    pub fn new(certificates: &[(&str, &[&str])]) -> Self {
         let rig = Self {
             origin: Origin::start("one"),
             directory: tempfile::tempdir().unwrap(),
@@ -37,12 +37,12 @@ impl Rig {
         rig
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
     /// A listener with these certificates.
-    fn listener(&self, name: &str, keys: &str, certificates: &[&str]) -> String {
+    pub fn listener(&self, name: &str, keys: &str, certificates: &[&str]) -> String {
         let path = self.path().display();
         let keys = keys.replace("DIR", &path.to_string());
         let mut text = format!("[[listeners]]\nname = \"{name}\"\nbind = \"127.0.0.1:0\"\n[listeners.tls]\n{keys}\n");
@@ -53,21 +53,21 @@ impl Rig {
         text
     }
 
-    fn config(&self, listeners: &str) -> String {
+    pub fn config(&self, listeners: &str) -> String {
         format!("[server]\nworkers = 2\n{listeners}\n{ROUTES}[pools.BTC.a]\nprimaries = [\"{}\"]\n", self.origin.addr())
     }
 
-    fn start(&self, keys: &str, certificates: &[&str]) -> Proxy {
+    pub fn start(&self, keys: &str, certificates: &[&str]) -> Proxy {
         Proxy::start(&self.config(&self.listener("main", keys, certificates)))
     }
 
-    fn client(&self) -> TlsClient {
+    pub fn client(&self) -> TlsClient {
         TlsClient::new(&self.authority)
     }
 }
 
 /// What a connection says of itself after a request; `None`: it came to none.
-fn asked(client: &TlsClient, addr: SocketAddr, name: &str) -> Option<(u16, HandshakeKind)> {
+pub fn asked(client: &TlsClient, addr: SocketAddr, name: &str) -> Option<(u16, HandshakeKind)> {
     let mut client = client.try_connect(addr, name).ok()?;
     let request = client.format("GET", "/v1/BTC", &[("Connection", "close")], b"");
     client.try_send(&request).ok()?;
@@ -77,7 +77,7 @@ fn asked(client: &TlsClient, addr: SocketAddr, name: &str) -> Option<(u16, Hands
     Some((response.status, client.session().handshake_kind().unwrap()))
 }
 
-fn serial(client: &Client) -> Vec<u8> {
+pub fn serial(client: &Client) -> Vec<u8> {
     client.session().peer_certificates().unwrap()[0].to_vec()
 }
 
@@ -280,56 +280,6 @@ fn a_request_for_another_host_is_misdirected_where_clients_show_certificates() {
     assert_eq!(client.get("/v1/BTC").status, 200, "the connection goes on");
     let mut client = rig.client().connect(proxy.addr("asks-not"), "a.test");
     assert_eq!(client.request("GET", "/v1/BTC", &[("Host", "b.test")], b"").status, 200);
-}
-
-#[test]
-fn files_that_change_are_read_anew_without_a_signal() {
-    let rig = Rig::new(&[("site", &["a.test"])]);
-    let proxy = rig.start("", &["site"]);
-    // A client that resumed a session would see the certificate of then.
-    let now = || serial(&rig.client().connect(proxy.address(), "a.test"));
-    let mut open = rig.client().connect(proxy.address(), "a.test");
-    let first = serial(&open);
-    assert_eq!(open.get("/v1/BTC").status, 200);
-    // A new certificate whose key is not there yet changes nothing.
-    let next = rig.authority.sign(&["a.test"]);
-    place(&rig.path().join("site.pem"), &next.cert);
-    proxy.log_line("a certificate that changed can't be used, the old one goes on");
-    assert_eq!(now(), first);
-    place(&rig.path().join("site.key"), &next.key);
-    proxy.log_line("certificate read anew");
-    assert_eq!(now(), next.der.to_vec());
-    // Nobody who was there notices.
-    assert_eq!(open.get("/v1/BTC").status, 200);
-    assert_eq!(proxy.metric("shardgate_config_reloads_total", &[]), 0.0);
-    // One that ends soon: behind a symbolic link, as certbot has them.
-    let ending = rig.authority.sign_until(&["a.test"], 5);
-    ending.write(rig.path(), "archive");
-    for kind in ["key", "pem"] {
-        std::fs::remove_file(rig.path().join(format!("site.{kind}"))).unwrap();
-        std::os::unix::fs::symlink(format!("archive.{kind}"), rig.path().join(format!("site.{kind}"))).unwrap();
-    }
-    proxy.log_line("the certificate expires soon");
-    assert_eq!(now(), ending.der.to_vec());
-    let soon = jiff::Timestamp::now().as_second() as f64 + 6.0 * 86_400.0;
-    proxy.metric_until("shardgate_tls_certificate_expiry_timestamp_seconds", &[], |end| end < soon);
-}
-
-#[test]
-fn a_reload_with_a_bad_pair_is_refused_and_connections_stay() {
-    let rig = Rig::new(&[("site", &["a.test"]), ("other", &["a.test"])]);
-    let config = rig.config(&rig.listener("main", "", &["site"]));
-    let proxy = Proxy::start(&config);
-    let mut open = rig.client().connect(proxy.address(), "a.test");
-    let bad = config.replace("site.key", "other.key");
-    assert!(!proxy.reload(&bad));
-    assert_eq!(asked(&rig.client(), proxy.address(), "a.test"), Some((200, HandshakeKind::Full)));
-    assert!(proxy.reload(
-        &config.replace("/site.", "/other.").replace("[listeners.tls]", "[listeners.tls]\nmin_version = \"1.3\"")
-    ));
-    let old = TlsClient::with_version(&rig.authority, &TLS12);
-    assert_eq!(asked(&old, proxy.address(), "a.test"), None);
-    assert_eq!(open.get("/v1/BTC").status, 200, "one that was open goes on");
 }
 
 /// The example as it stands, but for its ports and its backend.
