@@ -36,7 +36,7 @@ use self::meter::{Meter, Verdict};
 use super::Service;
 use super::connection::PREFACE;
 use super::serve::linger;
-use super::watch::{Pace, TICK, TOO_SLOW, Watch, is_too_long};
+use super::watch::{IDLE_TUNNEL, Pace, TICK, TOO_SLOW, Watch, is_too_long};
 use super::wire::Wire;
 use crate::message::buffer::Memory;
 use crate::model::Limits;
@@ -322,8 +322,9 @@ impl<S: Service> Times<S> {
         }
         let mut found = Look::Fine;
         for (_, stream) in &*connection.streams.borrow() {
-            if let Some(tunnel) = &*stream.tunnel.borrow() {
-                if tunnel.sweep(stream, connection.watch.clock()) {
+            if let Some(patience) = stream.tunnel.get() {
+                if patience.is_over(&stream.reading, &stream.writing, connection.watch.clock()) {
+                    stream.conn.set_fault(IDLE_TUNNEL);
                     stream.stalled.set(true);
                     stream.conn.wake();
                     found = Look::Changed;

@@ -220,6 +220,16 @@ where
 
 const LENGTH: Names = Names::of(&[Known::ContentLength]);
 
+/// An answer of ours in HTTP/1.1, for a connection that hears nothing else.
+pub(super) fn only_answer(response: &Response<Bytes>) -> Vec<u8> {
+    let mut out = Vec::new();
+    response.head.write(&mut out, Version::HTTP_11, Names::NONE);
+    Coding::Length(response.body.len() as u64).write(&mut out);
+    out.extend_from_slice(b"connection: close\r\n\r\n");
+    out.extend_from_slice(&response.body);
+    out
+}
+
 /// Reads and drops what the client still sends. Closing with something unread makes the kernel send a reset, and a
 /// reset may overtake the answer (RFC 9112, 9.6).
 pub(super) async fn linger<W: Wire>(wire: &mut W) {

@@ -17,16 +17,14 @@ use super::Service;
 use super::announced::{self, Missing};
 use super::bind::{Listening, Sockets};
 use super::connection;
-use super::serve::linger;
+use super::serve::{linger, only_answer};
 use super::shared::{Place, Shared};
 use super::tls;
 use super::watch::{Clock, TICK, Watch};
 use super::wire::{Peek, Wire};
 use crate::message::buffer::Memory;
 use crate::message::conn::Ends;
-use crate::message::fields::Names;
 use crate::message::proxy_protocol::Header;
-use crate::message::send::Coding;
 use crate::message::{Conn, forwarded, respond};
 use crate::model::{Listener, Reason};
 use crate::telemetry::{ClientConnection, ListenerCells};
@@ -457,12 +455,4 @@ impl Accept for UnixStream {
 }
 
 /// What a connection over a limit is told.
-static OVERLOADED: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let response = respond::problem(Reason::Overloaded, "");
-    let mut out = Vec::new();
-    response.head.write(&mut out, http::Version::HTTP_11, Names::NONE);
-    Coding::Length(response.body.len() as u64).write(&mut out);
-    out.extend_from_slice(b"connection: close\r\n\r\n");
-    out.extend_from_slice(&response.body);
-    out
-});
+static OVERLOADED: LazyLock<Vec<u8>> = LazyLock::new(|| only_answer(&respond::problem(Reason::Overloaded, "")));

@@ -12,19 +12,18 @@ use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use rustls::{HandshakeKind, ProtocolVersion, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::connection::Protocol;
-use super::serve::linger;
+use super::serve::{linger, only_answer};
 use super::watch::Watch;
 use super::wire::{Peek, Wire};
 use crate::message::Secure;
-use crate::message::fields::Names;
 use crate::message::respond;
-use crate::message::send::Coding;
 use crate::model::{Reason, TlsVersion};
 use crate::telemetry::{Handshake, ListenerCells};
 use crate::tls::{Front, subject};
@@ -190,15 +189,8 @@ impl<W: Wire> AsyncWrite for Encrypted<W> {
 /// What a client that speaks HTTP in clear is told.
 static PLAIN_HTTP: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut response = respond::problem(Reason::BadRequest, "");
-    response.body = br#"{"type":"about:blank","title":"Bad Request","status":400,"reason":"bad_request","#
-        .iter()
-        .chain(br#""detail":"this port speaks TLS: use https"}"#)
-        .copied()
-        .collect();
-    let mut out = Vec::new();
-    response.head.write(&mut out, http::Version::HTTP_11, Names::NONE);
-    Coding::Length(response.body.len() as u64).write(&mut out);
-    out.extend_from_slice(b"connection: close\r\n\r\n");
-    out.extend_from_slice(&response.body);
-    out
+    response.body = Bytes::from_static(
+        br#"{"type":"about:blank","title":"Bad Request","status":400,"reason":"bad_request","detail":"this port speaks TLS: use https"}"#,
+    );
+    only_answer(&response)
 });

@@ -27,7 +27,7 @@ use crate::message::hop::HOP_BY_HOP;
 use crate::message::send::Failed;
 use crate::message::tunnel::{Duplex, Pipe};
 use crate::message::websocket::{Frames, GOING_AWAY};
-use crate::message::{Response, ResponseHead};
+use crate::message::{Response, ResponseHead, upgrade};
 
 /// How long a client has for its own Close after ours.
 const PARTING: Duration = Duration::from_secs(5);
@@ -77,9 +77,8 @@ where
 
 fn write(head: &ResponseHead, out: &mut Vec<u8>) {
     head.write(out, Version::HTTP_11, NOT_SENT);
-    out.extend_from_slice(b"connection: Upgrade\r\nupgrade: ");
-    out.extend_from_slice(head.fields.get(Known::Upgrade).unwrap_or_default());
-    out.extend_from_slice(b"\r\n\r\n");
+    upgrade::write(out, head.fields.get(Known::Upgrade).unwrap_or_default());
+    out.extend_from_slice(b"\r\n");
 }
 
 /// What the backend says, until the drain: then its frame is ended, and a Close frame is the last that the client gets.

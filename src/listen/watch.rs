@@ -3,7 +3,7 @@
 //! A timer per request costs over a thousand instructions; a cell per connection that a sweep looks at four times a
 //! second costs a few. So every time here is exact to a quarter of a second, always late and never early.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ pub(super) enum Phase {
     Exchange,
     /// HTTP/2 with a stream open or a header block that is not whole: the task sees to their times, on each sweep.
     Streams,
-    /// In a tunnel. Closed at the deadline, which moves on with every byte.
+    /// In a tunnel, which has a [`Patience`] of its own.
     Tunnel,
 }
 
@@ -82,12 +82,42 @@ pub(super) struct Pace {
     bytes: Cell<u64>,
 }
 
+/// How long a tunnel may be idle: the deadline moves on with every byte.
+#[derive(Debug)]
+pub(super) struct Patience {
+    timeout: Option<Duration>,
+    deadline: Cell<u32>,
+    /// Bytes both ways when the sweep looked last.
+    seen: Cell<u64>,
+}
+
+impl Patience {
+    /// From now on; `None`: for ever.
+    pub(super) fn new(timeout: Option<Duration>, clock: &Clock) -> Self {
+        let patience = Self { timeout, deadline: Cell::default(), seen: Cell::default() };
+        patience.restart(clock);
+        patience
+    }
+
+    fn restart(&self, clock: &Clock) {
+        self.deadline.set(self.timeout.map_or(u32::MAX, |timeout| clock.after(timeout)));
+    }
+
+    /// A sweep's part: whether it is over.
+    pub(super) fn is_over(&self, reading: &Pace, writing: &Pace, clock: &Clock) -> bool {
+        let passed = reading.bytes.get().wrapping_add(writing.bytes.get());
+        if self.seen.replace(passed) != passed {
+            self.restart(clock);
+        }
+        clock.now() >= self.deadline.get()
+    }
+}
+
 /// A tunnel's times.
 #[derive(Debug, Default)]
 struct TunnelTimes {
-    timeout: Cell<Option<Duration>>,
-    /// Bytes both ways when the sweep looked last.
-    seen: Cell<u64>,
+    /// Set when there is one.
+    patience: OnceCell<Patience>,
     over: Cell<bool>,
     /// The drain has come to it.
     leaving: Cell<bool>,
@@ -208,12 +238,10 @@ impl Watch {
     }
 
     fn sweep_tunnel(&self) -> bool {
-        let passed = self.reading.bytes.get().wrapping_add(self.writing.bytes.get());
-        if self.tunnel.seen.replace(passed) != passed {
-            self.deadline.set(self.tunnel.timeout.get().map_or(u32::MAX, |timeout| self.clock.after(timeout)));
-        }
         let (now, last) = (self.clock.now(), self.tunnel.last.get());
-        let over = now >= self.deadline.get() || (last > 0 && now >= last);
+        let patience = self.tunnel.patience.get();
+        let idle = patience.is_some_and(|patience| patience.is_over(&self.reading, &self.writing, &self.clock));
+        let over = idle || (last > 0 && now >= last);
         if over {
             self.conn.set_fault(IDLE_TUNNEL);
             self.tunnel.over.set(true);
@@ -349,8 +377,8 @@ impl Watch {
     pub(super) fn tunnel(&self, idle: Option<Duration>) {
         self.phase.set(Phase::Tunnel);
         self.measure.set(None);
-        self.tunnel.timeout.set(idle);
-        self.deadline.set(idle.map_or(u32::MAX, |timeout| self.clock.after(timeout)));
+        // A connection that has become a tunnel becomes nothing else.
+        let _ = self.tunnel.patience.set(Patience::new(idle, &self.clock));
     }
 
     /// Whether the other sides should be told that this one is going away.
@@ -402,11 +430,6 @@ impl Pace {
     pub(super) fn went(&self, bytes: usize) {
         self.waiting.set(false);
         self.bytes.set(self.bytes.get().saturating_add(bytes as u64));
-    }
-
-    /// Of this window.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes.get()
     }
 
     /// One sweep more. Whether the client was too slow: waited for through a whole window, which is as long as `idle` if

@@ -164,15 +164,7 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
     pub fn attempt(&self) -> Attempt<B> {
         let number = self.shared.attempt.get() + 1;
         self.shared.attempt.set(number);
-        Attempt {
-            shared: Rc::clone(&self.shared),
-            number,
-            next: 0,
-            sent: 0,
-            is_over: false,
-            patience: None,
-            tunnelled: false,
-        }
+        self.beside()
     }
 
     /// A body for a try beside the one that is under way, of what has been read. It must be [done](Self::done) and

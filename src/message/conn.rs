@@ -37,6 +37,13 @@ pub struct Ends {
     pub is_anonymous: bool,
 }
 
+impl Ends {
+    /// Who connected, without a port; an IPv4-mapped address is unmapped.
+    fn peer(&self) -> Option<IpAddr> {
+        self.source.map(|source| source.ip().to_canonical())
+    }
+}
+
 /// What the parts of one client connection share. See the module.
 pub struct Conn {
     /// Who connected: the address of `ends`; an IPv4-mapped one is unmapped. `None`: over a Unix socket.
@@ -83,7 +90,7 @@ impl Conn {
 
     /// The same, with all that is known of its ends.
     pub fn between(ends: Ends, listener: Arc<Listener>) -> Rc<Self> {
-        let peer = ends.source.map(|source| source.ip().to_canonical());
+        let peer = ends.peer();
         let peer_text: Rc<str> = peer.map_or_else(|| "unix:".into(), |ip| ip.to_string().into());
         let is_trusted = !ends.is_anonymous && forwarded::is_trusted(peer, &listener.trusted_proxies);
         Rc::new(Self::made(ends, listener, is_trusted, peer_text, None))
@@ -97,7 +104,7 @@ impl Conn {
         interim_heads: Option<RefCell<Vec<ResponseHead>>>,
     ) -> Self {
         Self {
-            peer: ends.source.map(|source| source.ip().to_canonical()),
+            peer: ends.peer(),
             is_trusted,
             ends,
             listener,

@@ -6,7 +6,7 @@
 
 use http::{Method, Version};
 
-use super::fields::{Fields, Known};
+use super::fields::{Fields, Known, line};
 use super::framing::{Framing, is_token};
 use super::head::{RequestHead, ResponseHead};
 
@@ -52,6 +52,12 @@ pub fn agrees(head: &ResponseHead, protocol: &str) -> Result<(), &'static str> {
         (Some(name), None) if name.eq_ignore_ascii_case(protocol.as_bytes()) => Ok(()),
         _ => Err("a switch to another protocol than the one asked for"),
     }
+}
+
+/// Writes the fields of a head that asks for this protocol, or agrees to it.
+pub fn write(out: &mut Vec<u8>, protocol: &[u8]) {
+    line(out, b"connection", b"Upgrade");
+    line(out, b"upgrade", protocol);
 }
 
 /// Whether it is `protocol-name ["/" protocol-version]`.

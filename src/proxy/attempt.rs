@@ -202,7 +202,7 @@ impl Try<'_> {
                     conn.set_tunnel(Tunnel::Open { idle: self.timeouts.tunnel, is_websocket });
                 }
                 let idle = self.timeouts.idle;
-                let deadline = ticket.call.as_ref().and_then(|call| call.deadline);
+                let deadline = ticket.deadline();
                 let relay = |body| Relay { body, serving, idle, deadline, waiting: None, timer: None };
                 let upload_pending = body.done().is_none();
                 let sent = Sent { response: response.map(relay), upload_pending, is_unavailable };

@@ -142,8 +142,7 @@ where
         let head = Rc::new(head);
         let mut ticket = self.ticket(Rc::clone(&head), &conn);
         let mut edits = None;
-        let deadline = ticket.call.as_ref().and_then(|call| call.deadline);
-        let answer = match deadline {
+        let answer = match ticket.deadline() {
             None => self.serve(&snapshot, &head, body, &mut ticket, &mut edits).await,
             Some(deadline) => {
                 // In memory of its own, so that it is not there twice.
@@ -239,8 +238,7 @@ where
         }
 
         // The head as backends see it.
-        let deadline = ticket.call.as_ref().and_then(|call| call.deadline);
-        let outgoing = Outgoing::new(head, route, protocol, deadline).ok_or(Reason::BadRequest)?;
+        let outgoing = Outgoing::new(head, route, protocol, ticket.deadline()).ok_or(Reason::BadRequest)?;
 
         // A backend, and another if that one fails.
         let sent = tries::run(self, snapshot, route, &target, &outgoing, &body, ticket).await;

@@ -66,6 +66,11 @@ impl Ticket {
         }
     }
 
+    /// Of a call: when its client stops waiting.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.call.as_ref().and_then(|call| call.deadline)
+    }
+
     /// A try is over.
     pub(crate) fn tried(&mut self, took: Took) {
         if let Some(call) = &mut self.call {

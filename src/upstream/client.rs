@@ -101,9 +101,7 @@ where
             coding.write(&mut head);
         }
         if let Some(upgrade) = &upgrade {
-            head.extend_from_slice(b"connection: Upgrade\r\nupgrade: ");
-            head.extend_from_slice(upgrade.protocol.as_bytes());
-            head.extend_from_slice(b"\r\n");
+            upgrade::write(&mut head, upgrade.protocol.as_bytes());
         }
         head.extend_from_slice(b"\r\n");
         let mut upload = Some(Sending::new(head, body, coding));

@@ -45,7 +45,7 @@ struct Answer {
 }
 
 /// A request body of which nobody wants to know how far it is.
-struct Sent(Instant);
+pub(super) struct Sent(pub(super) Instant);
 
 impl Upload for Sent {
     fn done(&self, _: &Waker) -> Option<Instant> {

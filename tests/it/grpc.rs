@@ -36,6 +36,15 @@ fn config(primary: &H2Origin, replica: &H2Origin, more: &str) -> String {
     )
 }
 
+/// A call of `x.Y/Stall` gets the begin of an answer and nothing more.
+fn stall(origin: &H2Origin) {
+    origin.on("/BTC/x.Y/Stall", |_, mut respond| async move {
+        let mut stream = respond.send_response(status(200), false)?;
+        write(&mut stream, Bytes::from_static(b"begin"), false).await?;
+        std::future::poll_fn(|cx| stream.poll_reset(cx)).await.map(drop)
+    });
+}
+
 fn call(proxy: &Proxy, target: &str, more: &[(&str, &str)]) -> Response {
     let fields: Vec<_> = [GRPC].into_iter().chain(more.iter().copied()).collect();
     proxy.client().request("POST", target, &fields, b"\0\0\0\0\0")
@@ -117,11 +126,7 @@ fn a_deadline_is_passed_on_and_kept() {
 #[test]
 fn a_deadline_ends_an_answer_that_has_begun() {
     let (a, b) = (H2Origin::start("a"), H2Origin::start("b"));
-    a.on("/BTC/x.Y/Stall", |_, mut respond| async move {
-        let mut stream = respond.send_response(status(200), false)?;
-        write(&mut stream, Bytes::from_static(b"begin"), false).await?;
-        std::future::poll_fn(|cx| stream.poll_reset(cx)).await.map(drop)
-    });
+    stall(&a);
     let proxy = Proxy::start(&config(&a, &b, ""));
     let mut client = proxy.client();
     client.send(client.format("POST", "/BTC/x.Y/Stall", &[GRPC, ("grpc-timeout", "300m")], b""));
@@ -135,11 +140,7 @@ fn a_deadline_ends_an_answer_that_has_begun() {
 #[test]
 fn over_http_2_a_deadline_ends_an_answer_with_its_status() {
     let (a, b) = (H2Origin::start("a"), H2Origin::start("b"));
-    a.on("/BTC/x.Y/Stall", |_, mut respond| async move {
-        let mut stream = respond.send_response(status(200), false)?;
-        write(&mut stream, Bytes::from_static(b"begin"), false).await?;
-        std::future::poll_fn(|cx| stream.poll_reset(cx)).await.map(drop)
-    });
+    stall(&a);
     let proxy = Proxy::start(&config(&a, &b, ""));
     let request = http::Request::post("http://a.example/BTC/x.Y/Stall").header("content-type", "application/grpc");
     let answer = ask(proxy.address(), request.header("grpc-timeout", "300m").body(vec![0; 5]).unwrap());

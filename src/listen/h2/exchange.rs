@@ -5,7 +5,7 @@
 //! before it has found room in the windows and in a send buffer of [`SEND_BUFFER`](super::SEND_BUFFER) bytes, so a client
 //! that reads slowly slows the backend.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -20,9 +20,9 @@ use http_body::Body as _;
 
 use super::Connection;
 use super::head;
-use super::tunnel::{self, Patience};
+use super::tunnel;
 use crate::listen::incoming::{Incoming, Source};
-use crate::listen::watch::Pace;
+use crate::listen::watch::{Pace, Patience};
 use crate::listen::{BoxError, Service};
 use crate::message::framing::{Fault, Framing};
 use crate::message::send::Coding;
@@ -37,7 +37,7 @@ pub(super) struct Stream {
     /// The client does not take its answer, or not in time.
     pub(super) stalled: Cell<bool>,
     /// Set once the exchange has become a tunnel.
-    pub(super) tunnel: RefCell<Option<Patience>>,
+    pub(super) tunnel: OnceCell<Patience>,
 }
 
 /// A request's body.
@@ -77,7 +77,7 @@ pub(super) async fn serve<S: Service>(
         reading: Pace::default(),
         writing: Pace::default(),
         stalled: Cell::default(),
-        tunnel: RefCell::default(),
+        tunnel: OnceCell::new(),
     });
     let _open = connection.open(&stream);
     let is_head = head.method == Method::HEAD;
@@ -107,8 +107,8 @@ pub(super) async fn serve<S: Service>(
     let answer = answer(&*connection.service, Request { head, body }, &conn, &mut respond).await;
     let sent = match answer {
         Some(response) if let Tunnel::Open { idle, .. } = conn.tunnel() => {
-            let clock = connection.watch.clock();
-            *stream.tunnel.borrow_mut() = Some(Patience::new(idle, clock));
+            // A stream becomes one once.
+            let _ = stream.tunnel.set(Patience::new(idle, connection.watch.clock()));
             tunnel::run(&connection, &stream, response, &mut respond).await
         }
         Some(response) => send(&connection, &stream, response, is_head, &mut respond).await,

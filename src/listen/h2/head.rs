@@ -12,7 +12,7 @@ use http::{Method, Version, request};
 use crate::message::fields::{Known, Names, line};
 use crate::message::framing::{Fault, Scan};
 use crate::message::hop::HOP_BY_HOP;
-use crate::message::{RequestHead, ResponseHead};
+use crate::message::{RequestHead, ResponseHead, upgrade};
 use crate::model::Limits;
 
 use crate::listen::stream::head_limits;
@@ -91,7 +91,7 @@ fn write(parts: &request::Parts, is_whole: bool, out: &mut Vec<u8>) -> Result<()
         }
     }
     if let Some(protocol) = wanted {
-        upgrade(out, protocol, &parts.headers);
+        ask(out, protocol, &parts.headers);
     }
     // What says where the body ends, where a version of HTTP needs that said.
     if !is_whole && !parts.headers.contains_key(CONTENT_LENGTH) {
@@ -109,9 +109,8 @@ fn wanted(parts: &request::Parts) -> Option<&str> {
 
 /// The same asked for as HTTP/1.1 does (RFC 8441, 5.1). The key of the WebSocket protocol, which HTTP/2 has no use for, is
 /// made up: it proves to the client that the server speaks that protocol, and here we are the client.
-fn upgrade(out: &mut Vec<u8>, protocol: &str, headers: &HeaderMap) {
-    line(out, b"connection", b"Upgrade");
-    line(out, b"upgrade", protocol.as_bytes());
+fn ask(out: &mut Vec<u8>, protocol: &str, headers: &HeaderMap) {
+    upgrade::write(out, protocol.as_bytes());
     if protocol.eq_ignore_ascii_case("websocket") && !headers.contains_key(SEC_WEBSOCKET_KEY) {
         let key = data_encoding::BASE64.encode(&fastrand::u128(..).to_le_bytes());
         line(out, b"sec-websocket-key", key.as_bytes());

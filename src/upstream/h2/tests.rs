@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,20 +13,8 @@ use tokio::time::Instant;
 
 use crate::backend::{Backend, Identity};
 use crate::model::{Address, Protocol};
-use crate::upstream::{Client, Error, ErrorKind, Outgoing, Reply, Terms, Upload};
-
-/// A request without a body.
-struct Sent(Instant);
-
-impl Upload for Sent {
-    fn done(&self, _: &Waker) -> Option<Instant> {
-        Some(self.0)
-    }
-
-    fn progress(&self) -> (Instant, bool) {
-        (self.0, false)
-    }
-}
+use crate::upstream::tests::Sent;
+use crate::upstream::{Client, Error, ErrorKind, Outgoing, Reply, Terms};
 
 async fn ask(client: &Client<Full<Bytes>>, backend: &Arc<Backend>) -> Result<Reply<Full<Bytes>>, Error> {
     let (hour, now) = (Duration::from_secs(3600), Instant::now());

@@ -36,63 +36,64 @@ impl Peer {
     }
 
     fn nginx_with(name: &str, option: &str, answer: &str) -> Self {
-        let (directory, reserved, address) = prepare();
-        let (at, log) = (directory.path().display(), "ids.log");
-        let config = format!(
-            "daemon off; master_process off; worker_processes 1; pid {at}/pid; error_log {at}/error.log;
-             events {{ worker_connections 512; }}
-             http {{
-               access_log off; client_body_temp_path {at}/body; proxy_temp_path {at}/proxy;
-               fastcgi_temp_path {at}/fastcgi; uwsgi_temp_path {at}/uwsgi; scgi_temp_path {at}/scgi;
-               log_format id '$arg_id';
-               map $request_method $is_post {{ default 0; POST 1; }}
-               server {{
-                 listen {address} {option};
-                 add_header x-peer {name};
-                 default_type text/plain;
-                 location = /healthz {{ return 200 'ok'; }}
-                 location / {{ access_log {at}/{log} id if=$is_post; return 200 {answer}; }}
-               }}
+        let prepared = prepare();
+        let (at, address, log) = (prepared.0.path().display(), prepared.2, "ids.log");
+        let http = format!(
+            "log_format id '$arg_id';
+             map $request_method $is_post {{ default 0; POST 1; }}
+             server {{
+               listen {address} {option};
+               add_header x-peer {name};
+               default_type text/plain;
+               location = /healthz {{ return 200 'ok'; }}
+               location / {{ access_log {at}/{log} id if=$is_post; return 200 {answer}; }}
              }}"
         );
-        std::fs::write(directory.path().join("nginx.conf"), config).unwrap();
-        let mut command = Command::new(find("nginx", "/usr/sbin/nginx"));
-        command.arg("-p").arg(directory.path()).arg("-c").arg(directory.path().join("nginx.conf"));
-        Self::start(name, address, directory, reserved, command, !option.is_empty())
+        Self::nginx_of(name, prepared, &http, !option.is_empty())
     }
 
     /// The same, and at a second address over this version of TLS, with this certificate and key. There it answers with the protocol, whether
     /// the session was resumed, the name that was asked for and what it thinks of the client's certificate, by `client_ca`.
     pub fn nginx_tls(name: &str, protocol: &str, certificate: (&Path, &Path), client_ca: &Path) -> (Self, SocketAddr) {
-        let (directory, reserved, address) = prepare();
+        let prepared = prepare();
         let secure = bound("127.0.0.1:0".parse().unwrap());
         let secure_address = secure.local_addr().unwrap().as_socket().unwrap();
         drop(secure);
-        let (at, (cert, key), ca) = (directory.path().display(), certificate, client_ca.display());
+        let (address, (cert, key), ca) = (prepared.2, certificate, client_ca.display());
+        let http = format!(
+            "default_type text/plain;
+             server {{ listen {address}; location / {{ return 200 'ok'; }} }}
+             server {{
+               listen {secure_address} ssl;
+               ssl_certificate {cert}; ssl_certificate_key {key};
+               ssl_client_certificate {ca}; ssl_verify_client optional;
+               ssl_protocols {protocol}; ssl_session_cache shared:s:1m;
+               location ~ /once {{ keepalive_timeout 0; return 200 '$ssl_protocol $ssl_session_reused $ssl_server_name $ssl_client_verify'; }}
+               location / {{ return 200 '$ssl_protocol $ssl_session_reused $ssl_server_name $ssl_client_verify $connection_requests'; }}
+             }}",
+            cert = cert.display(),
+            key = key.display(),
+        );
+        (Self::nginx_of(name, prepared, &http, false), secure_address)
+    }
+
+    /// One with this in its `http`, where it has been prepared.
+    fn nginx_of(name: &str, prepared: Prepared, http: &str, behind_proxies: bool) -> Self {
+        let at = prepared.0.path();
         let config = format!(
             "daemon off; master_process off; worker_processes 1; pid {at}/pid; error_log {at}/error.log;
              events {{ worker_connections 512; }}
              http {{
                access_log off; client_body_temp_path {at}/body; proxy_temp_path {at}/proxy;
                fastcgi_temp_path {at}/fastcgi; uwsgi_temp_path {at}/uwsgi; scgi_temp_path {at}/scgi;
-               default_type text/plain;
-               server {{ listen {address}; location / {{ return 200 'ok'; }} }}
-               server {{
-                 listen {secure_address} ssl;
-                 ssl_certificate {cert}; ssl_certificate_key {key};
-                 ssl_client_certificate {ca}; ssl_verify_client optional;
-                 ssl_protocols {protocol}; ssl_session_cache shared:s:1m;
-                 location ~ /once {{ keepalive_timeout 0; return 200 '$ssl_protocol $ssl_session_reused $ssl_server_name $ssl_client_verify'; }}
-                 location / {{ return 200 '$ssl_protocol $ssl_session_reused $ssl_server_name $ssl_client_verify $connection_requests'; }}
-               }}
+               {http}
              }}",
-            cert = cert.display(),
-            key = key.display(),
+            at = at.display()
         );
-        std::fs::write(directory.path().join("nginx.conf"), config).unwrap();
+        std::fs::write(at.join("nginx.conf"), config).unwrap();
         let mut command = Command::new(find("nginx", "/usr/sbin/nginx"));
-        command.arg("-p").arg(directory.path()).arg("-c").arg(directory.path().join("nginx.conf"));
-        (Self::start(name, address, directory, reserved, command, false), secure_address)
+        command.arg("-p").arg(at).arg("-c").arg(at.join("nginx.conf"));
+        Self::start(name, prepared, command, behind_proxies)
     }
 
     /// uvicorn with the application of `tests/it/peers`. It answers `NAME METHOD PATH BODY`; the id of a POST is its
@@ -106,17 +107,11 @@ impl Peer {
         command.args(["--host", &address.ip().to_string(), "--port", &address.port().to_string()]);
         command.env("PYTHONDONTWRITEBYTECODE", "1");
         command.env("PEER_NAME", name).env("PEER_LOG", directory.path().join("ids.log"));
-        Self::start(name, address, directory, reserved, command, false)
+        Self::start(name, (directory, reserved, address), command, false)
     }
 
-    fn start(
-        name: &str,
-        address: SocketAddr,
-        directory: tempfile::TempDir,
-        reserved: Socket,
-        mut command: Command,
-        behind_proxies: bool,
-    ) -> Self {
+    fn start(name: &str, prepared: Prepared, mut command: Command, behind_proxies: bool) -> Self {
+        let (directory, reserved, address) = prepared;
         let log = std::fs::File::create(directory.path().join("output.log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
@@ -174,7 +169,10 @@ pub fn find(tool: &str, usual: &str) -> PathBuf {
     found.into_iter().find(|p| p.is_file()).unwrap_or_else(|| panic!("{tool} is missing; tests/run.sh installs it"))
 }
 
-fn prepare() -> (tempfile::TempDir, Socket, SocketAddr) {
+/// A directory, an address, and the socket that keeps the address from others.
+type Prepared = (tempfile::TempDir, Socket, SocketAddr);
+
+fn prepare() -> Prepared {
     let reserved = bound("127.0.0.1:0".parse().unwrap());
     let address = reserved.local_addr().unwrap().as_socket().unwrap();
     (tempfile::tempdir().unwrap(), reserved, address)
