@@ -114,8 +114,8 @@ struct Front {
 impl Service for Front {
     type Body = ResponseBody<upstream::ResponseBody<Attempt<Incoming>>>;
 
-    async fn call(&self, request: Request<Incoming>, conn: Rc<Conn>) -> Response<Self::Body> {
-        self.proxy.handle(request, conn).await
+    fn call(&self, request: Request<Incoming>, conn: Rc<Conn>) -> impl Future<Output = Response<Self::Body>> {
+        self.proxy.handle(request, conn)
     }
 
     fn limits(&self) -> Limits {

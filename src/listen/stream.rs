@@ -74,7 +74,7 @@ pub(super) struct Stream<W> {
 /// What comes from the client when an answer has gone out.
 pub(super) enum Next {
     /// A head, or what stands for one that was refused; then the cell says why.
-    Head(RequestHead),
+    Head(Rc<RequestHead>),
     /// Nothing yet.
     Idle,
     /// The client has closed the connection, or it broke.
@@ -197,7 +197,7 @@ impl<W: Wire> Stream<W> {
                     Ok(None) => None,
                     Ok(Some(found)) => {
                         let end = found.end;
-                        if let Some(head) = RequestHead::read(&buffer, found) {
+                        if let Some(head) = RequestHead::read(&buffer, found).map(Rc::new) {
                             buffer.skip(end);
                             buffer.release(&self.memory);
                             self.begin(&head);
@@ -209,7 +209,7 @@ impl<W: Wire> Stream<W> {
                 };
                 if let Some(fault) = fault {
                     let head = self.refuse(fault, scan, &buffer);
-                    return Poll::Ready(Next::Head(head));
+                    return Poll::Ready(Next::Head(Rc::new(head)));
                 }
             } else {
                 return Poll::Ready(Next::Idle);
@@ -222,7 +222,7 @@ impl<W: Wire> Stream<W> {
                     let buffer = self.buffer.borrow();
                     if self.waiting.set(buffer.len()) > limits().max_buffered_bytes {
                         let head = self.refuse(NO_ROOM, scan, &buffer);
-                        return Poll::Ready(Next::Head(head));
+                        return Poll::Ready(Next::Head(Rc::new(head)));
                     }
                     return Poll::Pending;
                 }

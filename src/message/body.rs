@@ -64,12 +64,15 @@ pub enum BodyFault {
 
 /// The body of one request. A clone is another handle to the same.
 pub struct RequestBody<B> {
-    shared: Rc<Shared<B>>,
+    /// `None`: it has no bytes, as that of most requests, and there is nothing to share.
+    shared: Option<Rc<Shared<B>>>,
+    /// When the request began.
+    began: Instant,
 }
 
 impl<B> Clone for RequestBody<B> {
     fn clone(&self) -> Self {
-        Self { shared: Rc::clone(&self.shared) }
+        Self { shared: self.shared.clone(), began: self.began }
     }
 }
 
@@ -104,9 +107,11 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
     /// `max`: bytes of the whole body. `hold`: the client expects 100-continue, so nothing is read until
     /// [`release`](Self::release), or a second after the first try asks. `now`: when the request began.
     pub fn new(source: B, max: u64, hold: bool, budget: &ReplayBudget, now: Instant) -> Self {
-        let empty = source.is_end_stream();
+        if source.is_end_stream() {
+            return Self { shared: None, began: now };
+        }
         let total = source.size_hint().exact();
-        Self::with(source, total, empty, max, hold, budget, now)
+        Self::with(source, total, false, max, hold, budget, now)
     }
 
     /// Of a request that asks for a tunnel: a body of no bytes. The source is left alone until a backend has agreed, and
@@ -124,55 +129,57 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
         budget: &ReplayBudget,
         now: Instant,
     ) -> Self {
-        Self {
-            shared: Rc::new(Shared {
-                total,
-                max,
-                kept: RefCell::new(Vec::new()),
-                trailers: RefCell::new(None),
-                kept_bytes: Cell::new(0),
-                held_bytes: Cell::new(0),
-                keep_max: Cell::new(0),
-                keeping: Cell::new(true),
-                budget: budget.clone(),
-                budget_hit: Cell::new(false),
-                received: Cell::new(0),
-                done: Cell::new(empty.then_some(now)),
-                progress: Cell::new(now),
-                waiting_for_client: Cell::new(false),
-                fault: Cell::new(None),
-                held: Cell::new(hold && !empty),
-                waker: RefCell::new(None),
-                end_waker: RefCell::new(None),
-                attempt: Cell::new(0),
-                source: RefCell::new(source),
-            }),
-        }
+        let shared = Shared {
+            total,
+            max,
+            kept: RefCell::new(Vec::new()),
+            trailers: RefCell::new(None),
+            kept_bytes: Cell::new(0),
+            held_bytes: Cell::new(0),
+            keep_max: Cell::new(0),
+            keeping: Cell::new(true),
+            budget: budget.clone(),
+            budget_hit: Cell::new(false),
+            received: Cell::new(0),
+            done: Cell::new(empty.then_some(now)),
+            progress: Cell::new(now),
+            waiting_for_client: Cell::new(false),
+            fault: Cell::new(None),
+            held: Cell::new(hold && !empty),
+            waker: RefCell::new(None),
+            end_waker: RefCell::new(None),
+            attempt: Cell::new(0),
+            source: RefCell::new(source),
+        };
+        Self { shared: Some(Rc::new(shared)), began: now }
     }
 
     /// How much may be kept for replay. To be set before the first try.
     pub fn keep(&self, bytes: u64) {
-        self.shared.keep_max.set(bytes);
+        if let Some(shared) = &self.shared {
+            shared.keep_max.set(bytes);
+        }
     }
 
     /// Whether the declared length alone is over the limit.
     pub fn is_declared_too_large(&self) -> bool {
-        self.shared.total.is_some_and(|total| total > self.shared.max)
+        self.shared.as_ref().is_some_and(|shared| shared.total.is_some_and(|total| total > shared.max))
     }
 
     /// A body for the next try; the one before is over.
     pub fn attempt(&self) -> Attempt<B> {
-        let number = self.shared.attempt.get() + 1;
-        self.shared.attempt.set(number);
+        if let Some(shared) = &self.shared {
+            shared.attempt.set(shared.attempt.get() + 1);
+        }
         self.beside()
     }
 
     /// A body for a try beside the one that is under way, of what has been read. It must be [done](Self::done) and
     /// [replayable](Self::is_replayable).
     pub fn beside(&self) -> Attempt<B> {
-        let number = self.shared.attempt.get();
+        let number = self.shared.as_ref().map_or(0, |shared| shared.attempt.get());
         Attempt {
-            shared: Rc::clone(&self.shared),
+            shared: self.shared.clone(),
             number,
             next: 0,
             sent: 0,
@@ -189,43 +196,48 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
 
     /// Whether another try could send the same body from its beginning.
     pub fn is_replayable(&self) -> bool {
-        self.shared.fault.get().is_none() && (self.shared.keeping.get() || self.shared.received.get() == 0)
+        let may = |shared: &Rc<Shared<B>>| {
+            shared.fault.get().is_none() && (shared.keeping.get() || shared.received.get() == 0)
+        };
+        self.shared.as_ref().is_none_or(may)
     }
 
     /// Lets a held body flow: the backend has said 100.
     pub fn release(&self) {
-        self.shared.held.set(false);
-        if let Some(waker) = self.shared.waker.take() {
+        let Some(shared) = &self.shared else { return };
+        shared.held.set(false);
+        if let Some(waker) = shared.waker.take() {
             waker.wake();
         }
     }
 
     /// Ends a body that is still held: the answer is there, so the client is not asked for it any more.
     pub fn abandon_if_held(&self) {
-        if self.shared.held.get() {
-            self.shared.fault.set(Some(BodyFault::Over));
+        if let Some(shared) = self.shared.as_ref().filter(|shared| shared.held.get()) {
+            shared.fault.set(Some(BodyFault::Over));
             self.release();
         }
     }
 
     /// Bytes received of it so far.
     pub fn received(&self) -> u64 {
-        self.shared.received.get()
+        self.shared.as_ref().map_or(0, |shared| shared.received.get())
     }
 
     /// What went wrong while reading it.
     pub fn fault(&self) -> Option<BodyFault> {
-        self.shared.fault.get()
+        self.shared.as_ref().and_then(|shared| shared.fault.get())
     }
 
     /// When its last byte was read; `None`: there is more to come.
     pub fn done(&self) -> Option<Instant> {
-        self.shared.done.get()
+        self.shared.as_ref().map_or(Some(self.began), |shared| shared.done.get())
     }
 
     /// Wakes this one when the last byte has been read.
     pub fn wake_when_done(&self, waker: &Waker) {
-        let mut end = self.shared.end_waker.borrow_mut();
+        let Some(shared) = &self.shared else { return };
+        let mut end = shared.end_waker.borrow_mut();
         if !end.as_ref().is_some_and(|known| known.will_wake(waker)) {
             *end = Some(waker.clone());
         }
@@ -233,12 +245,14 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
 
     /// When anything was last read, and whether it is the client who is being waited for now.
     pub fn progress(&self) -> (Instant, bool) {
-        (self.shared.progress.get(), self.shared.waiting_for_client.get())
+        self.shared
+            .as_ref()
+            .map_or((self.began, false), |shared| (shared.progress.get(), shared.waiting_for_client.get()))
     }
 
     /// Whether the worker's budget made it give up replaying.
     pub fn hit_budget(&self) -> bool {
-        self.shared.budget_hit.get()
+        self.shared.as_ref().is_some_and(|shared| shared.budget_hit.get())
     }
 }
 
@@ -280,7 +294,8 @@ impl<B> Shared<B> {
 
 /// The body as one try sends it.
 pub struct Attempt<B> {
-    shared: Rc<Shared<B>>,
+    /// `None`: of a body of no bytes.
+    shared: Option<Rc<Shared<B>>>,
     number: u32,
     /// The next kept piece to send.
     next: usize,
@@ -293,32 +308,32 @@ pub struct Attempt<B> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Attempt<B> {
-    fn poll_tunnelled(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        let frame = ready!(Pin::new(&mut *self.shared.source.borrow_mut()).poll_frame(cx));
+    fn poll_tunnelled(shared: &Shared<B>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let frame = ready!(Pin::new(&mut *shared.source.borrow_mut()).poll_frame(cx));
         if let Some(Ok(frame)) = &frame {
             let bytes = frame.data_ref().map_or(0, Bytes::len);
-            self.shared.received.set(self.shared.received.get() + bytes as u64);
+            shared.received.set(shared.received.get() + bytes as u64);
         }
         Poll::Ready(frame.map(|frame| {
             frame.map_err(|_| {
-                self.shared.fault.set(Some(BodyFault::Client));
+                shared.fault.set(Some(BodyFault::Client));
                 BodyFault::Client
             })
         }))
     }
 
     /// Whether the body may be read, or must wait for the backend's 100.
-    fn poll_released(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.shared.held.get() {
+    fn poll_released(shared: &Shared<B>, patience: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> Poll<()> {
+        if !shared.held.get() {
             return Poll::Ready(());
         }
-        let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(CONTINUE_PATIENCE)));
+        let patience = patience.get_or_insert_with(|| Box::pin(sleep(CONTINUE_PATIENCE)));
         if patience.as_mut().poll(cx).is_ready() {
-            self.shared.held.set(false);
+            shared.held.set(false);
             return Poll::Ready(());
         }
-        *self.shared.waker.borrow_mut() = Some(cx.waker().clone());
-        self.shared.progress.set(Instant::now());
+        *shared.waker.borrow_mut() = Some(cx.waker().clone());
+        shared.progress.set(Instant::now());
         Poll::Pending
     }
 }
@@ -332,16 +347,16 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = &mut *self;
+        let Some(shared) = this.shared.as_deref() else { return Poll::Ready(None) };
         if this.tunnelled {
-            return this.poll_tunnelled(cx);
+            return Self::poll_tunnelled(shared, cx);
         }
-        if this.number != this.shared.attempt.get() {
+        if this.number != shared.attempt.get() {
             return Poll::Ready(Some(Err(BodyFault::Over)));
         }
-        if this.poll_released(cx).is_pending() {
+        if Self::poll_released(shared, &mut this.patience, cx).is_pending() {
             return Poll::Pending;
         }
-        let shared = &*this.shared;
         if let Some(fault) = shared.fault.get() {
             return Poll::Ready(Some(Err(fault)));
         }
@@ -401,7 +416,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        let shared = &*self.shared;
+        let Some(shared) = self.shared.as_deref() else { return true };
         !self.tunnelled
             && shared.done.get().is_some()
             && shared.fault.get().is_none()
@@ -410,7 +425,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.shared.total {
+        match self.shared.as_ref().map_or(Some(0), |shared| shared.total) {
             Some(total) if !self.tunnelled => SizeHint::with_exact(total.saturating_sub(self.sent)),
             _ => SizeHint::default(),
         }

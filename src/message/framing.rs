@@ -81,9 +81,24 @@ pub(super) fn is_token(bytes: &[u8]) -> bool {
     bytes.iter().all(|&b| TOKEN[usize::from(b)])
 }
 
+/// Where the LF of the line at the front of these bytes is. The empty line after the fields is seen at once.
+fn line_end(bytes: &[u8]) -> Option<usize> {
+    if bytes.starts_with(b"\r\n") { Some(1) } else { memchr::memchr(b'\n', bytes) }
+}
+
+/// The line of a field at the front of these bytes, if it is whole and keeps the rules (RFC 9112, 5.1): how long its name
+/// is, and how long it is without its CRLF. One walk over the bytes does for all that has to be known of a usual line.
+fn whole_field(bytes: &[u8]) -> Option<(usize, usize)> {
+    let name_len = token_len(bytes);
+    let rest = bytes.get(name_len..)?;
+    // The colon is a character that may stand in a value.
+    let len = name_len + value_len(rest);
+    (name_len > 0 && rest.first() == Some(&b':') && bytes.get(len..)?.starts_with(b"\r\n")).then_some((name_len, len))
+}
+
 /// Where the name of a field ends (RFC 9112, 5.1): at its colon, with nothing but a token before it.
 fn name_end(line: &[u8]) -> Result<usize, &'static str> {
-    let len = line.iter().take_while(|&&b| TOKEN[usize::from(b)]).count();
+    let len = token_len(line);
     match line.get(len) {
         Some(b':') if len > 0 => Ok(len),
         _ if memchr::memchr(b':', line).is_none() => Err("field without a colon"),
@@ -91,21 +106,40 @@ fn name_end(line: &[u8]) -> Result<usize, &'static str> {
     }
 }
 
-/// Whether every byte may stand in a field value (RFC 9110, 5.5): no control character but HTAB.
-fn is_value(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<8>();
-    let is_plain = |b: u8| (b >= b' ' || b == b'\t') && b != 0x7f;
-    words.iter().all(|word| has_no_control(u64::from_le_bytes(*word)) || word.iter().all(|&b| is_plain(b)))
-        && rest.iter().all(|&b| is_plain(b))
+fn token_len(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|&&b| TOKEN[usize::from(b)]).count()
 }
 
-/// Whether none of eight bytes is below a space or a DEL ("Bit Twiddling Hacks", S. E. Anderson: "Determine if a word has
-/// a byte less than n", exact for n up to 128, and "if a word has a byte equal to n").
-fn has_no_control(word: u64) -> bool {
+/// Whether every byte may stand in a field value (RFC 9110, 5.5): no control character but HTAB.
+fn is_value(bytes: &[u8]) -> bool {
+    value_len(bytes) == bytes.len()
+}
+
+/// How many bytes, from the first on, may stand in a field value.
+fn value_len(bytes: &[u8]) -> usize {
+    let is_control = |b: &u8| (*b < b' ' && *b != b'\t') || *b == 0x7f;
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut len = 0;
+    for word in words {
+        if let Some(place) = first_control(u64::from_le_bytes(*word)) {
+            let is_tab = word.get(place) == Some(&b'\t');
+            if let Some(place) = if is_tab { word.iter().position(is_control) } else { Some(place) } {
+                return len + place;
+            }
+        }
+        len += word.len();
+    }
+    len + rest.iter().position(is_control).unwrap_or(rest.len())
+}
+
+/// The first of eight bytes that is below a space or a DEL ("Bit Twiddling Hacks", S. E. Anderson: "Determine if a word has
+/// a byte less than n", for n up to 128, and "if a word has a byte equal to n"; exact for the first such byte).
+fn first_control(word: u64) -> Option<usize> {
     const ONES: u64 = u64::MAX / 0xff;
     const HIGH: u64 = ONES * 0x80;
     let below = |word: u64, n: u64| word.wrapping_sub(ONES * n) & !word & HIGH;
-    (below(word, 0x20) | below(word ^ (ONES * 0x7f), 1)) == 0
+    let found = below(word, 0x20) | below(word ^ (ONES * 0x7f), 1);
+    (found != 0).then(|| found.trailing_zeros() as usize / 8)
 }
 
 /// What stands before the first such byte, and what after it.
@@ -126,11 +160,17 @@ fn decimal(value: &[u8]) -> Option<u64> {
 }
 
 /// Without the white space around it (RFC 9110, 5.6.3).
-pub(super) fn trim(mut value: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] = value {
+pub(super) fn trim(value: &[u8]) -> &[u8] {
+    let mut value = trim_start(value);
+    while let [rest @ .., b' ' | b'\t'] = value {
         value = rest;
     }
-    while let [rest @ .., b' ' | b'\t'] = value {
+    value
+}
+
+/// Without the white space before it.
+pub(super) fn trim_start(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = value {
         value = rest;
     }
     value

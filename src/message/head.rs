@@ -1,6 +1,7 @@
 //! Heads of messages as the data path carries them, and messages: a head and a body.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use http::{Method, StatusCode, Version, request};
 
@@ -10,8 +11,8 @@ use super::upgrade;
 
 /// A request and the way to its body.
 pub struct Request<B> {
-    /// What it asks for.
-    pub head: RequestHead,
+    /// What it asks for. Counted, because it is kept until the answer has gone out.
+    pub head: Rc<RequestHead>,
     /// What comes with it.
     pub body: B,
 }

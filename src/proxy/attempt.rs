@@ -28,7 +28,8 @@ use crate::upstream::{self, ErrorKind, Terms, Upload};
 
 /// A response head, and the way to the rest of it.
 pub(crate) struct Sent<U> {
-    pub(crate) response: Response<Relay<U>>,
+    /// The body in a box: this is handed through many hands.
+    pub(crate) response: Response<Box<Relay<U>>>,
     /// The answer came before the request body was sent whole.
     pub(crate) upload_pending: bool,
     /// A call of gRPC was ended at once with UNAVAILABLE.
@@ -203,7 +204,7 @@ impl Try<'_> {
                 }
                 let idle = self.timeouts.idle;
                 let deadline = ticket.deadline();
-                let relay = |body| Relay { body, serving, idle, deadline, waiting: None, timer: None };
+                let relay = |body| Box::new(Relay { body, serving, idle, deadline, waiting: None, timer: None });
                 let upload_pending = body.done().is_none();
                 let sent = Sent { response: response.map(relay), upload_pending, is_unavailable };
                 Done { result: Ok(sent), took: noted }

@@ -91,7 +91,7 @@ impl From<Reason> for Refused {
 /// What a request comes to.
 enum Answer<U> {
     Own(Response<Bytes>),
-    Backend(Response<Relay<U>>),
+    Backend(Response<Box<Relay<U>>>),
 }
 
 impl<B> Proxy<B>
@@ -139,7 +139,6 @@ where
         let snapshot = self.table.borrow_mut().current();
         self.slots.borrow_mut().follow(&snapshot.index);
         let Request { head, body } = request;
-        let head = Rc::new(head);
         let mut ticket = self.ticket(Rc::clone(&head), &conn);
         let mut edits = None;
         let answer = match ticket.deadline() {

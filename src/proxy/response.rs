@@ -61,11 +61,11 @@ where
     }
 
     /// A backend's answer.
-    pub(crate) fn backend(relay: Relay<U>, ticket: Box<Ticket>) -> Self {
+    pub(crate) fn backend(relay: Box<Relay<U>>, ticket: Box<Ticket>) -> Self {
         if ticket.status == Some(StatusCode::SWITCHING_PROTOCOLS) {
-            return Self { inner: Inner::Tunnel(Box::new(Tunnel::new(relay))), ticket };
+            return Self { inner: Inner::Tunnel(Box::new(Tunnel::new(*relay))), ticket };
         }
-        let mut body = Self { inner: Inner::Backend(Box::new(relay)), ticket };
+        let mut body = Self { inner: Inner::Backend(relay), ticket };
         if let Inner::Backend(relay) = &body.inner
             && relay.body.is_end_stream()
         {

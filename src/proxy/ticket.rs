@@ -161,10 +161,10 @@ impl RequestId {
         if let Some(given) = given.filter(fit).and_then(|given| str::from_utf8(given).ok()) {
             return Self::Given(given.into());
         }
-        const HEX: &[u8; 16] = b"0123456789abcdef";
         let mut text = [0; 32];
-        for (two, byte) in text.chunks_exact_mut(2).zip(random.to_le_bytes()) {
-            two.copy_from_slice(&[HEX[usize::from(byte & 15)], HEX[usize::from(byte >> 4)]]);
+        let (quarters, _) = text.as_chunks_mut::<8>();
+        for (quarter, random) in quarters.iter_mut().zip([random, random >> 32, random >> 64, random >> 96]) {
+            *quarter = hex(random as u32).to_le_bytes();
         }
         Self::Ours(text)
     }
@@ -177,9 +177,28 @@ impl RequestId {
     }
 }
 
+/// The digits of a number, the last one first, all eight at once: each half byte moves into a byte of its own, and those
+/// above nine go on to the letters.
+fn hex(number: u32) -> u64 {
+    const ONES: u64 = u64::MAX / 0xff;
+    let mut digits = u64::from(number);
+    digits = (digits | digits << 16) & 0x0000_ffff_0000_ffff;
+    digits = (digits | digits << 8) & 0x00ff_00ff_00ff_00ff;
+    digits = (digits | digits << 4) & (0x0f * ONES);
+    // Adding six carries into the upper half of a byte from ten on.
+    let letters = ((digits + 0x06 * ONES) >> 4) & ONES;
+    digits + u64::from(b'0') * ONES + u64::from(b'a' - b'9' - 1) * letters
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_digit_is_written() {
+        assert_eq!(&hex(0x7654_3210).to_le_bytes(), b"01234567");
+        assert_eq!(&hex(0xfedc_ba98).to_le_bytes(), b"89abcdef");
+    }
 
     #[test]
     fn what_is_fit_for_a_log_is_kept() {

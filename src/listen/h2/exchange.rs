@@ -104,7 +104,7 @@ pub(super) async fn serve<S: Service>(
         upload = Some(Rc::clone(&source));
         Incoming::new(source, length)
     };
-    let answer = answer(&*connection.service, Request { head, body }, &conn, &mut respond).await;
+    let answer = answer(&*connection.service, Request { head: Rc::new(head), body }, &conn, &mut respond).await;
     let sent = match answer {
         Some(response) if let Tunnel::Open { idle, .. } = conn.tunnel() => {
             // A stream becomes one once.

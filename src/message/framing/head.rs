@@ -8,7 +8,7 @@ use std::ops::Range;
 use http::Version;
 use memchr::memchr;
 
-use super::{Fault, Framing, MAX_OPTIONS, decimal, is_token, is_value, name_end, target, trim};
+use super::{Fault, Framing, MAX_OPTIONS, decimal, is_token, is_value, line_end, name_end, target, trim, whole_field};
 use crate::message::fields::{Field, Known};
 use crate::model::Reason;
 
@@ -87,7 +87,19 @@ impl Scan {
             return Ok(None);
         }
         while let Some(rest) = bytes.get(self.searched..) {
-            let Some(found) = memchr(b'\n', rest) else { break };
+            // Nearly every line is whole and good when it is first looked at.
+            if let Some((_, version)) = &self.request
+                && self.searched == self.line
+                && let Some((name_len, len)) = whole_field(rest)
+                && let next = self.line + len + 2
+                && next - self.start <= limits.bytes
+            {
+                self.field(rest.get(..len).unwrap_or_default(), name_len, *version, limits)?;
+                self.line = next;
+                self.searched = next;
+                continue;
+            }
+            let Some(found) = line_end(rest) else { break };
             let end = self.searched + found;
             let Some([line @ .., b'\r']) = bytes.get(self.line..end) else {
                 return Err(Fault::bad("line ends with a bare LF"));
@@ -104,7 +116,7 @@ impl Scan {
                 }
                 Some((_, version)) => {
                     let version = *version;
-                    self.field(line, version, limits)?;
+                    self.field(line, name_len(line)?, version, limits)?;
                 }
             }
             self.line = next;
@@ -189,32 +201,23 @@ impl Scan {
         Ok(())
     }
 
-    /// `field-name ":" OWS field-value OWS` (RFC 9112, 5).
-    fn field(&mut self, line: &[u8], version: Version, limits: &HeadLimits) -> Result<(), Fault> {
-        if let [b' ' | b'\t', ..] = line {
-            return Err(Fault::bad("line folding"));
-        }
-        let name_len = name_end(line).map_err(Fault::bad)?;
-        let (_, value) = line.split_at(name_len);
-        // The colon is a character that may stand in a value.
-        if !is_value(value) {
-            return Err(Fault::bad("control character in a field value"));
-        }
+    /// `field-name ":" OWS field-value OWS` (RFC 9112, 5), of which the parts are valid.
+    fn field(&mut self, line: &[u8], name_len: usize, version: Version, limits: &HeadLimits) -> Result<(), Fault> {
         if self.fields.len() + self.left_away >= limits.fields {
             return Err(Fault::over("max_headers", Reason::HeadersTooLarge, "too many fields"));
         }
         let start = self.line - self.start;
         let Some(field) = Field::at(start, line, name_len) else { return Err(TOO_LARGE) };
         if self.fields.capacity() == 0 {
-            self.fields.reserve(USUAL_FIELDS.min(limits.fields));
+            self.fields = Vec::with_capacity(USUAL_FIELDS.min(limits.fields));
         }
         // It is of no use to anybody but to speak past us to a backend.
-        if Known::is_mimicked_by(line.get(..name_len).unwrap_or_default()) {
+        if field.known() == Known::Other && Known::is_mimicked_by(line.get(..name_len).unwrap_or_default()) {
             self.left_away += 1;
             return Ok(());
         }
         self.fields.push(field);
-        let value = || trim(value.get(1..).unwrap_or_default());
+        let value = || trim(line.get(name_len + 1..).unwrap_or_default());
         match field.known() {
             Known::Host => self.host(value()),
             Known::Expect => {
@@ -292,6 +295,18 @@ impl Scan {
             fields: std::mem::take(&mut self.fields),
         })
     }
+}
+
+/// Of the line of a field, which is whole.
+fn name_len(line: &[u8]) -> Result<usize, Fault> {
+    if let [b' ' | b'\t', ..] = line {
+        return Err(Fault::bad("line folding"));
+    }
+    let name_len = name_end(line).map_err(Fault::bad)?;
+    if !is_value(line.get(name_len..).unwrap_or_default()) {
+        return Err(Fault::bad("control character in a field value"));
+    }
+    Ok(name_len)
 }
 
 /// Bytes of a method. No method in the registry has half of that.

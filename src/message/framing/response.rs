@@ -5,9 +5,8 @@
 //! [`Scan`] keeps what it has learned, so that a head that trickles in is looked at once.
 
 use http::{StatusCode, Version};
-use memchr::memchr;
 
-use super::{Fault, MAX_OPTIONS, decimal, is_value, name_end, trim};
+use super::{Fault, MAX_OPTIONS, decimal, is_value, line_end, name_end, trim, whole_field};
 use crate::message::fields::{Field, Fields, Known};
 use crate::message::head::ResponseHead;
 use crate::model::Reason;
@@ -102,7 +101,19 @@ impl Scan {
             return Err(bad("not a response of HTTP/1"));
         }
         while let Some(rest) = bytes.get(self.searched..) {
-            let Some(found) = memchr(b'\n', rest) else { break };
+            // Nearly every line is whole and good when it is first looked at.
+            if let Some((status, version, _)) = self.begun
+                && self.searched == self.line
+                && let Some((name_len, len)) = whole_field(rest)
+                && let next = self.line + len + 2
+                && next <= max
+            {
+                self.field(rest.get(..len).unwrap_or_default(), name_len, status, version)?;
+                self.line = next;
+                self.searched = next;
+                continue;
+            }
+            let Some(found) = line_end(rest) else { break };
             let end = self.searched + found;
             let Some([line @ .., b'\r']) = bytes.get(self.line..end) else {
                 return Err(bad("line ends with a bare LF"));
@@ -119,7 +130,7 @@ impl Scan {
                 Some(begun) => {
                     let (status, version) = (begun.0, begun.1);
                     self.begun = Some(begun);
-                    self.field(line, status, version)?;
+                    self.field(line, name_len(line)?, status, version)?;
                 }
             }
             self.line = end + 1;
@@ -129,23 +140,17 @@ impl Scan {
         if bytes.len() >= max { Err(TOO_LARGE) } else { Ok(None) }
     }
 
-    /// `field-name ":" OWS field-value OWS` (RFC 9112, 5). A folded line has no name that is a token.
-    fn field(&mut self, line: &[u8], status: StatusCode, version: Version) -> Result<(), Fault> {
-        let name_len = name_end(line).map_err(bad)?;
-        let (_, rest) = line.split_at(name_len);
-        // The colon is a character that may stand in a value.
-        if !is_value(rest) {
-            return Err(bad("control character in a field value"));
-        }
+    /// `field-name ":" OWS field-value OWS` (RFC 9112, 5), of which the parts are valid.
+    fn field(&mut self, line: &[u8], name_len: usize, status: StatusCode, version: Version) -> Result<(), Fault> {
         if self.fields.len() >= self.max_fields {
             return Err(bad("too many response fields"));
         }
         let Some(field) = Field::at(self.line, line, name_len) else { return Err(TOO_LARGE) };
         if self.fields.capacity() == 0 {
-            self.fields.reserve(USUAL_FIELDS);
+            self.fields = Vec::with_capacity(USUAL_FIELDS);
         }
         self.fields.push(field);
-        let value = || trim(rest.get(1..).unwrap_or_default());
+        let value = || trim(line.get(name_len + 1..).unwrap_or_default());
         // An interim response ends with its head whatever the fields say.
         let framed = !status.is_informational();
         match field.known() {
@@ -225,6 +230,15 @@ impl Scan {
             (false, None) => BodyEnd::Close,
         })
     }
+}
+
+/// Of the line of a field, which is whole. A folded line has no name that is a token.
+fn name_len(line: &[u8]) -> Result<usize, Fault> {
+    let name_len = name_end(line).map_err(bad)?;
+    if !is_value(line.get(name_len..).unwrap_or_default()) {
+        return Err(bad("control character in a field value"));
+    }
+    Ok(name_len)
 }
 
 const TOO_LARGE: Fault = bad("response head over the limit");

@@ -57,7 +57,7 @@ pub fn valid_host(value: &[u8]) -> bool {
     } else {
         cut(value, b':').unwrap_or((value, b""))
     };
-    !host.is_empty() && host.iter().fold(true, |ok, &b| ok & is_reg_name(b)) && valid_port(port)
+    !host.is_empty() && host.iter().all(|&b| REG_NAME[usize::from(b)]) && valid_port(port)
 }
 
 /// `*DIGIT` (RFC 3986, 3.2.3), and no more than a port can be.
@@ -65,15 +65,6 @@ fn valid_port(port: &[u8]) -> bool {
     port.len() <= 5
         && port.iter().all(u8::is_ascii_digit)
         && port.iter().fold(0u32, |n, b| n * 10 + u32::from(b - b'0')) <= u32::from(u16::MAX)
-}
-
-/// `unreserved / sub-delims` of RFC 3986.
-fn is_reg_name(b: u8) -> bool {
-    b.is_ascii_alphanumeric()
-        || matches!(
-            b,
-            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
-        )
 }
 
 /// The authority of an absolute http URI and what follows it.
@@ -87,11 +78,30 @@ pub(in crate::message) fn split_absolute(target: &[u8]) -> Option<(&[u8], &[u8])
 }
 
 fn path_and_query(target: &[u8]) -> Result<(), Fault> {
-    let (path, query) = target.split_at(memchr::memchr(b'?', target).unwrap_or(target.len()));
-    let valid = path.iter().fold(true, |ok, &b| ok & PATH[usize::from(b)])
-        & query.iter().fold(true, |ok, &b| ok & QUERY[usize::from(b)]);
+    // The path ends at the first `?`, which may not stand in it.
+    let path = target.iter().take_while(|&&b| PATH[usize::from(b)]).count();
+    let valid = match target.get(path..) {
+        None | Some([]) => true,
+        Some([b'?', query @ ..]) => query.iter().all(|&b| QUERY[usize::from(b)]),
+        Some(_) => false,
+    };
     if valid { Ok(()) } else { Err(INVALID) }
 }
+
+/// `unreserved / sub-delims` of RFC 3986.
+const REG_NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut b = 0x21u8;
+    while b < 0x7f {
+        table[b as usize] = b.is_ascii_alphanumeric()
+            || matches!(
+                b,
+                b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
+            );
+        b += 1;
+    }
+    table
+};
 
 const PATH: [bool; 256] = {
     let mut table = [false; 256];
