@@ -8,9 +8,9 @@
 //! warm in the processor's caches.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -65,7 +65,14 @@ pub(super) async fn serve<W: Wire, S: Service>(stream: Rc<Stream<W>>, service: R
                 let mut turn = Box::pin(turn(&stream, &*service));
                 poll_fn(|cx| {
                     watch.conn.set_waker(cx.waker());
-                    if watch.is_killed() { Poll::Ready(End::Broken) } else { turn.as_mut().poll(cx) }
+                    if watch.is_killed() {
+                        return Poll::Ready(End::Broken);
+                    }
+                    let polled = turn.as_mut().poll(cx);
+                    if polled.is_pending() && stream.is_answering() {
+                        return poll_beside(&stream, cx);
+                    }
+                    polled
                 })
                 .await
             }
@@ -110,8 +117,15 @@ async fn turn<W: Wire, S: Service>(stream: &Rc<Stream<W>>, service: &S) -> End {
             Framing::Length(length) => Incoming::new(Rc::clone(stream) as Rc<dyn Source>, Some(length)),
             Framing::Chunked => Incoming::new(Rc::clone(stream) as Rc<dyn Source>, None),
         };
-        // Answers before this one may still be on their way to a client that sends no more.
-        let Some(response) = answer(stream, service, Request { head, body }).await else { return End::Closed };
+        // Awaited in place: moving a future of this size would cost more than what else happens here (see `poll_beside`).
+        stream.set_answering(true);
+        let response = service.call(Request { head, body }, Rc::clone(&stream.watch.conn)).await;
+        stream.set_answering(false);
+        stream.conn().set_answered();
+        // An answer that only says that the client has gone is for the log.
+        if stream.is_gone() {
+            return End::Closed;
+        }
         if let Tunnel::Open { idle, is_websocket } = stream.conn().tunnel() {
             return Box::pin(tunnel::run(stream, response, idle, is_websocket)).await;
         }
@@ -131,26 +145,13 @@ struct Asked {
     keep: bool,
 }
 
-/// The service's answer. `None`: the client has gone before it came.
-async fn answer<W: Wire, S: Service>(
-    stream: &Stream<W>,
-    service: &S,
-    request: Request<Incoming>,
-) -> Option<Response<S::Body>> {
-    let mut call = pin!(service.call(request, Rc::clone(&stream.watch.conn)));
-    let response = poll_fn(|cx| {
-        if let Poll::Ready(response) = call.as_mut().poll(cx) {
-            return Poll::Ready(Some(response));
-        }
-        match stream.poll_interim(cx) {
-            Poll::Ready(Err(_)) => Poll::Ready(None),
-            _ => stream.poll_gone(cx).map(|()| None),
-        }
-    })
-    .await;
-    stream.conn().set_answered();
-    // An answer that only says that the client has gone is for the log.
-    response.filter(|_| !stream.is_gone())
+/// What happens while the service is at work on an answer: interim responses go out, and the client may leave, which ends
+/// the turn and with it the work. Answers before this one may still be on their way to a client that sends no more.
+fn poll_beside<W: Wire>(stream: &Stream<W>, cx: &mut Context<'_>) -> Poll<End> {
+    match stream.poll_interim(cx) {
+        Poll::Ready(Err(_)) => Poll::Ready(End::Closed),
+        _ => stream.poll_gone(cx).map(|()| End::Closed),
+    }
 }
 
 /// Sends an answer. [`End::Idle`]: the connection is ready for the next request.

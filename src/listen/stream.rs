@@ -64,6 +64,8 @@ pub(super) struct Stream<W> {
     expects: Cell<bool>,
     /// The client has left in the middle of a body.
     gone: Cell<bool>,
+    /// The service is at work on an answer.
+    answering: Cell<bool>,
     /// How much of the interim responses has been sent.
     interim_sent: Cell<usize>,
     /// Bytes written in all, and how many of them had been delivered when that was last measured.
@@ -92,6 +94,7 @@ impl<W: Wire> Stream<W> {
             memory,
             expects: Cell::default(),
             gone: Cell::default(),
+            answering: Cell::default(),
             interim_sent: Cell::default(),
             written: Cell::default(),
             delivered: Cell::default(),
@@ -148,6 +151,15 @@ impl<W: Wire> Stream<W> {
     /// Whether the client left in the middle of a body.
     pub(super) fn is_gone(&self) -> bool {
         self.gone.get()
+    }
+
+    pub(super) fn is_answering(&self) -> bool {
+        self.answering.get()
+    }
+
+    /// Whether the service is at work on an answer.
+    pub(super) fn set_answering(&self, answering: bool) {
+        self.answering.set(answering);
     }
 
     /// Whether there are bytes that came before they were wanted.

@@ -115,7 +115,8 @@ where
             let reused = idle.is_some();
             let (mut connection, connect) = match idle {
                 Some(connection) => (connection, None),
-                None => self.open(backend, terms).await?,
+                // In memory of its own: most requests go over a connection that is there.
+                None => Box::pin(self.open(backend, terms)).await?,
             };
             let mut talk = Talk {
                 worker: &self.worker,
