@@ -55,6 +55,8 @@ pub(super) struct Job {
     pub(super) plan: Option<Arc<Plan>>,
     /// Whoever wants to know how it went.
     pub(super) reply: Option<oneshot::Sender<ReloadReport>>,
+    /// Only files of TLS to backends have changed: no configuration was read.
+    pub(super) is_renewal: bool,
     /// The step has what the controller needs back, even if nobody wants its result any more.
     pub(super) is_indebted: bool,
 }

@@ -30,8 +30,10 @@ pub struct Certificate {
     pub chain: Vec<CertificateDer<'static>>,
     /// Its private key, which `Debug` does not print.
     pub key: PrivateKeyDer<'static>,
-    /// An OCSP response in DER that goes with it.
+    /// An OCSP response in DER that goes with it. `None`: there is no file, or what is in it is over.
     pub ocsp: Option<Vec<u8>>,
+    /// When that ends, in Unix time, if it says so.
+    pub ocsp_until: Option<i64>,
     /// The DNS names that it is for, in lower case; the first label may be `*`.
     pub names: Vec<String>,
     /// When it ends, in Unix time.
