@@ -220,7 +220,7 @@ mod tests {
             listeners: Vec::new(),
             admin: Some(Admin {
                 bind: Bind::Tcp(([127, 0, 0, 1], 9600).into()),
-                token: None,
+                token: Some(crate::model::Secret("s3cret".into())),
                 token_file: None,
                 tls: None,
                 protect_metrics: false,
@@ -249,7 +249,11 @@ mod tests {
     }
 
     async fn ask(app: &Router, method: &str, target: &str) -> (StatusCode, String) {
-        let request = http::Request::builder().method(method).uri(target).header("host", "localhost");
+        let request = http::Request::builder()
+            .method(method)
+            .uri(target)
+            .header("host", "localhost")
+            .header("authorization", "Bearer s3cret");
         let answer = app.clone().oneshot(request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
         let status = answer.status();
         (status, String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())

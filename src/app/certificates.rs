@@ -151,28 +151,28 @@ impl Watched {
         let mut tls = self.tls.clone();
         let mut renewed = Vec::new();
         for (certificate, (seen, warned)) in tls.certificates.iter_mut().zip(&mut self.seen) {
+            let had_ocsp = certificate.ocsp.is_some();
+            if certificate.ocsp_until.is_some_and(|until| until < now) {
+                *certificate = Arc::new(certificate.without_ocsp());
+                renewed.push(Arc::clone(&certificate.label));
+            }
             // Before reading: what changes meanwhile is seen next time.
             let files: Vec<_> = certificate.files.all().map(|path| identity(path)).collect();
-            let is_stale = certificate.ocsp_until.is_some_and(|until| until < now);
-            if seen.as_ref() != Some(&files) || is_stale {
+            if seen.as_ref() != Some(&files) {
                 *seen = Some(files);
                 match reread_certificate(certificate) {
                     Ok(new) if new == **certificate => {}
                     Ok(new) => {
-                        if certificate.ocsp.is_some() && new.ocsp.is_none() {
-                            let certificate = &*certificate.label;
-                            tracing::warn!(
-                                listener = &*self.listener,
-                                certificate,
-                                "the OCSP response has expired and is not sent any more"
-                            );
-                        }
                         *certificate = Arc::new(new);
                         *warned = Warned::No;
                         renewed.push(Arc::clone(&certificate.label));
                     }
                     Err(error) => failed(metrics, &self.listener, &error),
                 }
+            }
+            if had_ocsp && certificate.ocsp.is_none() {
+                let (listener, certificate) = (&*self.listener, &*certificate.label);
+                tracing::warn!(listener, certificate, "the OCSP response has expired and is not sent any more");
             }
         }
         if let Some(auth) = &mut tls.client_auth {

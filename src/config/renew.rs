@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::pem;
 use super::trust::Trust;
 use crate::model::{BackendTls, Plan, PoolSettings};
 
@@ -60,5 +61,11 @@ fn reread(trust: &Trust, old: &BackendTls) -> Result<BackendTls, String> {
         _ => None,
     };
     let client = trust.client(roots, shown).map_err(|error| error.to_string())?;
+    // One that has ended is no better than the one before. That which is in use stays until there is another.
+    if let Some(cert) = files.cert.as_ref().filter(|_| client != old.client)
+        && let Some(words) = pem::leaf(&pem::certificates(cert)?, cert)?.expired(cert)
+    {
+        return Err(words);
+    }
     Ok(BackendTls { client, ..old.clone() })
 }

@@ -40,6 +40,22 @@ pub struct Certificate {
     pub not_after: i64,
 }
 
+impl Certificate {
+    /// The same with nothing to send along.
+    pub fn without_ocsp(&self) -> Self {
+        Self {
+            label: Arc::clone(&self.label),
+            files: self.files.clone(),
+            chain: self.chain.clone(),
+            key: self.key.clone_key(),
+            ocsp: None,
+            ocsp_until: None,
+            names: self.names.clone(),
+            not_after: self.not_after,
+        }
+    }
+}
+
 /// The files of a [`Certificate`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateFiles {

@@ -108,6 +108,31 @@ fn a_certificate_that_is_shown() {
     assert_eq!((tls_reloads(&proxy, "failure"), tls_reloads(&proxy, "success")), (1.0, 1.0));
 }
 
+/// One that has ended is only warned of at the start, as it may do; looking at it is no failure. It takes no other's place.
+#[test]
+fn a_certificate_that_has_ended() {
+    let (directory, theirs) = (tempfile::tempdir().unwrap(), Authority::new());
+    let ca = theirs.write(directory.path(), "ca.pem");
+    let ended = theirs.certify_expired(&["gate"]);
+    let (cert, key) = ended.write(directory.path(), "client");
+    let origin = Origin::start("a");
+    let front = Front::start(origin.addr(), theirs.certify(&["127.0.0.1"]).server());
+    let tls = format!("ca = '{}', cert = '{}', key = '{}'", ca.display(), cert.display(), key.display());
+    let proxy = Proxy::start(&config(&front, &tls));
+    let good = theirs.certify_client("gate");
+    place(&cert, &good.cert);
+    place(&key, &good.key);
+    proxy.metric_until("shardgate_tls_reloads_total", &[("result", "success")], |count| count == 1.0);
+    let failures = tls_reloads(&proxy, "failure");
+    assert!(failures <= 1.0, "only between the two files");
+    place(&key, &ended.key);
+    place(&cert, &ended.cert);
+    proxy.metric_until("shardgate_tls_reloads_total", &[("result", "failure")], |count| count > failures);
+    proxy.log_where(NOT, |line| line["error"].as_str().is_some_and(|error| error.contains("expired on 2001-01-02")));
+    assert_eq!(proxy.get("/v1/BTC").status, 200);
+    assert_eq!(tls_reloads(&proxy, "success"), 1.0);
+}
+
 /// What a listener has in the meantime is not lost when backends' files make a new Plan.
 #[test]
 fn listeners_keep_what_they_have_read_anew() {
