@@ -203,15 +203,7 @@ impl Daemon {
             job: None,
             drain: Drain::No,
         };
-        daemon.job = Some(Job {
-            step,
-            opened,
-            access: None,
-            plan: Some(plan),
-            reply: None,
-            is_renewal: false,
-            is_indebted: false,
-        });
+        daemon.job = Some(Job { opened, plan: Some(plan), ..Job::new(step) });
         Ok(daemon)
     }
 
@@ -284,15 +276,7 @@ impl Daemon {
         tracing::info!("reloading");
         notify::reloading();
         let step = Box::pin(reload::load(&self.background, &self.source));
-        self.job = Some(Job {
-            step,
-            opened: Vec::new(),
-            access: None,
-            plan: None,
-            reply,
-            is_renewal: false,
-            is_indebted: false,
-        });
+        self.job = Some(Job { reply, ..Job::new(step) });
     }
 
     /// Frees what is past its time, where that keeps nobody waiting.
@@ -447,7 +431,7 @@ impl Daemon {
             let why = "error: shardgate is draining".to_owned();
             let Job { reply, step, is_renewal, is_indebted, .. } = job;
             let _ = reply.map(|reply| reply.send(ReloadReport { result: Err(why) }));
-            let rest = Job { step, opened: Vec::new(), access: None, plan: None, reply: None, is_renewal, is_indebted };
+            let rest = Job { is_renewal, is_indebted, ..Job::new(step) };
             self.job = is_indebted.then_some(rest);
         }
         self.readiness.set_draining();

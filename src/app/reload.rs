@@ -61,6 +61,13 @@ pub(super) struct Job {
     pub(super) is_indebted: bool,
 }
 
+impl Job {
+    /// At its first step, with nothing of its own yet.
+    pub(super) fn new(step: Pin<Box<dyn Future<Output = Step>>>) -> Self {
+        Self { step, opened: Vec::new(), access: None, plan: None, reply: None, is_renewal: false, is_indebted: false }
+    }
+}
+
 /// Reads the files.
 pub(super) fn load(background: &Background, source: &Source) -> impl Future<Output = Step> + use<> {
     let source = source.clone();

@@ -14,8 +14,7 @@ impl Daemon {
     pub(super) fn renew(&mut self, renewed: Renewed) {
         let loaded = Loaded { plan: renewed.plan, warnings: Diagnostics::default() };
         let step = Box::pin(ready(Step::Loaded(Box::new(Ok((loaded, renewed.names))))));
-        let (opened, access, plan, reply) = (Vec::new(), None, None, None);
-        self.job = Some(Job { step, opened, access, plan, reply, is_renewal: true, is_indebted: false });
+        self.job = Some(Job { is_renewal: true, ..Job::new(step) });
     }
 
     /// It is in force.
