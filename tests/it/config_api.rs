@@ -253,6 +253,6 @@ fn many_pools_come_piece_by_piece_and_slow_readers_keep_nobody_out_but_readers()
     assert_eq!(proxy.admin_request("GET", "/api/v1/explain?url=/v1/A1").status, 200);
     drop(slow);
     crate::support::poll("a place for another reader", || {
-        (proxy.admin_request("GET", "/api/v1/config").status == 200).then_some(())
+        (proxy.admin_request("GET", "/api/v1/config?asset=A1").status == 200).then_some(())
     });
 }
