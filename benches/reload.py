@@ -21,6 +21,7 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LISTEN, ADMIN, ORIGIN = 22001, 22002, 22003
+TOKEN = "of-the-bench"
 REST, AFTER = 6, 3
 
 
@@ -50,6 +51,7 @@ default_region = "region-0"
 bind = "127.0.0.1:{LISTEN}"
 [admin]
 bind = "127.0.0.1:{ADMIN}"
+token_file = "token"
 [log]
 access = "off"
 [[routes]]
@@ -58,6 +60,7 @@ path = "/v1/{{asset}}"
 health = false
 {regions}"""
     )
+    (directory / "token").write_text(TOKEN)
     write_pools(directory / "pools.toml", pools)
     write_more(directory / "more.toml", 1)
     (directory / "nginx.conf").write_text(
@@ -74,7 +77,8 @@ def memory(process, name):
 
 
 def reload():
-    request = urllib.request.Request(f"http://127.0.0.1:{ADMIN}/api/v1/reload", method="POST")
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    request = urllib.request.Request(f"http://127.0.0.1:{ADMIN}/api/v1/reload", method="POST", headers=headers)
     with urllib.request.urlopen(request, timeout=300) as answer:
         assert answer.status == 200, answer.read()
 

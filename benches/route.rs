@@ -89,6 +89,7 @@ fn snapshot(pools: usize) -> Snapshot {
         limits: Limits::default(),
         log: Log::default(),
         max_metric_pools: 0,
+        files: Vec::new(),
     };
     let backends: Vec<_> = (0..BACKENDS)
         .map(|i| {

@@ -1,10 +1,10 @@
 //! Who may do what at the admin address.
 //!
-//! Beyond loopback everything but `/livez`, `/readyz` and `/metrics` needs the token, and without a configured token
-//! nobody gets it. On loopback only what writes needs the token, and only if there is one: whoever can connect there has
-//! an account on this machine. That leaves the browsers of such accounts, which any web page can send here: a name that
-//! is made to resolve to loopback (DNS rebinding) shows in Host, and a request from another site's page shows in
-//! Origin or Sec-Fetch-Site; both are refused. A Unix socket is guarded by its file's permissions and counts as local.
+//! Nothing writes without being allowed to: by the token, by a client certificate, or by the permissions of a Unix
+//! socket's file if there is no token. Beyond loopback everything but `/livez`, `/readyz` and `/metrics` needs that, too;
+//! on loopback whoever can connect has an account on this machine and may read. That leaves the browsers of such accounts,
+//! which any web page can send here: a name that is made to resolve to loopback (DNS rebinding) shows in Host, and a
+//! request from another site's page shows in Origin or Sec-Fetch-Site; both are refused.
 
 use std::hint::black_box;
 use std::iter;
@@ -18,12 +18,17 @@ use crate::model::{Admin, Bind, Secret};
 /// Paths that anybody may read, wherever the address is bound.
 const OPEN: [&str; 2] = ["/livez", "/readyz"];
 
+const NO_TOKEN: &str = "nobody may do this at this address: set admin.token_file, ask for client certificates (admin.tls), \
+                        or bind the admin address to a Unix socket";
+const CERTIFICATE_NEEDED: &str = "show a certificate that one of admin.tls.client_ca has signed";
+
 /// The rules for one admin address. The default lets nobody do anything.
 #[derive(Debug, Default)]
 pub(super) struct Guard {
     place: Place,
     token: Option<Secret>,
     protect_metrics: bool,
+    asks_for_certificates: bool,
 }
 
 /// From where the address can be reached.
@@ -43,11 +48,18 @@ impl Guard {
             Bind::Tcp(_) | Bind::Systemd(_) => Place::Beyond,
             Bind::Unix(_) => Place::Socket,
         };
-        Self { place, token: admin.token.clone(), protect_metrics: admin.protect_metrics }
+        let asks_for_certificates = admin.tls.as_ref().is_some_and(|tls| tls.client_auth.is_some());
+        Self { place, token: admin.token.clone(), protect_metrics: admin.protect_metrics, asks_for_certificates }
     }
 
-    /// Lets a request through or says why not.
-    pub(super) fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    /// Lets a request through or says why not. `is_certified`: its connection has shown a certificate of `client_ca`.
+    pub(super) fn check(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        is_certified: bool,
+    ) -> Result<(), Problem> {
         let writes = !matches!(*method, Method::GET | Method::HEAD);
         if self.place == Place::Loopback && !names_loopback(uri, headers) {
             let detail = "this address answers only to localhost and loopback addresses in Host";
@@ -57,12 +69,15 @@ impl Guard {
             let detail = "a page of another site may not write here";
             return Err(Problem::new(StatusCode::FORBIDDEN, "foreign_origin", detail));
         }
-        if !self.needs_token(writes, uri.path()) {
+        // A configuration that no longer asks for certificates takes none, on connections from before as well.
+        if !self.needs_leave(writes, uri.path()) || is_certified && self.asks_for_certificates {
             return Ok(());
         }
         let Some(token) = &self.token else {
-            let detail = "this address is reached from beyond loopback: set admin.token_file to allow this";
-            return Err(Problem::new(StatusCode::FORBIDDEN, "no_token_configured", detail));
+            return Err(match self.asks_for_certificates {
+                true => Problem::new(StatusCode::FORBIDDEN, "certificate_needed", CERTIFICATE_NEEDED),
+                false => Problem::new(StatusCode::FORBIDDEN, "no_token_configured", NO_TOKEN),
+            });
         };
         match bearer(headers) {
             Some(given) if same(given, token.0.as_bytes()) => Ok(()),
@@ -73,9 +88,11 @@ impl Guard {
         }
     }
 
-    fn needs_token(&self, writes: bool, path: &str) -> bool {
+    /// Whether the token or a certificate is needed.
+    fn needs_leave(&self, writes: bool, path: &str) -> bool {
         match self.place {
-            Place::Loopback | Place::Socket => writes && self.token.is_some(),
+            Place::Socket => writes && self.token.is_some(),
+            Place::Loopback => writes,
             Place::Beyond if writes => true,
             Place::Beyond => !OPEN.contains(&path) && (path != "/metrics" || self.protect_metrics),
         }
@@ -144,7 +161,8 @@ mod tests {
             Some(path) => Bind::Unix(path.into()),
             None => Bind::Tcp(bind.parse().unwrap()),
         };
-        Guard::new(&Admin { bind, token: token.map(|token| Secret(token.into())), protect_metrics, state_file: None })
+        let token = token.map(|token| Secret(token.into()));
+        Guard::new(&Admin { bind, token, token_file: None, tls: None, protect_metrics, state_file: None })
     }
 
     /// 200 stands for let through.
@@ -154,7 +172,7 @@ mod tests {
         for (name, value) in fields {
             headers.append(*name, value.parse().unwrap());
         }
-        let checked = guard.check(&method.parse().unwrap(), &target.parse().unwrap(), &headers);
+        let checked = guard.check(&method.parse().unwrap(), &target.parse().unwrap(), &headers, false);
         checked.map_or_else(|problem| axum::response::IntoResponse::into_response(problem).status().as_u16(), |()| 200)
     }
 
@@ -174,7 +192,8 @@ mod tests {
         let beyond_protected = guard("10.0.0.1:9600", Some("s3cret"), true);
         for (guard, request, fields, expected) in [
             (&loopback, "GET /api/v1/status", vec![LOCAL], 200),
-            (&loopback, "POST /api/v1/reload", vec![LOCAL], 200),
+            (&loopback, "POST /api/v1/reload", vec![LOCAL], 403),
+            (&loopback, "POST /api/v1/reload", vec![LOCAL, GOOD], 403),
             (&loopback_token, "GET /api/v1/status", vec![LOCAL], 200),
             (&loopback_token, "GET /metrics", vec![LOCAL], 200),
             (&loopback_token, "POST /api/v1/reload", vec![LOCAL], 401),
@@ -262,7 +281,7 @@ mod tests {
 
     #[test]
     fn pages_of_other_sites_do_not_write() {
-        let guard = guard("127.0.0.1:9600", None, false);
+        let guard = guard("127.0.0.1:9600", Some("s3cret"), false);
         for (name, value, expected) in [
             ("sec-fetch-site", "same-origin", 200),
             ("sec-fetch-site", "none", 200),
@@ -272,7 +291,7 @@ mod tests {
             ("origin", "http://localhost:3000", 403),
             ("origin", "null", 403),
         ] {
-            assert_eq!(ask(&guard, "POST /api/v1/reload", &[LOCAL, (name, value)]), expected, "{name}: {value}");
+            assert_eq!(ask(&guard, "POST /api/v1/reload", &[LOCAL, GOOD, (name, value)]), expected, "{name}: {value}");
             assert_eq!(ask(&guard, "GET /api/v1/status", &[LOCAL, (name, value)]), 200, "{name}: {value}");
         }
     }

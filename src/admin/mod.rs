@@ -6,6 +6,7 @@
 //! whoever comes on top is told so at once. Probes are not among those: a slow scrape must not look like a death.
 
 mod collector;
+mod config;
 mod events;
 mod explain;
 mod guard;
@@ -45,6 +46,7 @@ use crate::control::Handle;
 
 use crate::routing;
 use crate::telemetry::CONTENT_TYPE;
+use crate::tls::Front;
 
 /// For an answer that is worked out.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -56,9 +58,11 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(110);
 const MAX_REQUESTS: usize = 8;
 
 /// Serves until it is dropped. From then on a scrape shows the Snapshot too.
-pub async fn serve(socket: Socket, handle: Handle) {
+///
+/// `front`: what TLS begins with; `None`: in clear.
+pub async fn serve(socket: Socket, front: Option<Arc<Front>>, handle: Handle) {
     handle.metrics().add_collector(Box::new(collector::State::new(handle.clone())));
-    socket.serve(app(handle)).await;
+    socket.serve(front, app(handle)).await;
 }
 
 /// The layers, from the outside: the guard; then, for what is worked out, a bound in number and one in time.
@@ -76,12 +80,17 @@ fn app(handle: Handle) -> Router {
     let follow = async move |State(handle): State<Handle>, headers: HeaderMap| {
         events::follow(&handle, &headers, Arc::clone(&readers))
     };
+    let config_readers = Arc::new(Semaphore::new(config::MAX_READERS));
+    let tell_config = async move |State(handle): State<Handle>, Query(parameters): Query<Vec<(String, String)>>| {
+        config::tell(&handle, &parameters, &config_readers)
+    };
     let change = |route: MethodRouter<Handle>| bounded(route.layer(DefaultBodyLimit::max(operator::MAX_BODY)), TIMEOUT);
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", bounded(get(metrics), TIMEOUT))
         .route("/api/v1/status", bounded(get(status), TIMEOUT))
+        .route("/api/v1/config", bounded(get(tell_config), TIMEOUT))
         .route("/api/v1/explain", bounded(get(explain), TIMEOUT))
         .route("/api/v1/reload", bounded(post(reload), RELOAD_TIMEOUT))
         .route("/api/v1/regions/{region}/state", change(put(operator::region)))
@@ -102,7 +111,8 @@ fn app(handle: Handle) -> Router {
 /// By the rules of the configuration in force, so that a reload can change the token.
 async fn guarded(State(handle): State<Handle>, request: Request, next: Next) -> Response {
     let guard = handle.snapshot().index.plan.admin.as_ref().map(Guard::new).unwrap_or_default();
-    let mut response = match guard.check(request.method(), request.uri(), request.headers()) {
+    let is_certified = request.extensions().get::<Peer>().is_some_and(|peer| peer.is_certified);
+    let mut response = match guard.check(request.method(), request.uri(), request.headers(), is_certified) {
         Ok(()) => next.run(request).await,
         Err(problem) => {
             if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -117,7 +127,7 @@ async fn guarded(State(handle): State<Handle>, request: Request, next: Next) -> 
 
 /// Somebody may not write here: a line in the audit.
 fn denied(request: &Request, problem: &Problem) {
-    let from = request.extensions().get::<Peer>().map(|Peer(peer)| &**peer);
+    let from = request.extensions().get::<Peer>().map(|peer| &*peer.name);
     let path: String = request.uri().path().chars().take(256).collect();
     let method: String = request.method().as_str().chars().take(32).collect();
     let reason = problem.reason();
@@ -205,11 +215,14 @@ mod tests {
         let drain = Duration::ZERO;
         Plan {
             hash: "00ff".into(),
+            files: Vec::new(),
             server: Server { workers: None, drain_delay: drain, drain_timeout: drain, default_region: RegionId(0) },
             listeners: Vec::new(),
             admin: Some(Admin {
                 bind: Bind::Tcp(([127, 0, 0, 1], 9600).into()),
-                token: None,
+                token: Some(crate::model::Secret("s3cret".into())),
+                token_file: None,
+                tls: None,
                 protect_metrics: false,
                 state_file: None,
             }),
@@ -236,7 +249,11 @@ mod tests {
     }
 
     async fn ask(app: &Router, method: &str, target: &str) -> (StatusCode, String) {
-        let request = http::Request::builder().method(method).uri(target).header("host", "localhost");
+        let request = http::Request::builder()
+            .method(method)
+            .uri(target)
+            .header("host", "localhost")
+            .header("authorization", "Bearer s3cret");
         let answer = app.clone().oneshot(request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
         let status = answer.status();
         (status, String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())

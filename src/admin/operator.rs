@@ -100,7 +100,7 @@ async fn change(
 ) -> Result<Json<Value>, Problem> {
     let body = body.map_err(|error| Problem::new(error.status(), "bad_request", error.body_text()))?;
     let (state, mut author) = asked(&body)?;
-    author.from = peer.map(|Extension(Peer(peer))| peer.to_string());
+    author.from = peer.map(|Extension(peer)| peer.name.to_string());
     let changed = handle.change(Change { target, state, author }).await.map_err(refused)?;
     Ok(Json(told(&changed)))
 }

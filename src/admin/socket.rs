@@ -9,7 +9,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use hyper::body::Incoming;
@@ -18,12 +18,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::fs::{Mode, fchmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustls::ServerConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use crate::model::Bind;
+use crate::tls::{Front, subject};
 
 /// Connections at a time; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 128;
@@ -87,7 +90,7 @@ impl Socket {
     }
 
     /// Serves until it is dropped; so do its connections.
-    pub(super) async fn serve(self, app: Router) {
+    pub(super) async fn serve(self, front: Option<Arc<Front>>, app: Router) {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut connections = tokio::task::JoinSet::new();
         loop {
@@ -96,7 +99,11 @@ impl Socket {
             let accepted = match &self.kind {
                 SocketKind::Tcp(listener) => listener.accept().await.map(|(stream, peer)| {
                     let _ = stream.set_nodelay(true); // Only a matter of speed.
-                    connections.spawn(connection(stream, Peer(peer.to_string().into()), app.clone(), place));
+                    let (peer, app) = (peer.to_string(), app.clone());
+                    match front.clone() {
+                        None => connections.spawn(connection(stream, Peer::unknown(peer), app, place)),
+                        Some(front) => connections.spawn(secured(stream, front, peer, app, place)),
+                    };
                 }),
                 SocketKind::Unix(listener) => listener.accept().await.map(|(stream, _)| {
                     let peer = Peer::of_socket(&stream);
@@ -111,15 +118,48 @@ impl Socket {
     }
 }
 
-/// Who is at the other end, for the audit: an address, or of a Unix socket the user and the process.
+/// Who is at the other end.
 #[derive(Debug, Clone)]
-pub(super) struct Peer(pub(super) Arc<str>);
+pub(super) struct Peer {
+    /// For the audit: an address, or of a Unix socket the user and the process; and whose certificate was shown.
+    pub(super) name: Arc<str>,
+    /// Whether a certificate was shown that one of `client_ca` has signed.
+    pub(super) is_certified: bool,
+}
 
 impl Peer {
+    fn unknown(name: impl Into<Arc<str>>) -> Self {
+        Self { name: name.into(), is_certified: false }
+    }
+
+    /// Of a handshake that is over, by which a certificate has been verified if there is one.
+    fn of_session(address: &str, session: &ServerConnection) -> Self {
+        let shown = session.peer_certificates().and_then(<[_]>::first).and_then(subject);
+        // That of a session that is resumed may have ended since.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs().cast_signed());
+        match shown.filter(|shown| shown.not_after >= now) {
+            Some(shown) => Self { name: format!("{address} {}", shown.text).into(), is_certified: true },
+            None => Self::unknown(address),
+        }
+    }
+
     fn of_socket(stream: &UnixStream) -> Self {
-        let Ok(peer) = stream.peer_cred() else { return Self("unix".into()) };
+        let Ok(peer) = stream.peer_cred() else { return Self::unknown("unix") };
         let process = peer.pid().map_or_else(String::new, |pid| format!(" pid {pid}"));
-        Self(format!("unix uid {}{process}", peer.uid()).into())
+        Self::unknown(format!("unix uid {}{process}", peer.uid()))
+    }
+}
+
+/// The handshake, then the same.
+async fn secured(stream: TcpStream, front: Arc<Front>, address: String, app: Router, place: OwnedSemaphorePermit) {
+    let accepted = tokio::time::timeout(HEAD_TIMEOUT, TlsAcceptor::from(front.config()).accept(stream)).await;
+    match accepted {
+        Ok(Ok(stream)) => {
+            let peer = Peer::of_session(&address, stream.get_ref().1);
+            connection(stream, peer, app, place).await;
+        }
+        Ok(Err(error)) => tracing::debug!(client = address, %error, "no TLS handshake with the admin address"),
+        Err(_) => tracing::debug!(client = address, "no TLS handshake with the admin address in time"),
     }
 }
 

@@ -1,4 +1,6 @@
-//! Certificates in use: read anew when their files change, and complained about when their time runs out.
+//! Certificates in use: read anew when their files change, and complained about when their time runs out. Those of
+//! listeners and their clients' authorities are exchanged where they are; those for backends make a new Plan
+//! (`backend_files`), which whoever looks here has to put in force.
 //!
 //! Whoever renews certificates (certbot, cert-manager, a cron job) replaces files and need not tell anybody. So every two
 //! seconds it is seen whether a file is still the one that was read: by device, inode, size, and the times of its content
@@ -17,27 +19,39 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{Instant, sleep_until};
 
+use super::backend_files::{BackendFiles, Renewed};
 use super::background::Background;
 use super::listeners::Open;
 use crate::config::{reread_authorities, reread_certificate};
-use crate::model::{Certificate, Tls};
+use crate::model::{Certificate, Plan, Tls};
 use crate::telemetry::{CertificateEnd, Metrics};
 use crate::tls::{Front, Warned};
+
+/// The admin address among listeners, none of which can be called so.
+const ADMIN: &str = "[admin]";
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Which content a file has, as far as can be seen without reading it. `None`: there is none.
-type Identity = Option<[i128; 6]>;
+pub(super) type Identity = Option<[i128; 6]>;
 
 /// See the module.
 pub(super) struct Certificates {
     metrics: Arc<Metrics>,
     watched: Vec<Watched>,
+    backends: BackendFiles,
     /// A look under way.
-    looking: Option<Pin<Box<dyn Future<Output = Vec<Watched>>>>>,
+    looking: Option<Pin<Box<dyn Future<Output = Look>>>>,
     /// When to look again.
     next: Instant,
+}
+
+/// What was seen, and what is to be put in force.
+struct Look {
+    watched: Vec<Watched>,
+    backends: BackendFiles,
+    renewed: Option<Renewed>,
 }
 
 /// A listener with TLS.
@@ -54,44 +68,60 @@ struct Watched {
 
 impl Certificates {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, watched: Vec::new(), looking: None, next: Instant::now() }
+        Self { metrics, watched: Vec::new(), backends: BackendFiles::default(), looking: None, next: Instant::now() }
     }
 
-    /// A configuration is in force: from now on these listeners.
-    pub(super) fn follow(&mut self, open: &[Open]) {
+    /// A configuration is in force: from now on these listeners, the admin address if it
+    /// has TLS, and the files of this Plan's backends.
+    pub(super) fn follow(&mut self, open: &[Open], admin: Option<Arc<Front>>, plan: &Plan) {
         let now = now();
-        let watched = |open: &Open| {
-            let tls = open.listener.tls.clone()?;
+        let watched = |listener: &Arc<str>, front: Option<&Arc<Front>>, tls: Option<&Tls>| {
+            let (front, tls) = (Arc::clone(front?), tls?.clone());
             // The configuration's own warnings have told what there is to tell by now.
             let seen = tls.certificates.iter().map(|one| (None, Warned::at(now, one.not_after))).collect();
-            let (listener, front) = (Arc::clone(&open.listener.name), Arc::clone(open.tls.as_ref()?));
-            Some(Watched { listener, front, tls, seen, seen_authorities: None })
+            Some(Watched { listener: Arc::clone(listener), front, tls, seen, seen_authorities: None })
         };
-        self.watched = open.iter().filter_map(watched).collect();
+        let of_listeners = open.iter().filter_map(|open| {
+            let Open { listener, tls, .. } = open;
+            watched(&listener.name, tls.as_ref(), listener.tls.as_ref())
+        });
+        let of_admin = watched(&ADMIN.into(), admin.as_ref(), plan.admin.as_ref().and_then(|admin| admin.tls.as_ref()));
+        self.watched = of_listeners.chain(of_admin).collect();
+        self.backends = BackendFiles::of(plan);
         self.looking = None;
         self.next = Instant::now();
         self.show();
     }
 
-    /// Looks when it is time to, and comes back when something has been seen. Never, where no listener has TLS.
-    pub(super) async fn looked(&mut self, background: &Background) {
-        if self.watched.is_empty() {
+    /// Looks when it is time to, and comes back when that is done, with what has to be put in force in place of `plan`,
+    /// which is. Never, where nothing has TLS.
+    pub(super) async fn looked(&mut self, background: &Background, plan: &Arc<Plan>) -> Option<Renewed> {
+        if self.watched.is_empty() && self.backends.is_empty() {
             return std::future::pending().await;
         }
-        if self.looking.is_none() {
-            sleep_until(self.next).await;
-            let mut watched = self.watched.clone();
-            self.looking = Some(Box::pin(background.run(move || {
-                watched.iter_mut().for_each(|one| one.look(now()));
-                watched
-            })));
-        }
-        if let Some(looking) = &mut self.looking {
-            self.watched = looking.as_mut().await;
-            self.looking = None;
-            self.next = Instant::now() + INTERVAL;
-            self.show();
-        }
+        let looking = match &mut self.looking {
+            Some(looking) => looking,
+            None => {
+                sleep_until(self.next).await;
+                let (mut watched, mut backends) = (self.watched.clone(), self.backends.clone());
+                let (plan, metrics) = (Arc::clone(plan), Arc::clone(&self.metrics));
+                self.looking.insert(Box::pin(background.run(move || {
+                    watched.iter_mut().for_each(|one| one.look(now(), &metrics));
+                    let mut renewed = backends.look(&plan, &metrics);
+                    if let Some(renewed) = &mut renewed {
+                        // Its listeners are those of when the files of the configuration were read.
+                        watched.iter().for_each(|one| one.keep(&mut renewed.plan));
+                    }
+                    Look { watched, backends, renewed }
+                })))
+            }
+        };
+        let look = looking.as_mut().await;
+        self.looking = None;
+        (self.watched, self.backends) = (look.watched, look.backends);
+        self.next = Instant::now() + INTERVAL;
+        self.show();
+        look.renewed
     }
 
     fn show(&self) {
@@ -108,10 +138,24 @@ impl Certificates {
 }
 
 impl Watched {
-    fn look(&mut self, now: i64) {
+    /// Puts what is in use into a Plan that is to come.
+    fn keep(&self, plan: &mut Plan) {
+        if let (ADMIN, Some(admin)) = (&*self.listener, &mut plan.admin) {
+            admin.tls = Some(self.tls.clone());
+        } else if let Some(listener) = plan.listeners.iter_mut().find(|listener| listener.name == self.listener) {
+            listener.tls = Some(self.tls.clone());
+        }
+    }
+
+    fn look(&mut self, now: i64, metrics: &Metrics) {
         let mut tls = self.tls.clone();
         let mut renewed = Vec::new();
         for (certificate, (seen, warned)) in tls.certificates.iter_mut().zip(&mut self.seen) {
+            let had_ocsp = certificate.ocsp.is_some();
+            if certificate.ocsp_until.is_some_and(|until| until < now) {
+                *certificate = Arc::new(certificate.without_ocsp());
+                renewed.push(Arc::clone(&certificate.label));
+            }
             // Before reading: what changes meanwhile is seen next time.
             let files: Vec<_> = certificate.files.all().map(|path| identity(path)).collect();
             if seen.as_ref() != Some(&files) {
@@ -123,8 +167,12 @@ impl Watched {
                         *warned = Warned::No;
                         renewed.push(Arc::clone(&certificate.label));
                     }
-                    Err(error) => failed(&self.listener, &error),
+                    Err(error) => failed(metrics, &self.listener, &error),
                 }
+            }
+            if had_ocsp && certificate.ocsp.is_none() {
+                let (listener, certificate) = (&*self.listener, &*certificate.label);
+                tracing::warn!(listener, certificate, "the OCSP response has expired and is not sent any more");
             }
         }
         if let Some(auth) = &mut tls.client_auth {
@@ -136,7 +184,7 @@ impl Watched {
                         renewed.push(auth.file.display().to_string().into());
                         *auth = new;
                     }
-                    Err(error) => failed(&self.listener, &error),
+                    Err(error) => failed(metrics, &self.listener, &error),
                 }
             }
         }
@@ -144,11 +192,12 @@ impl Watched {
             match self.front.renew(&tls) {
                 Ok(()) => {
                     self.tls = tls;
+                    metrics.tls_reload(true);
                     for file in renewed {
                         tracing::info!(listener = &*self.listener, certificate = &*file, "certificate read anew");
                     }
                 }
-                Err(error) => failed(&self.listener, &error.to_string()),
+                Err(error) => failed(metrics, &self.listener, &error.to_string()),
             }
         }
         for (certificate, (_, warned)) in self.tls.certificates.iter().zip(&mut self.seen) {
@@ -161,7 +210,8 @@ impl Watched {
     }
 }
 
-fn failed(listener: &str, error: &str) {
+fn failed(metrics: &Metrics, listener: &str, error: &str) {
+    metrics.tls_reload(false);
     tracing::error!(listener, error, "a certificate that changed can't be used, the old one goes on");
 }
 
@@ -179,7 +229,8 @@ fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed())
 }
 
-fn identity(path: &Path) -> Identity {
+/// See [`Identity`].
+pub(super) fn identity(path: &Path) -> Identity {
     let file = std::fs::metadata(path).ok()?;
     let nanos = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
     Some([

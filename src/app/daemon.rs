@@ -20,7 +20,6 @@ use super::reload::{self, Job, Step};
 use super::signals::Signals;
 use super::worker::{self, Kit, Order};
 use super::{Addresses, Options, RunError, Source, descriptors, notify};
-use crate::admin;
 use crate::backend::Observation;
 use crate::backend::queue::Queues;
 use crate::config::{Diagnostics, Loaded};
@@ -28,13 +27,16 @@ use crate::control::{self, Board, Command, Controller, GATHER, Handle, Readiness
 use crate::discovery::{Resolved, Resolver};
 use crate::health::{Prober, Transition};
 use crate::listen::Shared;
-use crate::model::{Bind, Plan};
+use crate::model::Plan;
 use crate::routing::{self, Index, Table};
 use crate::telemetry::{AccessSink, AccessWriter, MainLog, Metrics, init_logging, log_panics};
 
+mod admin;
 mod operator;
+mod renewal;
 mod wait;
 
+use admin::AdminSide;
 use wait::{drained, due, interval, step, until};
 
 /// How often the control plane lets go of what is past its time.
@@ -89,7 +91,7 @@ struct Daemon {
     certificates: Certificates,
     threads: Vec<std::thread::JoinHandle<()>>,
     workers: usize,
-    admin: Option<Bind>,
+    admin: Option<AdminSide>,
     signals: Signals,
     commands: mpsc::Receiver<Command>,
     changes: mpsc::Receiver<control::Request>,
@@ -146,17 +148,7 @@ impl Daemon {
         let (of_readiness, of_board) = (Arc::clone(&readiness), Arc::clone(&board));
         let handle = Handle::new(command_sender, change_sender, of_table, of_metrics, of_readiness, of_board)
             .with_observations(observations_in.clone());
-        let admin = match &plan.admin {
-            None => None,
-            Some(config) => {
-                let cannot = |source| RunError::Admin { address: config.bind.to_string(), source };
-                let socket = admin::Socket::bind(&config.bind).await.map_err(cannot)?;
-                let address = socket.address().clone();
-                tracing::info!(address = address.to_string(), "admin listening");
-                tokio::task::spawn_local(admin::serve(socket, handle));
-                Some(address)
-            }
-        };
+        let admin = AdminSide::start(&plan, handle).await?;
 
         let shared = Shared::new(workers, Arc::clone(metrics));
         let queues = Arc::<Queues>::default();
@@ -211,7 +203,7 @@ impl Daemon {
             job: None,
             drain: Drain::No,
         };
-        daemon.job = Some(Job { step, opened, access: None, plan: Some(plan), reply: None, is_indebted: false });
+        daemon.job = Some(Job { opened, plan: Some(plan), ..Job::new(step) });
         Ok(daemon)
     }
 
@@ -248,7 +240,9 @@ impl Daemon {
                 Some(request) = self.changes.recv(), if self.takes_changes() => self.operate(request),
                 () = std::future::ready(()), if self.controller.is_sweeping() => self.sweep().await,
                 () = self.keeper.written() => {}
-                () = self.certificates.looked(&self.background) => {}
+                renewed = self.certificates.looked(&self.background, self.controller.plan()), if idle => {
+                    if let Some(renewed) = renewed { self.renew(renewed) }
+                }
                 _ = self.signals.hup.recv(), if idle => self.reload(None),
                 Some(Command::Reload(reply)) = self.commands.recv(), if self.job.is_none() => {
                     if idle {
@@ -282,7 +276,7 @@ impl Daemon {
         tracing::info!("reloading");
         notify::reloading();
         let step = Box::pin(reload::load(&self.background, &self.source));
-        self.job = Some(Job { step, opened: Vec::new(), access: None, plan: None, reply, is_indebted: false });
+        self.job = Some(Job { reply, ..Job::new(step) });
     }
 
     /// Frees what is past its time, where that keeps nobody waiting.
@@ -311,7 +305,7 @@ impl Daemon {
                 Err(diagnostics) => return self.refuse(job, diagnostics.to_string()),
                 Ok((Loaded { plan, warnings, .. }, names)) => {
                     warn(&warnings);
-                    match self.open(&plan) {
+                    match self.open(&plan, job.is_renewal) {
                         Err(text) => {
                             self.background.free(plan);
                             return self.refuse(job, text);
@@ -321,7 +315,7 @@ impl Daemon {
                             job.step = Box::pin(reload::resolve(self.resolver.clone(), Arc::clone(&plan), names));
                             job.plan = Some(plan);
                             job.opened = opened;
-                            job.access = Some(access);
+                            job.access = access;
                         }
                     }
                 }
@@ -352,19 +346,22 @@ impl Daemon {
     }
 
     /// What a Plan needs of the system: its listeners and its access log. Or why it can't be had.
-    fn open(&self, plan: &Plan) -> Result<(Vec<Open>, AccessSink), String> {
+    fn open(&self, plan: &Plan, is_renewal: bool) -> Result<(Vec<Open>, Option<AccessSink>), String> {
         let fixed = control::unchangeable(self.controller.plan(), plan);
         if !fixed.is_empty() {
             let names = fixed.join("` and `");
             return Err(format!("error: a reload can't change `{names}`: restart shardgate to do that"));
         }
-        let access =
-            AccessSink::open(&plan.log).map_err(|error| format!("error: can't open the access log {error}"))?;
+        let access = (!is_renewal).then(|| AccessSink::open(&plan.log)).transpose();
+        let access = access.map_err(|error| format!("error: can't open the access log {error}"))?;
         let opened = self.listeners.prepare(plan, self.workers).map_err(|error| format!("error: {error}"))?;
         Ok((opened, access))
     }
 
     fn refuse(&mut self, job: Job, text: String) {
+        if job.is_renewal {
+            return self.not_renewed(&text);
+        }
         tracing::error!("the configuration was refused, the old one goes on\n{text}");
         self.metrics.reload(false);
         self.board.events().emit(
@@ -378,12 +375,19 @@ impl Daemon {
     }
 
     async fn put_in_force(&mut self, job: Job, settled: Settled) {
-        let summary = self.controller.publish(settled);
+        let summary = match job.is_renewal {
+            true => self.controller.exchange(settled),
+            false => self.controller.publish(settled),
+        };
         let plan = Arc::clone(self.controller.plan());
         self.keeper.keep(self.controller.states());
         self.resolver.set(self.controller.names());
         self.listeners.commit(job.opened, plan.server.drain_timeout).await;
-        self.certificates.follow(self.listeners.open());
+        let admin = self.admin.as_ref().and_then(|admin| admin.follow(&plan));
+        self.certificates.follow(self.listeners.open(), admin, &plan);
+        if job.is_renewal {
+            return self.renewed(summary);
+        }
         self.log.configure(&plan.log);
         if let Some(access) = job.access {
             self.access.configure(access);
@@ -406,7 +410,10 @@ impl Daemon {
     }
 
     fn addresses(&self) -> Addresses {
-        Addresses { listeners: self.listeners.addresses(), admin: self.admin.as_ref().map(ToString::to_string) }
+        Addresses {
+            listeners: self.listeners.addresses(),
+            admin: self.admin.as_ref().map(|admin| admin.address.to_string()),
+        }
     }
 
     /// Begins to drain. True: it is the second time, end at once.
@@ -422,9 +429,9 @@ impl Daemon {
             // Put in force now, it would open listeners that are about to close.
             self.controller.abandon();
             let why = "error: shardgate is draining".to_owned();
-            let Job { reply, step, is_indebted, .. } = job;
+            let Job { reply, step, is_renewal, is_indebted, .. } = job;
             let _ = reply.map(|reply| reply.send(ReloadReport { result: Err(why) }));
-            let rest = Job { step, opened: Vec::new(), access: None, plan: None, reply: None, is_indebted };
+            let rest = Job { is_renewal, is_indebted, ..Job::new(step) };
             self.job = is_indebted.then_some(rest);
         }
         self.readiness.set_draining();

@@ -4,6 +4,7 @@
 //! address, signals and reloads take turns; what takes long is done in the background. Each worker is a thread with a runtime of its own. They meet in the
 //! Snapshot, in the counts on backends, and in one bounded channel of orders per worker.
 
+mod backend_files;
 mod background;
 mod certificates;
 mod daemon;

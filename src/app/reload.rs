@@ -55,8 +55,17 @@ pub(super) struct Job {
     pub(super) plan: Option<Arc<Plan>>,
     /// Whoever wants to know how it went.
     pub(super) reply: Option<oneshot::Sender<ReloadReport>>,
+    /// Only files of TLS to backends have changed: no configuration was read.
+    pub(super) is_renewal: bool,
     /// The step has what the controller needs back, even if nobody wants its result any more.
     pub(super) is_indebted: bool,
+}
+
+impl Job {
+    /// At its first step, with nothing of its own yet.
+    pub(super) fn new(step: Pin<Box<dyn Future<Output = Step>>>) -> Self {
+        Self { step, opened: Vec::new(), access: None, plan: None, reply: None, is_renewal: false, is_indebted: false }
+    }
 }
 
 /// Reads the files.

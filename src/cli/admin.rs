@@ -62,7 +62,9 @@ fn told(answer: &Value) -> String {
 /// An answer that no command knows what to make of.
 pub(super) fn refused(status: StatusCode, body: &[u8]) -> Fault {
     let hint = match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => " (does it need --token-file?)",
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            " (--token-file gives a token, --cert and --key a certificate)"
+        }
         StatusCode::NOT_FOUND => " (is this the admin address?)",
         _ => "",
     };
@@ -74,6 +76,7 @@ pub(super) fn refused(status: StatusCode, body: &[u8]) -> Fault {
 
 enum Target {
     Tcp(String),
+    Tls(String),
     Unix(PathBuf),
 }
 
@@ -87,15 +90,18 @@ pub(super) fn request(
     let target = match daemon.admin.strip_prefix("unix:") {
         Some(path) => Target::Unix(path.into()),
         None => {
-            let address = daemon.admin.trim_start_matches("http://").trim_end_matches('/');
+            let secure = daemon.admin.strip_prefix("https://");
+            let address = secure.unwrap_or(&daemon.admin).trim_start_matches("http://").trim_end_matches('/');
             if address.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-                return Err(Fault::Usage(format!("--admin {address:?} is neither HOST:PORT nor unix:PATH")));
+                return Err(Fault::Usage(format!(
+                    "--admin {address:?} is neither HOST:PORT, https://HOST:PORT nor unix:PATH"
+                )));
             }
-            Target::Tcp(address.to_owned())
+            if secure.is_some() { Target::Tls(address.to_owned()) } else { Target::Tcp(address.to_owned()) }
         }
     };
     let host = match &target {
-        Target::Tcp(address) => address.as_str(),
+        Target::Tcp(address) | Target::Tls(address) => address.as_str(),
         Target::Unix(_) => "localhost",
     };
     let mut request = Request::builder().method(method).uri(path).header(header::HOST, host);
@@ -115,8 +121,9 @@ pub(super) fn request(
     let answer = runtime.block_on(async {
         tokio::time::timeout(DEADLINE, async {
             match target {
-                Target::Tcp(address) => exchange(tokio::net::TcpStream::connect(address).await, request).await,
-                Target::Unix(path) => exchange(tokio::net::UnixStream::connect(path).await, request).await,
+                Target::Tcp(address) => exchange(tokio::net::TcpStream::connect(address).await?, request).await,
+                Target::Tls(address) => exchange(daemon.tls.connect(&address).await?, request).await,
+                Target::Unix(path) => exchange(tokio::net::UnixStream::connect(path).await?, request).await,
             }
         })
         .await
@@ -129,11 +136,11 @@ pub(super) fn request(
     })?)
 }
 
-async fn exchange<S>(socket: std::io::Result<S>, request: Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, Bytes)>
+async fn exchange<S>(socket: S, request: Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, Bytes)>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket?)).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
     let answer = async move {
         let (head, body) = sender.send_request(request).await?.into_parts();
         anyhow::Ok((head.status, body.collect().await?.to_bytes()))

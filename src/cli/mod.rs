@@ -4,6 +4,7 @@
 //! else. What was asked for goes to standard output, errors to standard error.
 
 mod admin;
+mod admin_tls;
 mod check;
 mod demo;
 mod explain;
@@ -120,12 +121,14 @@ struct ConfigFile {
 /// How to reach the running daemon.
 #[derive(Debug, Args)]
 struct Daemon {
-    /// Its admin address: HOST:PORT or unix:PATH
+    /// Its admin address: HOST:PORT, https://HOST:PORT or unix:PATH
     #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADMIN)]
     admin: String,
     /// A file that holds the admin token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    tls: admin_tls::AdminTls,
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,

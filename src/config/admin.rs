@@ -10,15 +10,23 @@ use super::decode::{Fields, boolean, expected_help, text};
 use super::diagnostic::Fault;
 use super::pem;
 use super::source::Span;
+use super::tls;
 use super::tree::{Kind, Value};
 use crate::model::{Admin, Bind, Secret};
 
-pub(super) const KEYS: &[&str] = &["bind", "token_file", "protect_metrics", "state_file"];
+pub(super) const KEYS: &[&str] = &["bind", "token_file", "tls", "protect_metrics", "state_file"];
 
 /// `None`: `admin = false`. `listeners` says what is bound already.
 pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>, listeners: &HashMap<Bind, Span>) -> Option<Admin> {
     let default = Bind::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 9600)));
-    let mut admin = Admin { bind: default, token: None, protect_metrics: false, state_file: given_by_systemd(cx) };
+    let mut admin = Admin {
+        bind: default,
+        token: None,
+        token_file: None,
+        tls: None,
+        protect_metrics: false,
+        state_file: given_by_systemd(cx),
+    };
     let mut span = Span::whole_file(0);
     if let Some(value) = value {
         span = value.span;
@@ -36,17 +44,27 @@ pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>, listeners: &Ha
             span = at.span;
             admin.bind = bind(cx, at).unwrap_or(admin.bind);
         }
-        admin.token = fields.read("token_file", token);
+        if let Some((token, file)) = fields.read("token_file", token) {
+            admin.token = Some(token);
+            admin.token_file = Some(file);
+        }
         admin.protect_metrics = fields.read("protect_metrics", boolean).unwrap_or(false);
         if let Some(file) = fields.read("state_file", state_file) {
             admin.state_file = file;
         }
-        if admin.protect_metrics && fields.get("token_file").is_none() {
+        admin.tls = fields.read("tls", |cx, value| tls::decode_in(cx, value, "admin.tls"));
+        if let (Some(at), Bind::Unix(_)) = (fields.span("tls"), &admin.bind) {
+            let fault = Fault::error(at, "a Unix socket is this machine's own, and its admin address speaks no TLS");
+            cx.note(fault.help("leave `tls` out, or bind to an address"));
+        }
+        // A table that is faulty is not one that is missing.
+        let lets_in = fields.get("token_file").is_some() || fields.get("tls").is_some_and(asks_for_certificates);
+        if admin.protect_metrics && !lets_in {
             let at = fields.span("protect_metrics").unwrap_or(span);
             cx.note(Fault::error(at, "`protect_metrics` needs a `token_file`").absence());
         }
         let beyond = matches!(admin.bind, Bind::Tcp(address) if !address.ip().to_canonical().is_loopback());
-        if beyond && fields.get("token_file").is_none() {
+        if beyond && !lets_in {
             let fault = Fault::warning(span, "this admin address can be reached from elsewhere, and there is no token");
             cx.note(fault.help("only /livez, /readyz and /metrics will answer; for the rest set `token_file`"));
         }
@@ -60,6 +78,10 @@ pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>, listeners: &Ha
         });
     }
     Some(admin)
+}
+
+fn asks_for_certificates(tls: &Value<'_>) -> bool {
+    matches!(&tls.kind, Kind::Table(table) if table.get("client_ca").is_some())
 }
 
 /// `"off"` is `Some(None)`.
@@ -81,7 +103,8 @@ fn given_by_systemd(cx: &Context<'_>) -> Option<PathBuf> {
     first.is_absolute().then(|| first.join("states.json"))
 }
 
-fn token(cx: &Context<'_>, value: &Value<'_>) -> Option<Secret> {
+/// With where it was read.
+fn token(cx: &Context<'_>, value: &Value<'_>) -> Option<(Secret, PathBuf)> {
     let path = cx.resolve(value.span, text(cx, value)?);
     let bytes = pem::read(&path).map_err(|words| cx.note(Fault::error(value.span, words))).ok()?;
     let token = bytes.trim_ascii();
@@ -94,5 +117,5 @@ fn token(cx: &Context<'_>, value: &Value<'_>) -> Option<Secret> {
     if let Some(words) = pem::exposed(cx, &path) {
         cx.note(Fault::warning(value.span, words).help(format!("chmod 600 {}", path.display())));
     }
-    Some(Secret(String::from_utf8_lossy(token).into_owned()))
+    Some((Secret(String::from_utf8_lossy(token).into_owned()), path))
 }

@@ -2,7 +2,7 @@
 //! and the environment.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,8 @@ pub(super) struct Context<'e> {
     pub(super) captures: RefCell<BTreeMap<(&'static str, String), Span>>,
     /// What TLS to backends is made of.
     pub(super) trust: Trust,
+    /// Values that something of the environment was put into, by their file and the byte at which they start.
+    pub(super) from_environment: RefCell<HashSet<(u32, u32)>>,
     /// Of each file, by its number.
     directories: Vec<PathBuf>,
 }
@@ -32,6 +34,7 @@ impl<'e> Context<'e> {
             environment,
             captures: RefCell::default(),
             trust: Trust::default(),
+            from_environment: RefCell::default(),
             directories: Vec::new(),
         }
     }

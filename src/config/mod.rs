@@ -20,10 +20,12 @@ mod limits;
 mod listeners;
 mod log;
 mod metrics;
+mod ocsp;
 mod pem;
 mod pieces;
 mod pools;
 mod regions;
+mod renew;
 mod routes;
 mod schema;
 mod server;
@@ -43,6 +45,7 @@ use self::decode::Fields;
 use self::diagnostic::Fault;
 pub use self::diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use self::hint::nearest;
+pub use self::renew::{Renewed, reread_backends};
 pub use self::schema::schema;
 use self::source::{Source, Span};
 pub use self::tls::{reread_authorities, reread_certificate};
@@ -56,8 +59,6 @@ pub struct Loaded {
     pub plan: Plan,
     /// What is probably not meant, though it can be used.
     pub warnings: Diagnostics,
-    /// Every file that was read, the main one first.
-    pub files: Vec<PathBuf>,
 }
 
 /// Reads a file and what it includes. Paths in diagnostics are as given here.
@@ -72,6 +73,7 @@ pub fn load_str(text: &str) -> Result<Loaded, Diagnostics> {
 
 fn load_with(path: &Path, text: Option<String>, environment: Environment<'_>) -> Result<Loaded, Diagnostics> {
     let mut cx = Context::new(environment);
+    let is_text = text.is_some();
     let (text, fault) = match text.map_or_else(|| read(path), Ok) {
         Ok(text) => (text, None),
         Err(words) => (String::new(), Some(format!("cannot read {}: {words}", path.display()))),
@@ -102,13 +104,10 @@ fn load_with(path: &Path, text: Option<String>, environment: Environment<'_>) ->
     }
 
     let sources: Vec<&Source> = std::iter::once(&main).chain(included.iter().map(|(_, source)| source)).collect();
-    let plan = plan(&cx, tree, hash(&sources, environment));
+    let files = sources.iter().skip(usize::from(is_text)).map(|source| source.path.clone()).collect();
+    let plan = plan(&cx, tree, hash(&sources, environment), files);
     let (errors, warnings) = cx.faults.finish(&sources);
-    if errors.is_empty() {
-        Ok(Loaded { plan, warnings, files: sources.iter().map(|source| source.path.clone()).collect() })
-    } else {
-        Err(errors)
-    }
+    if errors.is_empty() { Ok(Loaded { plan, warnings }) } else { Err(errors) }
 }
 
 /// The keys of the whole file.
@@ -128,7 +127,7 @@ const KEYS: &[&str] = &[
 ];
 
 /// Meaningful only if no error has been noted.
-fn plan(cx: &Context<'_>, mut tree: Table<'_>, hash: String) -> Plan {
+fn plan(cx: &Context<'_>, mut tree: Table<'_>, hash: String, files: Vec<PathBuf>) -> Plan {
     // Nearly all of a large file: freed pool by pool while the Plan grows.
     let pools = tree.take("pools");
     let f = Fields::new(cx, &tree, KEYS, "the file");
@@ -141,6 +140,7 @@ fn plan(cx: &Context<'_>, mut tree: Table<'_>, hash: String) -> Plan {
     let (listeners, binds) = listeners::decode(cx, f.get("listeners"));
     Plan {
         hash,
+        files,
         server: server::decode(cx, f.get("server"), &regions),
         admin: admin::decode(cx, f.get("admin"), &binds),
         limits: limits::decode(cx, f.get("limits")),

@@ -35,6 +35,8 @@ pub(super) struct Leaf {
     pub(super) names: Vec<String>,
     /// In Unix time.
     pub(super) not_after: i64,
+    /// Its serial number, as it stands in it.
+    pub(super) serial: Vec<u8>,
     not_before: i64,
 }
 
@@ -74,15 +76,6 @@ pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     })
 }
 
-/// An OCSP response, in DER.
-pub(super) fn ocsp(path: &Path) -> Result<Vec<u8>, String> {
-    // The shortest has a status and no more: SEQUENCE { ENUMERATED }, RFC 6960, 4.2.1.
-    match read(path)? {
-        bytes if bytes.len() >= 5 && bytes.starts_with(b"\x30") => Ok(bytes),
-        _ => Err(format!("{} is not an OCSP response in DER", path.display())),
-    }
-}
-
 /// Whether a key is the one that a certificate was made for, and what can be signed with it.
 pub(super) fn fits(
     chain: &[CertificateDer<'static>],
@@ -115,6 +108,7 @@ pub(super) fn leaf(chain: &[CertificateDer<'static>], path: &Path) -> Result<Lea
     let validity = certificate.validity();
     Ok(Leaf {
         names: names.collect(),
+        serial: certificate.raw_serial().to_vec(),
         not_before: validity.not_before.timestamp(),
         not_after: validity.not_after.timestamp(),
     })
@@ -148,11 +142,11 @@ pub(super) fn exposed(cx: &Context<'_>, path: &Path) -> Option<String> {
     (mode & 0o077 != 0).then(words)
 }
 
-fn date(unix: i64) -> String {
+pub(super) fn date(unix: i64) -> String {
     Timestamp::from_second(unix).map_or_else(|_| unix.to_string(), |time| time.strftime("%Y-%m-%d").to_string())
 }
 
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed())
 }
 

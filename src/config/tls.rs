@@ -1,4 +1,4 @@
-//! `[listeners.tls]`: the certificates of a listener, and whether clients have to show one.
+//! `[listeners.tls]`: the certificates of a listener, and whether clients have to show one; `[admin.tls]` is the same.
 //!
 //! All of it is read and checked here, so that whoever has the Plan can begin a handshake: a file that is missing, a key
 //! of another certificate or a certificate whose time is over refuses the configuration, with its place.
@@ -12,6 +12,7 @@ use rustls::pki_types::pem::SectionKind;
 use super::context::Context;
 use super::decode::{Fields, list, table, text, word};
 use super::diagnostic::Fault;
+use super::ocsp;
 use super::pem::{self, Leaf};
 use super::source::Span;
 use super::tree::{Kind, Value};
@@ -25,12 +26,20 @@ type Taken = HashMap<(String, u8), Span>;
 
 /// `None`: something is wrong with it, which has been noted.
 pub(super) fn decode(cx: &Context<'_>, value: &Value<'_>) -> Option<Tls> {
-    let f = Fields::new(cx, table(cx, value)?, KEYS, "[listeners.tls]");
+    decode_in(cx, value, "listeners.tls")
+}
+
+/// `section`: what the file calls the table.
+pub(super) fn decode_in(cx: &Context<'_>, value: &Value<'_>, section: &str) -> Option<Tls> {
+    let f = Fields::new(cx, table(cx, value)?, KEYS, &format!("[{section}]"));
     let min_version = f.read("min_version", version).unwrap_or_default();
     let client_auth = client_auth(cx, &f);
     let mut taken = Taken::new();
     let mut first = true;
-    let one = |cx: &Context<'_>, item: &Value<'_>| certificate(cx, item, &mut taken, std::mem::take(&mut first));
+    let one = |cx: &Context<'_>, item: &Value<'_>| {
+        let is_first = std::mem::take(&mut first);
+        certificate(cx, item, section, &mut taken, is_first)
+    };
     let certificates = f.get("certificates").map(|value| (value, list(cx, value, one)));
     let missing = match &certificates {
         None => Some(value.span),
@@ -38,7 +47,8 @@ pub(super) fn decode(cx: &Context<'_>, value: &Value<'_>) -> Option<Tls> {
     };
     if let Some(span) = missing {
         let fault = Fault::error(span, "TLS needs a certificate, and there is none").absence();
-        cx.note(fault.help("[[listeners.tls.certificates]] with `cert = \"site.pem\"` and `key = \"site.key\"`"));
+        let help = format!("[[{section}.certificates]] with `cert = \"site.pem\"` and `key = \"site.key\"`");
+        cx.note(fault.help(help));
     }
     let certificates: Vec<_> = certificates.and_then(|(_, list)| list)?.into_iter().map(Arc::new).collect();
     (!certificates.is_empty()).then_some(Tls { certificates, client_auth, min_version })
@@ -62,15 +72,20 @@ fn client_auth(cx: &Context<'_>, f: &Fields<'_, '_, '_>) -> Option<ClientAuth> {
     Some(ClientAuth { file, authorities, is_required: is_required.unwrap_or(true) })
 }
 
-fn certificate(cx: &Context<'_>, item: &Value<'_>, taken: &mut Taken, is_first: bool) -> Option<Certificate> {
-    let f = Fields::new(cx, table(cx, item)?, CERTIFICATE_KEYS, "[[listeners.tls.certificates]]");
+fn certificate(
+    cx: &Context<'_>,
+    item: &Value<'_>,
+    section: &str,
+    taken: &mut Taken,
+    is_first: bool,
+) -> Option<Certificate> {
+    let f = Fields::new(cx, table(cx, item)?, CERTIFICATE_KEYS, &format!("[[{section}.certificates]]"));
     let (cert_at, key_at) = (f.get("cert"), f.get("key"));
     for (key, value) in [("cert", cert_at), ("key", key_at)] {
         if value.is_none() {
             cx.note(Fault::error(item.span, format!("this certificate has no `{key}`")).absence());
         }
     }
-    let ocsp = f.get("ocsp").map(|at| pem::file(cx, at, pem::ocsp).zip(path(cx, at)));
     let chain = cert_at.and_then(|at| pem::file(cx, at, pem::certificates).zip(path(cx, at)));
     let key = key_at.and_then(|at| key(cx, at));
     let ((chain, cert_file), (key, key_file)) = (chain?, key?);
@@ -97,16 +112,25 @@ fn certificate(cx: &Context<'_>, item: &Value<'_>, taken: &mut Taken, is_first: 
             taken.insert((name.clone(), algorithm), cert_at.span);
         }
     }
-    let (ocsp, ocsp_file) = match ocsp {
+    let (staple, ocsp_file) = match f.get("ocsp") {
         None => (None, None),
-        Some(read) => read.map(|(bytes, path)| (Some(bytes), Some(path)))?,
+        Some(at) => {
+            let staple = pem::file(cx, at, |path| ocsp::read(path, &leaf.serial));
+            let (staple, path) = (staple?, path(cx, at)?);
+            if let Some(words) = staple.doubt(&path) {
+                cx.note(Fault::warning(at.span, words));
+            }
+            (Some(staple).filter(|staple| !staple.is_over()), Some(path))
+        }
     };
+    let ocsp_until = staple.as_ref().and_then(|staple| staple.until);
     Some(Certificate {
         label: cert_file.display().to_string().into(),
         files: CertificateFiles { cert: cert_file, key: key_file, ocsp: ocsp_file },
         chain,
         key,
-        ocsp,
+        ocsp: staple.map(|staple| staple.der),
+        ocsp_until,
         names: leaf.names,
         not_after: leaf.not_after,
     })
@@ -161,9 +185,12 @@ pub fn reread_certificate(old: &Certificate) -> Result<Certificate, String> {
     if let Some(words) = leaf.expired(&files.cert) {
         return Err(words);
     }
-    let ocsp = files.ocsp.as_deref().map(pem::ocsp).transpose()?;
-    let Leaf { names, not_after, .. } = leaf;
-    Ok(Certificate { label: Arc::clone(&old.label), files, chain, key, ocsp, names, not_after })
+    let Leaf { names, not_after, serial, .. } = leaf;
+    let staple = files.ocsp.as_deref().map(|path| ocsp::read(path, &serial)).transpose()?;
+    let staple = staple.filter(|staple| !staple.is_over());
+    let ocsp_until = staple.as_ref().and_then(|staple| staple.until);
+    let (label, ocsp) = (Arc::clone(&old.label), staple.map(|staple| staple.der));
+    Ok(Certificate { label, files, chain, key, ocsp, ocsp_until, names, not_after })
 }
 
 /// The same for the authorities of clients.

@@ -190,7 +190,10 @@ impl Builder<'_, '_> {
                 .help("letters, digits and `_`, and no default; write `$${` for a literal `${`")
         } else {
             match (self.cx.environment)(name).map(std::ffi::OsString::into_string) {
-                Some(Ok(value)) => return Some(value),
+                Some(Ok(value)) => {
+                    self.cx.from_environment.borrow_mut().insert((span.file, span.start));
+                    return Some(value);
+                }
                 Some(Err(_)) => Fault::error(span, format!("the environment variable `{name}` is not UTF-8")),
                 None => Fault::error(span, format!("the environment variable `{name}` is not set"))
                     .help(format!("set {name} for the process that reads this file (and for `shardgate check`)")),

@@ -6,13 +6,13 @@
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
@@ -27,6 +27,9 @@ use crate::model::FromFiles;
 
 /// Of what a client believes, and of what it shows.
 type Digests = (Option<u128>, Option<u128>);
+
+/// A certificate to be shown, with its file and that of its key.
+pub(super) type Shown = ((PathBuf, PathBuf), FromFiles<CertifiedKey>);
 
 /// What has been read for one configuration.
 pub(super) struct Trust {
@@ -51,39 +54,60 @@ impl Default for Trust {
 
 impl Trust {
     /// The certificates of a file, to be believed.
-    pub(super) fn bundle(&self, cx: &Context<'_>, value: &Value<'_>) -> Option<FromFiles<RootCertStore>> {
+    pub(super) fn bundle(&self, cx: &Context<'_>, value: &Value<'_>) -> Option<(PathBuf, FromFiles<RootCertStore>)> {
         let path = cx.resolve(value.span, text(cx, value)?);
-        if let Some(known) = self.bundles.borrow().get(&path) {
-            return Some(known.clone());
+        let found = self.authorities(&path).map_err(|words| cx.note(Fault::error(value.span, words))).ok()?;
+        Some((path, found))
+    }
+
+    /// The same, of a file that is known to have been named.
+    pub(super) fn authorities(&self, path: &Path) -> Result<FromFiles<RootCertStore>, String> {
+        if let Some(known) = self.bundles.borrow().get(path) {
+            return Ok(known.clone());
         }
-        let certificates = pem::file(cx, value, pem::certificates)?;
+        let certificates = pem::certificates(path)?;
         let mut roots = RootCertStore::empty();
         for (number, certificate) in certificates.iter().enumerate() {
-            if let Err(error) = roots.add(certificate.clone()) {
-                let message = format!("certificate {} in {} can't be used: {error}", number + 1, path.display());
-                cx.note(Fault::error(value.span, message));
-                return None;
-            }
+            roots
+                .add(certificate.clone())
+                .map_err(|error| format!("certificate {} in {} can't be used: {error}", number + 1, path.display()))?;
         }
         let found = FromFiles::new(digest(&certificates), Arc::new(roots));
-        self.bundles.borrow_mut().insert(path, found.clone());
-        Some(found)
+        self.bundles.borrow_mut().insert(path.to_owned(), found.clone());
+        Ok(found)
+    }
+
+    /// A certificate and its key, to be shown, of files that are known to have been named.
+    pub(super) fn shown(&self, cert: &Path, key: &Path) -> Result<FromFiles<CertifiedKey>, String> {
+        let paths = (cert.to_owned(), key.to_owned());
+        if let Some(known) = self.certificates.borrow().get(&paths) {
+            return Ok(known.clone());
+        }
+        let (chain, secret) = (pem::certificates(cert)?, pem::key(key)?);
+        pem::fits(&chain, &secret, key)?;
+        let found = self.certified(chain, secret).map_err(|error| error.to_string())?;
+        self.certificates.borrow_mut().insert(paths, found.clone());
+        Ok(found)
+    }
+
+    fn certified(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        secret: PrivateKeyDer<'static>,
+    ) -> Result<FromFiles<CertifiedKey>, Error> {
+        let digest = digest(&(&chain, secret.secret_der()));
+        Ok(FromFiles::new(digest, Arc::new(CertifiedKey::from_der(chain, secret, &self.provider)?)))
     }
 
     /// A certificate and its key, to be shown.
-    pub(super) fn certificate(
-        &self,
-        cx: &Context<'_>,
-        cert: &Value<'_>,
-        key: &Value<'_>,
-    ) -> Option<FromFiles<CertifiedKey>> {
+    pub(super) fn certificate(&self, cx: &Context<'_>, cert: &Value<'_>, key: &Value<'_>) -> Option<Shown> {
         let paths = (
             text(cx, cert).map(|path| cx.resolve(cert.span, path)),
             text(cx, key).map(|path| cx.resolve(key.span, path)),
         );
         let paths = (paths.0?, paths.1?);
         if let Some(known) = self.certificates.borrow().get(&paths) {
-            return Some(known.clone());
+            return Some((paths, known.clone()));
         }
         let (chain, secret) = (pem::file(cx, cert, pem::certificates), pem::file(cx, key, pem::key));
         let (chain, secret) = (chain?, secret?);
@@ -98,16 +122,30 @@ impl Trust {
         if let Some(words) = pem::exposed(cx, &paths.1) {
             cx.note(Fault::warning(key.span, words).help(format!("chmod 600 {}", paths.1.display())));
         }
-        let digest = digest(&(&chain, secret.secret_der()));
-        let certified = CertifiedKey::from_der(chain, secret, &self.provider);
-        let certified = certified.map_err(|error| cx.note(Fault::error(key.span, error.to_string()))).ok()?;
-        let found = FromFiles::new(digest, Arc::new(certified));
-        self.certificates.borrow_mut().insert(paths, found.clone());
-        Some(found)
+        let certified = self.certified(chain, secret);
+        let found = certified.map_err(|error| cx.note(Fault::error(key.span, error.to_string()))).ok()?;
+        self.certificates.borrow_mut().insert(paths.clone(), found.clone());
+        Some((paths, found))
     }
 
     /// The certificates that this system believes. `span`: where they are asked for.
     pub(super) fn system(&self, cx: &Context<'_>, span: Span) -> Option<FromFiles<RootCertStore>> {
+        match self.of_system() {
+            Ok(roots) => Some(roots),
+            Err(message) => {
+                let fault = Fault::error(span, message);
+                cx.note(
+                    fault.help(
+                        "`ca` names a file with those that backends are to have; Debian's are in ca-certificates",
+                    ),
+                );
+                None
+            }
+        }
+    }
+
+    /// The same.
+    pub(super) fn of_system(&self) -> Result<FromFiles<RootCertStore>, String> {
         let found = self.system.get_or_init(|| {
             let found = rustls_native_certs::load_native_certs();
             let mut roots = RootCertStore::empty();
@@ -119,18 +157,7 @@ impl Trust {
                 _ => Ok(FromFiles::new(digest(&found.certs), Arc::new(roots))),
             }
         });
-        match found {
-            Ok(roots) => Some(roots.clone()),
-            Err(message) => {
-                let fault = Fault::error(span, message);
-                cx.note(
-                    fault.help(
-                        "`ca` names a file with those that backends are to have; Debian's are in ca-certificates",
-                    ),
-                );
-                None
-            }
-        }
+        found.clone()
     }
 
     /// The library's settings. `roots`: whom to believe; `None`: anyone.

@@ -154,6 +154,13 @@ impl Controller {
 
     /// Puts a Plan in force.
     pub fn publish(&mut self, settled: Settled) -> Summary {
+        let plan = &settled.next.world.index.plan;
+        self.metrics.config(&plan.hash, plan.max_metric_pools, SystemTime::now());
+        self.exchange(settled)
+    }
+
+    /// The same for a Plan that no file of the configuration was read for.
+    pub fn exchange(&mut self, settled: Settled) -> Summary {
         let Settled { mut known, next: Next { mut world, snapshot, summary } } = settled;
         // What became known while the pools were being judged.
         let since = self.since.take().unwrap_or_default();
@@ -184,8 +191,6 @@ impl Controller {
         if !are_checks_same {
             self.watch();
         }
-        let plan = &self.world.index.plan;
-        self.metrics.config(&plan.hash, plan.max_metric_pools, SystemTime::now());
         self.end_series();
         self.review();
         summary

@@ -15,6 +15,10 @@ pub fn unchangeable(old: &Plan, new: &Plan) -> Vec<&'static str> {
     if old.admin.as_ref().map(|admin| &admin.bind) != new.admin.as_ref().map(|admin| &admin.bind) {
         names.push("admin.bind");
     }
+    let has_tls = |plan: &Plan| plan.admin.as_ref().is_some_and(|admin| admin.tls.is_some());
+    if has_tls(old) != has_tls(new) && old.admin.is_some() == new.admin.is_some() {
+        names.push("admin.tls");
+    }
     if old.admin.as_ref().map(|admin| &admin.state_file) != new.admin.as_ref().map(|admin| &admin.state_file)
         && old.admin.is_some() == new.admin.is_some()
     {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
@@ -10,8 +11,8 @@ use rustls::pki_types::ServerName;
 
 use super::Address;
 
-/// How a pool's backends are spoken to inside TLS. Equal: made from files of the same content, and asking for the same
-/// name.
+/// How a pool's backends are spoken to inside TLS. Equal: made from the same files, of the same content, and asking for
+/// the same name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BackendTls {
     /// Whose certificates are believed, and the certificate that is shown to who asks for one. Each backend uses a copy
@@ -21,6 +22,26 @@ pub struct BackendTls {
     pub server_name: Option<ServerName<'static>>,
     /// Whether certificates are checked at all; not where the file says `insecure`.
     pub verifies: bool,
+    /// Where all of it was read.
+    pub files: BackendTlsFiles,
+}
+
+/// The files of a [`BackendTls`], to be read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct BackendTlsFiles {
+    /// PEM, the authorities. `None`: those of the system, or nobody is asked.
+    pub ca: Option<PathBuf>,
+    /// PEM, the certificate that is shown.
+    pub cert: Option<PathBuf>,
+    /// PEM, its key.
+    pub key: Option<PathBuf>,
+}
+
+impl BackendTlsFiles {
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.ca, &self.cert, &self.key].into_iter().flatten()
+    }
 }
 
 impl BackendTls {
@@ -42,13 +63,34 @@ fn name_of(address: &Address) -> Option<ServerName<'static>> {
     }
 }
 
-/// Whom a backend has to be, inside TLS: part of its identity.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// Whom a backend has to be, inside TLS: part of its identity, to which it does not matter where the files are.
+#[derive(Debug, Clone)]
 pub struct TlsTo {
     /// Its pool's settings.
     pub settings: Arc<BackendTls>,
     /// The name that its certificate must be for.
     pub name: ServerName<'static>,
+}
+
+impl TlsTo {
+    fn what_counts(&self) -> (&FromFiles<ClientConfig>, Option<&ServerName<'static>>, bool, &ServerName<'static>) {
+        let BackendTls { client, server_name, verifies, files: _ } = &*self.settings;
+        (client, server_name.as_ref(), *verifies, &self.name)
+    }
+}
+
+impl PartialEq for TlsTo {
+    fn eq(&self, other: &Self) -> bool {
+        self.what_counts() == other.what_counts()
+    }
+}
+
+impl Eq for TlsTo {}
+
+impl Hash for TlsTo {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.what_counts().hash(state);
+    }
 }
 
 /// Something that was made from files. It can't be compared itself, and what it holds must not be printed: two are equal

@@ -20,7 +20,7 @@ mod settings;
 mod tls;
 
 pub use address::{Address, Bind};
-pub use backend_tls::{BackendTls, FromFiles, TlsTo};
+pub use backend_tls::{BackendTls, BackendTlsFiles, FromFiles, TlsTo};
 pub use key::{AssetId, Key, PoolId, RegionId};
 pub use load_report::{Announcement, LoadReport};
 pub use names::Names;

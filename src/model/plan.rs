@@ -14,6 +14,8 @@ use super::{Action, Bind, Pool, RegionId, Route, Tls};
 pub struct Plan {
     /// Of all that was read: the files' text and what the environment put into it. 16 hex digits, for `config_info`.
     pub hash: String,
+    /// Every file that was read, the main one first; none: it was a text.
+    pub files: Vec<PathBuf>,
     /// `[server]`
     pub server: Server,
     /// `[[listeners]]`; at least one; names are unique.
@@ -41,6 +43,7 @@ impl Plan {
     pub fn of_nothing(&self) -> Self {
         Self {
             hash: self.hash.clone(),
+            files: self.files.clone(),
             server: self.server.clone(),
             listeners: self.listeners.clone(),
             admin: self.admin.clone(),
@@ -127,6 +130,10 @@ pub struct Admin {
     pub bind: Bind,
     /// The secret itself, read from `token_file`; `Secret` hides it from logs.
     pub token: Option<Secret>,
+    /// Where that was read.
+    pub token_file: Option<PathBuf>,
+    /// `None`: in clear. With `client_auth`, a certificate is worth what the token is.
+    pub tls: Option<Tls>,
     /// Whether `/metrics` needs the token too, on a bind beyond loopback.
     pub protect_metrics: bool,
     /// Where the operator's states are kept over restarts; `None`: nowhere.

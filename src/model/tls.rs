@@ -30,12 +30,30 @@ pub struct Certificate {
     pub chain: Vec<CertificateDer<'static>>,
     /// Its private key, which `Debug` does not print.
     pub key: PrivateKeyDer<'static>,
-    /// An OCSP response in DER that goes with it.
+    /// An OCSP response in DER that goes with it. `None`: there is no file, or what is in it is over.
     pub ocsp: Option<Vec<u8>>,
+    /// When that ends, in Unix time, if it says so.
+    pub ocsp_until: Option<i64>,
     /// The DNS names that it is for, in lower case; the first label may be `*`.
     pub names: Vec<String>,
     /// When it ends, in Unix time.
     pub not_after: i64,
+}
+
+impl Certificate {
+    /// The same with nothing to send along.
+    pub fn without_ocsp(&self) -> Self {
+        Self {
+            label: Arc::clone(&self.label),
+            files: self.files.clone(),
+            chain: self.chain.clone(),
+            key: self.key.clone_key(),
+            ocsp: None,
+            ocsp_until: None,
+            names: self.names.clone(),
+            not_after: self.not_after,
+        }
+    }
 }
 
 /// The files of a [`Certificate`].

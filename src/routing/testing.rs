@@ -36,6 +36,7 @@ pub(super) fn plan(regions: &[&str], assets: &[&str]) -> Plan {
         limits: Limits::default(),
         log: Log::default(),
         max_metric_pools: 0,
+        files: Vec::new(),
     }
 }
 

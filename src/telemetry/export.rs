@@ -188,6 +188,8 @@ specs! {
         "TLS handshakes with clients, by how they ended.";
     TLS_CERTIFICATE_EXPIRY: Gauge "tls_certificate_expiry_timestamp_seconds" ["listener", "certificate"]
         "When a certificate ends, in Unix time.";
+    TLS_RELOADS: Counter "tls_reloads_total" ["result"]
+        "Certificates, keys and authorities read anew because their files changed.";
     LIMIT_HITS: Counter "limit_hits_total" ["limit"]
         "Times that a limit turned a client away or cut it short.";
     LOG_LINES_DROPPED: Counter "log_lines_dropped_total" ["log"]
@@ -371,6 +373,10 @@ impl Export {
         for (result, n) in ["success", "failure"].iter().zip(&state.reloads) {
             reloads.push(&[result], n.load(Ordering::Relaxed) as f64);
         }
+        let mut tls_reloads = TLS_RELOADS.family();
+        for (result, n) in ["success", "failure"].iter().zip(&state.tls_reloads) {
+            tls_reloads.push(&[result], n.load(Ordering::Relaxed) as f64);
+        }
         let mut last_good = CONFIG_LAST_RELOAD_SUCCESSFUL.family();
         let mut last_time = CONFIG_LAST_RELOAD_TIME.family();
         let mut config = CONFIG_INFO.family();
@@ -383,7 +389,7 @@ impl Export {
         build.push(&[env!("CARGO_PKG_VERSION")], 1.0);
         let mut draining = DRAINING.family();
         draining.push(&[], state.draining.load(Ordering::Relaxed) as f64);
-        out.extend([open, total, handshakes, expiry, limits, dropped, panics].map(Family::into_proto));
+        out.extend([open, total, handshakes, expiry, tls_reloads, limits, dropped, panics].map(Family::into_proto));
         out.extend([reloads, last_good, last_time, config, build, draining].map(Family::into_proto));
     }
 }

@@ -52,6 +52,8 @@ pub(super) struct State {
     /// Regions that `retain` was told are gone: what failed over to them is not shown.
     pub(super) regions_gone: Mutex<HashSet<Arc<str>>>,
     pub(super) reloads: [AtomicU64; 2],
+    /// Of certificates, keys and authorities whose files changed: read anew, and not.
+    pub(super) tls_reloads: [AtomicU64; 2],
     /// 1: the last reload was good.
     pub(super) last_reload_good: AtomicU64,
     /// Unix time in milliseconds of the last configuration that was taken.
@@ -256,6 +258,11 @@ impl Metrics {
     pub fn reload(&self, taken: bool) {
         self.state.reloads[usize::from(!taken)].fetch_add(1, Ordering::Relaxed);
         self.state.last_reload_good.store(u64::from(taken), Ordering::Relaxed);
+    }
+
+    /// A file of TLS that changed was read anew, or could not be used.
+    pub fn tls_reload(&self, taken: bool) {
+        self.state.tls_reloads[usize::from(!taken)].fetch_add(1, Ordering::Relaxed);
     }
 
     /// The configuration with this hash is in force from `now` on. `max_pools` as in [`Metrics::new`]; pairs that have

@@ -73,6 +73,7 @@ pub(super) mod tests {
             chain: vec![cert.der().clone()],
             key: PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap(),
             ocsp: None,
+            ocsp_until: None,
             names,
             not_after: 0,
         })

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use rustix::process::Signal;
 
+use crate::support::proxy::run;
 use crate::support::{Client, DEADLINE, Origin, Proxy, poll};
 
 fn config(origin: &Origin, admin: &str) -> String {
@@ -29,7 +30,7 @@ fn config(origin: &Origin, admin: &str) -> String {
     )
 }
 
-const LOOPBACK: &str = "bind = \"127.0.0.1:0\"";
+const LOOPBACK: &str = "bind = \"127.0.0.1:0\"\ntoken_file = \"token\"";
 
 #[test]
 fn readiness_ends_when_draining_begins_and_life_goes_on() {
@@ -146,6 +147,43 @@ fn names_that_are_not_of_this_machine_are_refused_on_loopback() {
     let page = [("Origin", "http://evil.example")];
     let answer = Client::connect(proxy.admin()).request("POST", "/api/v1/reload", &page, b"");
     assert_eq!(answer.reason(), "foreign_origin");
+}
+
+#[test]
+fn nothing_writes_on_loopback_without_a_token() {
+    let origin = Origin::start("a");
+    let proxy = Proxy::start(&config(&origin, "bind = \"127.0.0.1:0\""));
+    assert_eq!(proxy.admin_request("GET", "/api/v1/status").status, 200);
+    assert_eq!(proxy.admin_request("GET", "/api/v1/config").status, 200);
+    for (method, target) in [
+        ("POST", "/api/v1/reload"),
+        ("PUT", "/api/v1/regions/east/state"),
+        ("PUT", "/api/v1/pools/BTC/east/backends/10.0.0.1:1/load"),
+        ("DELETE", "/anything"),
+    ] {
+        let refused = proxy.admin_request(method, target);
+        assert_eq!((refused.status, refused.reason().as_str()), (403, "no_token_configured"), "{method} {target}");
+    }
+    let (code, _, said) = run(&["drain", "east", "--admin", &proxy.admin().to_string()]);
+    assert_eq!(code, 4, "{said}");
+    for word in ["admin.token_file", "admin.tls", "a Unix socket"] {
+        assert!(said.contains(word), "{said}");
+    }
+    // Reloads by signal need nobody's leave.
+    assert!(proxy.reload(&config(&origin, LOOPBACK)));
+    assert_eq!(proxy.admin_request("POST", "/api/v1/reload").status, 200);
+}
+
+#[test]
+fn whoever_may_open_the_unix_socket_may_write() {
+    let origin = Origin::start("a");
+    let directory = tempfile::tempdir().unwrap();
+    let bind = format!("unix:{}", directory.path().join("admin.sock").display());
+    let proxy = Proxy::start(&config(&origin, &format!("bind = \"{bind}\"")));
+    let (code, said, err) = run(&["drain", "east", "--admin", &bind]);
+    assert!(code == 0 && said.contains("ready -> drain"), "{said}{err}");
+    assert_eq!(run(&["reload", "--admin", &bind]).0, 0);
+    drop(proxy);
 }
 
 #[test]

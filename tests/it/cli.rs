@@ -140,7 +140,7 @@ fn status_and_reload_speak_to_the_daemon() {
     let origin = Origin::start("a");
     let good = GOOD.replace("127.0.0.1:9'", &format!("{}'", origin.addr()));
     let proxy = Proxy::start(&good);
-    let admin = proxy.admin().to_string();
+    let (admin, token) = (proxy.admin().to_string(), proxy.token_file());
     let (code, table, err) = run(&["status", "--admin", &admin]);
     assert_eq!(code, 0, "{err}");
     for wanted in ["BTC", "us-east", &origin.addr().to_string(), "primary"] {
@@ -153,14 +153,14 @@ fn status_and_reload_speak_to_the_daemon() {
     let before = proxy.config_hash();
     let text = std::fs::read_to_string(proxy.config_file()).unwrap();
     std::fs::write(proxy.config_file(), text.replace("/v1/predict", "/v2/predict")).unwrap();
-    let (code, out, err) = run(&["reload", "--admin", &admin]);
+    let (code, out, err) = run(&["reload", "--admin", &admin, "--token-file", &token]);
     assert_eq!(code, 0, "{err}");
     assert!(out.contains("reloaded"), "{out}");
     poll("the new hash", || (proxy.config_hash() != before).then_some(()));
     assert_eq!(proxy.get("/v2/predict/BTC").origin(), "a");
 
     std::fs::write(proxy.config_file(), text.replace("primaries", "primaires")).unwrap();
-    let (code, _, err) = run(&["reload", "--admin", &admin]);
+    let (code, _, err) = run(&["reload", "--admin", &admin, "--token-file", &token]);
     assert_eq!(code, 1, "{err}");
     assert!(err.contains("primaires") && err.contains(":7:"), "{err}");
     assert_eq!(proxy.get("/v2/predict/BTC").origin(), "a");

@@ -2,6 +2,7 @@
 
 use rustix::process::Signal;
 
+use crate::support::proxy::AUTHORIZED;
 use crate::support::{Client, DEADLINE, Origin, Proxy, poll};
 
 fn config(origin: &Origin, server: &str) -> String {
@@ -89,7 +90,7 @@ fn a_second_signal_ends_at_once() {
 #[test]
 fn a_reload_under_way_is_given_up() {
     let origin = Origin::start("one");
-    let text = config(&origin, "drain_timeout = \"10s\"") + "[admin]\nbind = \"127.0.0.1:0\"\n";
+    let text = config(&origin, "drain_timeout = \"10s\"") + "[admin]\nbind = \"127.0.0.1:0\"\ntoken_file = \"token\"\n";
     let mut proxy = Proxy::start(&text);
     // The first round of checks waits for a backend that takes connections and says nothing.
     let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -99,7 +100,7 @@ fn a_reload_under_way_is_given_up() {
         .replace(&origin.addr().to_string(), &mute.local_addr().unwrap().to_string());
     std::fs::write(proxy.config_file(), next + "[[listeners]]\nname = \"new\"\nbind = \"127.0.0.1:0\"\n").unwrap();
     let mut admin = Client::connect(proxy.admin());
-    let reload = admin.format("POST", "/api/v1/reload", &[], b"");
+    let reload = admin.format("POST", "/api/v1/reload", &[AUTHORIZED], b"");
     admin.send(reload);
     mute.set_nonblocking(true).unwrap();
     let _check = poll("the first check", || mute.accept().ok());

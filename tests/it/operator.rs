@@ -9,24 +9,25 @@ use std::thread::{JoinHandle, spawn};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::proxy::run;
+use crate::support::proxy::{AUTHORIZED, WITH_TOKEN, run};
 use crate::support::{Client, DEADLINE, Origin, Proxy, Response, poll};
 
 /// Two regions, each the other's fallback, and a pool of one asset in each; `admin` and `more` are added.
 fn config(north: &[&Origin], south: &[&Origin], admin: &str, more: &str) -> String {
+    let token = if admin.contains("token_file") { "" } else { WITH_TOKEN };
     let list = |origins: &[&Origin]| origins.iter().map(|o| format!("'{}'", o.addr())).collect::<Vec<_>>().join(", ");
     format!(
         "[[listeners]]\nbind = '127.0.0.1:0'\n[[routes]]\npath = '/v1/{{asset}}'\n[server]\ndefault_region = 'north'\n\
          [regions.north]\nfallback = ['south']\n[regions.south]\nfallback = ['north']\n[assets.gold]\naliases = ['au']\n\
          [defaults]\nbalance = 'round-robin'\n[pools.gold.north]\nprimaries = [{}]\n[pools.gold.south]\n\
-         primaries = [{}]\n{more}\n[admin]\nbind = '127.0.0.1:0'\n{admin}\n",
+         primaries = [{}]\n{more}\n[admin]\nbind = '127.0.0.1:0'\n{token}{admin}\n",
         list(north),
         list(south)
     )
 }
 
 fn put(proxy: &Proxy, target: &str, body: &str) -> Response {
-    let fields = [("Connection", "close")];
+    let fields = [("Connection", "close"), AUTHORIZED];
     Client::connect(proxy.admin()).request("PUT", &format!("/api/v1/{target}/state"), &fields, body.as_bytes())
 }
 
@@ -435,8 +436,8 @@ fn events_tell_of_ejections() {
 fn commands_drain_and_bring_back() {
     let [one, two] = ["one", "two"].map(Origin::start);
     let proxy = Proxy::start(&config(&[&one], &[&two], "", ""));
-    let admin = proxy.admin().to_string();
-    let shardgate = |arguments: &[&str]| run(&[arguments, &["--admin", &admin]].concat());
+    let (admin, token) = (proxy.admin().to_string(), proxy.token_file());
+    let shardgate = |arguments: &[&str]| run(&[arguments, &["--admin", &admin, "--token-file", &token]].concat());
 
     let (code, out, err) = shardgate(&["drain", "gold/north", "--reason", "new disks"]);
     assert_eq!((code, out.as_str()), (0, "gold/north: ready -> drain (1 backend)\n"), "{err}");

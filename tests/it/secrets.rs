@@ -16,6 +16,7 @@ use crate::support::{Client, Origin, Proxy};
 const TOKEN: &str = "t0ken-of-the-marker";
 const WRONG: &str = "t0ken-that-is-wrong";
 const SET: &str = "value-of-the-marker";
+const SAID: &str = "value-in-the-file";
 
 /// What a private key would look like in a text: part of the number that it is, in the ways in which bytes are printed.
 fn traces(pem: &str) -> Vec<String> {
@@ -63,8 +64,10 @@ fn nothing_that_is_shown_has_a_secret_in_it() {
         "[[listeners]]\nbind = \"127.0.0.1:0\"\n[listeners.tls]\n[[listeners.tls.certificates]]\n\
          cert = \"{dir}/site.pem\"\nkey = \"{dir}/site.key\"\n\
          [admin]\nbind = \"127.0.0.1:0\"\ntoken_file = \"{dir}/token\"\n[log]\nlevel = \"trace\"\n\
-         [[routes]]\npath = \"/v1/{{asset}}\"\nheaders = {{ request = {{ set = {{ x-key = \"${{MARKER}}\" }} }} }}\n[regions.a]\n\
-         [defaults]\nhealth = {{ interval = \"100ms\" }}\n\
+         [[routes]]\npath = \"/v1/{{asset}}\"\nheaders = {{ request = {{ set = {{ x-key = \"${{MARKER}}\", x-more = \"${{MARKER}}\", \
+         authorization = \"{SAID}\", x-tier = \"gold\" }} }}, response = {{ set = {{ set-cookie = \"{SAID}\" }} }} }}\n[[routes]]\n\
+         path = \"/elsewhere\"\nredirect = \"https://me:{SAID}@example.com/\"\n[regions.a]\n\
+         [defaults]\nhealth = {{ path = \"/healthz?key={SAID}\", interval = \"100ms\" }}\n\
          tls = {{ ca = \"{ca}\", cert = \"{cert}\", key = \"{key}\" }}\n\
          [pools.BTC.a]\nprimaries = [\"{backend}\"]\n",
         dir = path.display(),
@@ -73,7 +76,7 @@ fn nothing_that_is_shown_has_a_secret_in_it() {
         key = key.display(),
         backend = front.addr(),
     );
-    let mut secrets = vec![TOKEN.to_owned(), WRONG.to_owned(), SET.to_owned()];
+    let mut secrets = vec![TOKEN.to_owned(), WRONG.to_owned(), SET.to_owned(), SAID.to_owned()];
     secrets.extend(traces(&site.key));
     secrets.extend(traces(&shown.key));
 
@@ -99,6 +102,12 @@ fn nothing_that_is_shown_has_a_secret_in_it() {
             hides(&secrets, &answer.text(), target);
         }
     }
+    let told = proxy.admin_request("GET", "/api/v1/config").json();
+    let set = &told["config"]["routes"][0]["headers"]["request"]["set"];
+    assert_eq!((&set["x-more"], &set["authorization"]), (&"[hidden]".into(), &"[hidden]".into()));
+    assert_eq!(set["x-tier"], "gold", "what is none is told");
+    assert_eq!(told["config"]["routes"][1]["redirect"], "https://[hidden]@example.com/");
+    assert_eq!(told["config"]["pools"]["BTC"]["a"]["health"]["path"], "/healthz?[hidden]");
     let admin = proxy.admin().to_string();
     for file in ["token", "wrong"] {
         let file = path.join(file);

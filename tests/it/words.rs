@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::support::agent::Agent;
+use crate::support::proxy::AUTHORIZED;
 use crate::support::{Behaviour, Client, Origin, Proxy, Response, poll};
 
 /// One pool in turn, with these lines in `[defaults]` and what follows.
@@ -43,7 +44,7 @@ const STATE: &str = "X-Shardgate-State";
 fn put_load(proxy: &Proxy, address: &str, body: &str) -> Response {
     let target = format!("/api/v1/pools/BTC/a/backends/{address}/load");
     let length = body.len().to_string();
-    let fields = [("Connection", "close"), ("Content-Length", length.as_str())];
+    let fields = [("Connection", "close"), AUTHORIZED, ("Content-Length", length.as_str())];
     Client::connect(proxy.admin()).request("PUT", &target, &fields, body.as_bytes())
 }
 
@@ -147,7 +148,7 @@ fn load_can_be_reported_for_a_backend() {
         assert_eq!((told.status, told.json()["reason"].as_str()), (status, Some(reason)), "{body}");
     }
     for target in ["/api/v1/pools/ETH/a/backends/x:1/load", "/api/v1/pools/BTC/b/backends/x:1/load"] {
-        let fields = [("Connection", "close"), ("Content-Length", "19")];
+        let fields = [("Connection", "close"), AUTHORIZED, ("Content-Length", "19")];
         let told = Client::connect(proxy.admin()).request("PUT", target, &fields, b"{\"utilization\":0.7}");
         assert_eq!(told.status, 404, "{target}: {}", told.text());
     }

@@ -3,9 +3,10 @@
 //! What `[defaults]` says need not be enough for a connection (who is believed may be said by each pool), so it is kept
 //! as it was said, and what pools come to is made of both.
 
+use std::path::PathBuf;
+
 use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
-use rustls::sign::CertifiedKey;
 
 use super::settings::Switch;
 use crate::config::context::Context;
@@ -13,16 +14,17 @@ use crate::config::decode::{Fields, boolean, expected_help, table, text};
 use crate::config::diagnostic::Fault;
 use crate::config::source::Span;
 use crate::config::tree::{Kind, Value};
-use crate::model::{BackendTls, FromFiles, Member};
+use crate::config::trust::Shown;
+use crate::model::{BackendTls, BackendTlsFiles, FromFiles, Member};
 
 pub(in crate::config) const KEYS: &[&str] = &["ca", "server_name", "cert", "key", "insecure"];
 
 /// What a `tls` table says; `true` says nothing but that there is one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(in crate::config) struct Override {
-    ca: Option<FromFiles<RootCertStore>>,
+    ca: Option<(PathBuf, FromFiles<RootCertStore>)>,
     server_name: Option<ServerName<'static>>,
-    certificate: Option<FromFiles<CertifiedKey>>,
+    certificate: Option<Shown>,
     insecure: Option<bool>,
     /// Something of it could not be read, which has been noted.
     is_faulty: bool,
@@ -111,14 +113,18 @@ pub(super) fn build(cx: &Context<'_>, said: &Override) -> Option<BackendTls> {
     if said.is_faulty {
         return None;
     }
-    let roots = match (said.insecure, &said.ca) {
+    let ca = said.ca.as_ref().filter(|_| said.insecure != Some(true));
+    let roots = match (said.insecure, ca) {
         (Some(true), _) => None,
-        (_, Some(ca)) => Some(ca.clone()),
+        (_, Some((_, ca))) => Some(ca.clone()),
         (_, None) => Some(cx.trust.system(cx, said.span?)?),
     };
     let verifies = roots.is_some();
-    match cx.trust.client(roots, said.certificate.clone()) {
-        Ok(client) => Some(BackendTls { client, server_name: said.server_name.clone(), verifies }),
+    let (paths, shown) = said.certificate.clone().unzip();
+    let (cert, key) = paths.unzip();
+    let files = BackendTlsFiles { ca: ca.map(|(path, _)| path.clone()), cert, key };
+    match cx.trust.client(roots, shown) {
+        Ok(client) => Some(BackendTls { client, server_name: said.server_name.clone(), verifies, files }),
         Err(error) => {
             cx.note(Fault::error(said.span?, format!("TLS can't be had: {error}")));
             None

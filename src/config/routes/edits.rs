@@ -169,7 +169,10 @@ fn edits(cx: &Context<'_>, value: &Value<'_>, request: bool) -> Option<HeaderEdi
                 let fault = Fault::error(entry.value.span, format!("this cannot be the value of `{}`", entry.key));
                 cx.note(fault.help("no line ends or other control characters, and no space at either end"));
             }
-            Some((name?, value?))
+            let (name, mut value) = (name?, value?);
+            let place = (entry.value.span.file, entry.value.span.start);
+            value.set_sensitive(is_credential(&name) || cx.from_environment.borrow().contains(&place));
+            Some((name, value))
         };
         let mut set: Vec<(HeaderName, HeaderValue)> = Vec::new();
         for entry in &table.entries {
@@ -183,6 +186,13 @@ fn edits(cx: &Context<'_>, value: &Value<'_>, request: bool) -> Option<HeaderEdi
         set
     });
     Some(HeaderEdits { remove: remove.unwrap_or_default(), set: set.unwrap_or_default() })
+}
+
+/// Whether what a field of this name says is likely to be a secret.
+fn is_credential(name: &HeaderName) -> bool {
+    const SIGNS: [&str; 10] =
+        ["auth", "cookie", "credential", "key", "password", "passwd", "secret", "session", "signature", "token"];
+    SIGNS.iter().any(|sign| name.as_str().contains(sign))
 }
 
 fn field_name(cx: &Context<'_>, span: crate::config::source::Span, name: &str, request: bool) -> Option<HeaderName> {

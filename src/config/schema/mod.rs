@@ -152,6 +152,8 @@ struct Admin {
     bind: Option<String>,
     /// A file that holds the token for whatever writes.
     token_file: Option<String>,
+    /// TLS of this address, with the keys of a listener's. A client certificate is worth what the token is. Default: none.
+    tls: Option<ListenerTls>,
     /// Whether /metrics needs the token, too. Default: false.
     protect_metrics: Option<bool>,
     /// Where the operator's states are kept over restarts: a path or "off". Default: states.json in $STATE_DIRECTORY

@@ -29,7 +29,7 @@ fn both() -> (Arc<Backend>, ServerConnection) {
     let server = server.with_single_cert(vec![cert.der().clone()], key).unwrap();
 
     let client = FromFiles::new(0, Arc::new(client));
-    let settings = Arc::new(BackendTls { client, server_name: None, verifies: true });
+    let settings = Arc::new(BackendTls { client, server_name: None, verifies: true, files: Default::default() });
     let name = ServerName::try_from("a.internal").unwrap();
     let address = Address::Unix(std::path::Path::new("/nonexistent/shardgate.sock").into());
     let tls = Some(Arc::new(TlsTo { settings, name }));

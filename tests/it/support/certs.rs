@@ -39,8 +39,18 @@ impl Authority {
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, names.first().copied().unwrap_or("nobody"));
         edit(&mut params);
-        let key = KeyPair::generate().unwrap();
-        let cert = params.signed_by(&key, &self.0).unwrap();
+        self.sign_key(&params, &KeyPair::generate().unwrap())
+    }
+
+    /// The same with an RSA key, of which there is one.
+    pub fn sign_rsa(&self, names: &[&str]) -> Pair {
+        let key = KeyPair::from_pkcs8_pem_and_sign_algo(include_str!("rsa.key"), &rcgen::PKCS_RSA_SHA256).unwrap();
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        self.sign_key(&CertificateParams::new(names).unwrap(), &key)
+    }
+
+    fn sign_key(&self, params: &CertificateParams, key: &KeyPair) -> Pair {
+        let cert = params.signed_by(key, &self.0).unwrap();
         Pair { cert: cert.pem(), key: key.serialize_pem(), der: cert.der().clone(), key_der: key.serialize_der() }
     }
 

@@ -12,6 +12,7 @@ pub mod frames;
 pub mod h2_origin;
 pub mod h2_script;
 pub mod http2;
+pub mod ocsp;
 pub mod origin;
 pub mod peer;
 pub mod proxy;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use super::certs::place;
 use super::client::Fields;
 use super::{Client, DEADLINE, Response, poll, poll_until};
 
@@ -25,6 +26,15 @@ pub struct Proxy {
     stdout: Lines,
     stderr: Lines,
 }
+
+/// What may write at the admin address, where a test's configuration says [`WITH_TOKEN`] or nothing of it.
+pub const TOKEN: &str = "token-of-tests";
+
+/// Of `[admin]`: the file of it, which lies beside every configuration.
+pub const WITH_TOKEN: &str = "token_file = 'token'\n";
+
+/// The field that shows it.
+pub const AUTHORIZED: (&str, &str) = ("Authorization", "Bearer token-of-tests");
 
 /// A daemon that did not start.
 #[derive(Debug)]
@@ -91,7 +101,8 @@ impl Lines {
 }
 
 impl Proxy {
-    /// Runs it on this configuration and waits until it is ready. Without an `[admin]` table it gets one on port 0.
+    /// Runs it on this configuration and waits until it is ready. Without an `[admin]` table it gets one on port 0, with
+    /// [`TOKEN`].
     pub fn start(toml: &str) -> Self {
         Self::start_with(toml, |_| {})
     }
@@ -109,6 +120,7 @@ impl Proxy {
     fn try_start_with(toml: &str, prepare: impl FnOnce(&mut Command)) -> Result<Self, Failed> {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("shardgate.toml");
+        place(&directory.path().join("token"), TOKEN);
         std::fs::write(&file, with_admin(toml)).unwrap();
         let mut command = Command::new(binary());
         command.arg("run").arg("-c").arg(&file);
@@ -192,7 +204,12 @@ impl Proxy {
 
     /// A request to the admin address.
     pub fn admin_request(&self, method: &str, target: &str) -> Response {
-        Client::connect(self.admin()).request(method, target, &[("Connection", "close")], b"")
+        Client::connect(self.admin()).request(method, target, &[("Connection", "close"), AUTHORIZED], b"")
+    }
+
+    /// The file with [`TOKEN`].
+    pub fn token_file(&self) -> String {
+        self.directory().join("token").display().to_string()
     }
 
     /// The file it reads.
@@ -353,7 +370,7 @@ fn with_admin(toml: &str) -> String {
     let has = |line: &str| line.starts_with("[admin]") || line.starts_with("admin");
     match toml.lines().map(str::trim).any(has) {
         true => toml.to_owned(),
-        false => format!("{toml}\n[admin]\nbind = \"127.0.0.1:0\"\n"),
+        false => format!("{toml}\n[admin]\nbind = \"127.0.0.1:0\"\n{WITH_TOKEN}"),
     }
 }
 

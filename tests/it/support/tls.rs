@@ -2,12 +2,12 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustls::client::Resumption;
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, SignatureScheme, StreamOwned, SupportedProtocolVersion};
 
 use super::certs::{Authority, Pair};
 use super::{Client, DEADLINE};
@@ -61,6 +61,11 @@ impl TlsClient {
         Self(Arc::new(config))
     }
 
+    /// For a connection of another kind.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.0)
+    }
+
     /// A connection whose handshake is over.
     pub fn connect(&self, addr: SocketAddr, name: &str) -> Client {
         self.try_connect(addr, name).unwrap_or_else(|e| panic!("TLS to {name} at {addr}: {e}"))
@@ -83,12 +88,24 @@ impl TlsClient {
 
 /// Has a client believe any certificate.
 pub fn accept_all(config: &mut ClientConfig) {
-    config.dangerous().set_certificate_verifier(Arc::new(AcceptAll));
+    config.dangerous().set_certificate_verifier(Arc::new(AcceptAll::default()));
 }
 
 /// Believes any certificate.
 #[derive(Debug)]
-struct AcceptAll;
+pub struct AcceptAll {
+    /// What it can check.
+    pub schemes: Vec<SignatureScheme>,
+    /// What was stapled to the certificate that came last.
+    pub staple: Mutex<Vec<u8>>,
+}
+
+impl Default for AcceptAll {
+    fn default() -> Self {
+        let schemes = ring::default_provider().signature_verification_algorithms.supported_schemes();
+        Self { schemes, staple: Mutex::default() }
+    }
+}
 
 impl rustls::client::danger::ServerCertVerifier for AcceptAll {
     fn verify_server_cert(
@@ -96,9 +113,10 @@ impl rustls::client::danger::ServerCertVerifier for AcceptAll {
         _: &rustls::pki_types::CertificateDer<'_>,
         _: &[rustls::pki_types::CertificateDer<'_>],
         _: &ServerName<'_>,
-        _: &[u8],
+        staple: &[u8],
         _: rustls::pki_types::UnixTime,
     ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        *self.staple.lock().unwrap() = staple.to_vec();
         Ok(rustls::client::danger::ServerCertVerified::assertion())
     }
 
@@ -120,7 +138,7 @@ impl rustls::client::danger::ServerCertVerifier for AcceptAll {
         Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
     }
 
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        ring::default_provider().signature_verification_algorithms.supported_schemes()
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes.clone()
     }
 }
