@@ -66,6 +66,12 @@ pub enum Known {
     ShardgateState,
     /// `HTTP2-Settings`
     Http2Settings,
+    /// `Proxy-Authenticate`
+    ProxyAuthenticate,
+    /// `Proxy-Authorization`
+    ProxyAuthorization,
+    /// `Proxy-Authentication-Info`
+    ProxyAuthenticationInfo,
 }
 
 /// A set of known names.
@@ -134,9 +140,12 @@ impl Known {
             17 if is(b"transfer-encoding") => Self::TransferEncoding,
             17 if is(b"x-forwarded-proto") => Self::ForwardedProto,
             17 if is(b"x-shardgate-state") => Self::ShardgateState,
+            18 if is(b"proxy-authenticate") => Self::ProxyAuthenticate,
+            19 if is(b"proxy-authorization") => Self::ProxyAuthorization,
             21 if is(b"endpoint-load-metrics") => Self::LoadMetrics,
             23 if is(b"x-forwarded-client-cert") => Self::ForwardedClientCert,
             25 if is(b"endpoint-load-metrics-bin") => Self::LoadMetricsBin,
+            25 if is(b"proxy-authentication-info") => Self::ProxyAuthenticationInfo,
             12.. if name.get(..12).is_some_and(|begin| begin.eq_ignore_ascii_case(b"x-forwarded-")) => {
                 Self::ForwardedOther
             }
@@ -415,6 +424,9 @@ mod tests {
             ("endpoint-load-metrics-BIN", Known::LoadMetricsBin),
             ("X-Shardgate-State", Known::ShardgateState),
             ("HTTP2-Settings", Known::Http2Settings),
+            ("Proxy-Authenticate", Known::ProxyAuthenticate),
+            ("Proxy-Authorization", Known::ProxyAuthorization),
+            ("Proxy-Authentication-Info", Known::ProxyAuthenticationInfo),
             ("Hosts", Known::Other),
             ("Cookie", Known::Other),
         ] {
