@@ -41,6 +41,8 @@ pub(super) enum Protocol {
 /// What the first bytes of a connection in clear are.
 enum Begin {
     Http(Protocol),
+    /// Neither version of HTTP begins like that.
+    Neither,
     /// The client is gone, or there is nobody to serve.
     Nothing,
 }
@@ -57,14 +59,15 @@ pub(super) async fn serve<W: Wire, S: Service>(
     let speaks = watch.conn.listener.protocols;
     let stream = Rc::new(Stream::new(wire, Rc::clone(&watch), Rc::clone(&memory)));
     let protocol = match chosen {
-        Some(protocol) => protocol,
-        None if !speaks.h2 => Protocol::Http1,
+        Some(protocol) => Some(protocol),
+        None if !speaks.h2 => Some(Protocol::Http1),
         None => match begin(&stream).await {
-            Begin::Http(protocol) => protocol,
+            Begin::Http(protocol) => Some(protocol),
+            Begin::Neither => None,
             Begin::Nothing => return,
         },
     };
-    if protocol == Protocol::Http1 && speaks.h1 {
+    if protocol == Some(Protocol::Http1) && speaks.h1 {
         serve::serve(stream, service).await;
         if watch.has_lagged() {
             metrics.limit_hit("min_body_rate");
@@ -74,7 +77,7 @@ pub(super) async fn serve<W: Wire, S: Service>(
     let Some(stream) = Rc::into_inner(stream) else { return };
     let (mut wire, begun) = stream.into_parts();
     // In memory of their own: connections of HTTP/1 are of this future's type, too.
-    if protocol == Protocol::Http1 {
+    if protocol != Some(Protocol::Http2) {
         let refuse = async {
             if wire.write_all(NOT_HTTP_2).await.is_ok() {
                 linger(&mut wire).await;
@@ -83,6 +86,14 @@ pub(super) async fn serve<W: Wire, S: Service>(
         return Box::pin(refuse).await;
     }
     Box::pin(h2::serve(wire, begun, watch, service, memory, Arc::clone(metrics))).await;
+}
+
+/// Whether the first line has the form of a request line, and what it asks for is no target of HTTP/1 and no version of it:
+/// a preface that is invalid (RFC 9113, 3.4). Whatever looks more like HTTP/1 is told in HTTP/1 what is wrong with it.
+fn is_neither(bytes: &[u8]) -> bool {
+    let line = memchr::memmem::find(bytes, b"\r\n").and_then(|end| bytes.get(..end)).unwrap_or_default();
+    let words = line.split(|&b| b == b' ').map(|word| !word.is_empty() && word.iter().all(u8::is_ascii_alphanumeric));
+    words.fold((0, true), |(words, are_plain), is_plain| (words + 1, are_plain && is_plain)) == (3, true)
 }
 
 /// Waits until enough has come to tell.
@@ -96,12 +107,13 @@ async fn begin<W: Wire>(stream: &Stream<W>) -> Begin {
             }
             let told = stream.peek(|bytes| match bytes {
                 [] => None,
-                bytes if bytes.starts_with(PREFACE) => Some(Protocol::Http2),
+                bytes if bytes.starts_with(PREFACE) => Some(Begin::Http(Protocol::Http2)),
                 bytes if PREFACE.starts_with(bytes) => None,
-                _ => Some(Protocol::Http1),
+                bytes if is_neither(bytes) => Some(Begin::Neither),
+                _ => Some(Begin::Http(Protocol::Http1)),
             });
-            if let Some(protocol) = told {
-                return Poll::Ready(Begin::Http(protocol));
+            if let Some(begin) = told {
+                return Poll::Ready(begin);
             }
             if !ready!(stream.poll_more(cx)) {
                 return Poll::Ready(Begin::Nothing);

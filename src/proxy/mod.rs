@@ -8,6 +8,7 @@ mod attempt;
 mod budget;
 mod grpc;
 mod hedging;
+mod hops;
 mod measure;
 mod order;
 mod outgoing;
@@ -213,6 +214,11 @@ where
             return own_answer(&route.action, head, ticket);
         };
         self.count(snapshot, Some(target.key), ticket);
+        if hops::left(head)? == Some(0) {
+            let mut response = hops::answer(head)?;
+            set_request_id(&mut response.head.fields, ticket);
+            return Ok(Answer::Own(response));
+        }
 
         // The body: how much of it, and whether the client waits to be asked for it.
         let max = route.max_body_bytes.unwrap_or(index.plan.limits.max_body_bytes);

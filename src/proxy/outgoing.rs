@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use http::{Method, Version};
 use tokio::time::Instant;
 
+use super::hops;
 use crate::backend::Backend;
 use crate::message::conn::Conn;
 use crate::message::fields::{Known, Names, line};
@@ -28,6 +29,8 @@ pub(crate) struct Outgoing<'a> {
     idempotency_key: bool,
     /// Of a call: when its client stops waiting.
     deadline: Option<Instant>,
+    /// What `Max-Forwards` says, us included.
+    hops: Option<u64>,
 }
 
 /// Where a request comes from, and what it is called.
@@ -56,7 +59,8 @@ impl<'a> Outgoing<'a> {
             Some(rewrite) => Cow::Owned(rewritten(str::from_utf8(&target).ok()?, rewrite)?),
         };
         let edits = &route.request_headers;
-        Some(Self { head, target, edits, upgrade, idempotency_key: route.idempotency_key, deadline })
+        let hops = hops::left(head).ok()?;
+        Some(Self { head, target, edits, upgrade, idempotency_key: route.idempotency_key, deadline, hops })
     }
 
     /// As the client sent it.
@@ -114,6 +118,9 @@ impl<'a> Outgoing<'a> {
         if self.deadline.is_some() {
             listed.push(grpc::TIMEOUT.as_bytes());
         }
+        if self.hops.is_some() {
+            listed.push(hops::NAME.as_bytes());
+        }
         if listed.is_empty() {
             fields.write(out, replaced);
         } else {
@@ -125,6 +132,10 @@ impl<'a> Outgoing<'a> {
         }
         if let Some(deadline) = self.deadline {
             grpc::write_timeout(out, deadline.saturating_duration_since(Instant::now()));
+        }
+        if let Some(hops) = self.hops {
+            let left = hops.saturating_sub(1);
+            line(out, hops::NAME.as_bytes(), itoa::Buffer::new().format(left).as_bytes());
         }
         // What it says of trailers is meant for whoever sends them (RFC 9110, 10.1.4).
         if backend.identity.protocol == Protocol::H2 && fields.all(Known::Te).any(takes_trailers) {

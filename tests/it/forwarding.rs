@@ -386,3 +386,23 @@ fn backends_on_unix_sockets_are_served() {
     assert_eq!((got.status, got.text().as_str()), (200, "unix"));
     assert!(seen.lock().unwrap()[0].to_ascii_lowercase().contains("host: a.example"));
 }
+
+/// RFC 9110, 7.6.2: who gets an OPTIONS or a TRACE with no hop left is the one that was meant.
+#[test]
+fn without_a_hop_left_the_answer_is_ours() {
+    let origin = Origin::start("one");
+    let proxy = start(&origin);
+    let mut client = proxy.client();
+    let answer = client.request("OPTIONS", "/a", &[("Max-Forwards", "0")], b"");
+    assert_eq!((answer.status, answer.header("server"), answer.text().as_str()), (200, Some("shardgate"), ""));
+    let answer = client.request("TRACE", "/a", &[("max-forwards", "0"), ("cookie", "secret")], b"");
+    assert_eq!((answer.status, answer.reason().as_str()), (405, "method_not_allowed"));
+    assert_eq!(answer.header("allow"), Some("OPTIONS"));
+    for value in ["", "-1", "1.5", "1, 1", "one"] {
+        let answer = client.request("OPTIONS", "/a", &[("max-forwards", value)], b"");
+        assert_eq!((answer.status, answer.reason().as_str()), (400, "bad_request"), "{value:?}");
+    }
+    assert_eq!(origin.count(), 0);
+    assert_eq!(client.request("OPTIONS", "/a", &[("max-forwards", "1")], b"").status, 200);
+    assert_eq!(origin.requests()[0].header("max-forwards"), Some("0"));
+}

@@ -154,6 +154,25 @@ fn the_preface_is_a_whole_one() {
     assert_eq!(origin.count(), 0);
 }
 
+/// Where both versions are spoken, what is a request line of HTTP/1, or near one, is answered as such; what is only of that
+/// form is an invalid preface (RFC 9113, 3.4).
+#[test]
+fn an_invalid_preface_is_refused_in_the_words_of_http_2() {
+    let origin = Origin::start("one");
+    let proxy = Proxy::start(&config(&origin));
+    let mut client = Frames::silent(proxy.address());
+    client.send("INVALID CONNECTION PREFACE\r\n\r\n");
+    let frames = client.rest();
+    assert_eq!(frames.iter().map(|f| f.kind).collect::<Vec<_>>(), [SETTINGS, GOAWAY], "{frames:?}");
+    assert_eq!(frames[1].number(4), PROTOCOL_ERROR);
+    for near in ["GARBAGE", "GET /", "GET a HTTP/1.1", "GET /a b", "GET x 1.1"] {
+        let mut client = proxy.client();
+        client.send(format!("{near}\r\n\r\n"));
+        assert_eq!(client.response().status, 400, "{near}");
+    }
+    assert_eq!(origin.count(), 0);
+}
+
 #[test]
 fn more_streams_than_were_offered_are_refused() {
     let origin = Origin::start("one");

@@ -47,6 +47,7 @@ mod reload;
 mod routing;
 mod secrets;
 mod simulation;
+mod slow_clients;
 mod smuggling;
 mod support;
 mod systemd;

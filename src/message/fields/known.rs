@@ -59,6 +59,12 @@ pub enum Known {
     ShardgateState,
     /// `HTTP2-Settings`
     Http2Settings,
+    /// `Proxy-Authenticate`
+    ProxyAuthenticate,
+    /// `Proxy-Authorization`
+    ProxyAuthorization,
+    /// `Proxy-Authentication-Info`
+    ProxyAuthenticationInfo,
 }
 
 /// A set of known names.
@@ -119,7 +125,7 @@ struct Entry {
 }
 
 /// All known names, each at the place that [`place`] gives it.
-const TABLE: [Entry; 64] = {
+const TABLE: [Entry; 128] = {
     const ALL: &[Entry] = &[
         Entry { name: b"te", known: Known::Te },
         Entry { name: b"via", known: Known::Via },
@@ -142,11 +148,14 @@ const TABLE: [Entry; 64] = {
         Entry { name: b"transfer-encoding", known: Known::TransferEncoding },
         Entry { name: b"x-forwarded-proto", known: Known::ForwardedProto },
         Entry { name: b"x-shardgate-state", known: Known::ShardgateState },
+        Entry { name: b"proxy-authenticate", known: Known::ProxyAuthenticate },
+        Entry { name: b"proxy-authorization", known: Known::ProxyAuthorization },
         Entry { name: b"endpoint-load-metrics", known: Known::LoadMetrics },
         Entry { name: b"x-forwarded-client-cert", known: Known::ForwardedClientCert },
         Entry { name: b"endpoint-load-metrics-bin", known: Known::LoadMetricsBin },
+        Entry { name: b"proxy-authentication-info", known: Known::ProxyAuthenticationInfo },
     ];
-    let mut table = [Entry { name: b"", known: Known::Other }; 64];
+    let mut table = [Entry { name: b"", known: Known::Other }; 128];
     let mut at = 0;
     while at < ALL.len() {
         let name = ALL[at].name;
@@ -160,7 +169,7 @@ const TABLE: [Entry; 64] = {
 
 /// Length and last letter tell all known names apart, and this is a number for them that does so too.
 const fn place(len: usize, last: u8) -> usize {
-    (3 * len + 4 * (last | 0x20) as usize) % 64
+    (len + 4 * (last | 0x20) as usize) % 128
 }
 
 /// Whether a name is this one, in lower case and as long. By words: names are too short for anything that has to begin.
@@ -243,6 +252,9 @@ mod tests {
             ("endpoint-load-metrics-BIN", Known::LoadMetricsBin),
             ("X-Shardgate-State", Known::ShardgateState),
             ("HTTP2-Settings", Known::Http2Settings),
+            ("Proxy-Authenticate", Known::ProxyAuthenticate),
+            ("Proxy-Authorization", Known::ProxyAuthorization),
+            ("Proxy-Authentication-Info", Known::ProxyAuthenticationInfo),
             ("Hosts", Known::Other),
             ("Cookie", Known::Other),
         ] {

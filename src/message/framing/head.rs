@@ -57,6 +57,7 @@ pub struct Scan {
     searched: usize,
     /// Of the request line, once it is complete.
     request: Option<(Range<usize>, Version)>,
+    is_trace: bool,
     fields: Vec<Field>,
     /// Fields that are not among them but count.
     left_away: usize,
@@ -198,6 +199,7 @@ impl Scan {
         target::check(method, target)?;
         let start = self.line + method_end + 1;
         self.request = Some((start..start + target.len(), version));
+        self.is_trace = method == b"TRACE";
         Ok(())
     }
 
@@ -282,6 +284,10 @@ impl Scan {
             (false, None | Some(0)) => Framing::Empty,
             (false, Some(n)) => Framing::Length(n),
         };
+        // RFC 9110, 9.3.8: a client must not send any. Some servers do not look for it and take it for the next request.
+        if self.is_trace && framing != Framing::Empty {
+            return Err(Fault::bad("content in a TRACE"));
+        }
         let expects_continue = self.expects && version == Version::HTTP_11 && framing != Framing::Empty;
         Ok(Head {
             start: self.start,

@@ -1,4 +1,4 @@
-//! Request smuggling, response splitting and desynchronisation: some three hundred hostile, broken or merely odd messages
+//! Request smuggling, response splitting and desynchronisation: some eight hundred hostile, broken or merely odd messages
 //! over real sockets, each with the section of RFC 9110 or 9112 that speaks of it and with what must become of it.
 //!
 //! The tables are text, one case a line (see `table`). `requests` and `responses` run them, each case twice: sent at once and
