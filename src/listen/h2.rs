@@ -9,6 +9,8 @@
 //! opens no window, or reads nothing, is cut off by these.
 
 mod exchange;
+mod flow;
+mod gather;
 mod head;
 mod io;
 mod meter;
@@ -31,6 +33,7 @@ use slab::Slab;
 use tokio::task::coop::unconstrained;
 
 use self::exchange::Stream;
+use self::flow::Flow;
 use self::io::{Io, Lower};
 use self::meter::{Meter, Verdict};
 use super::Service;
@@ -102,6 +105,7 @@ pub(super) async fn serve<W: Wire, S: Service>(
 ) {
     let lower = Rc::new(Lower {
         meter: RefCell::new(Meter::new(PREFACE.len())),
+        flow: Flow::default(),
         writing: Pace::default(),
         idle: Cell::default(),
     });
@@ -194,8 +198,9 @@ async fn drive<W: Wire, S: Service>(
                     Poll::Pending => break,
                 }
             }
+            let is_next = connection.lower.flow.next();
             match times.look(&mut library, !open.is_empty()) {
-                Look::Fine if is_new => {}
+                Look::Fine if is_new || is_next => {}
                 Look::Fine => return Poll::Pending,
                 Look::Changed => {}
                 Look::Dead => return Poll::Ready(false),

@@ -117,6 +117,7 @@ where
                 Some(connection) => (connection, None),
                 None => self.open(backend, terms).await?,
             };
+            connection.ahead = terms.ahead.cloned();
             let mut talk = Talk {
                 worker: &self.worker,
                 terms,

@@ -239,7 +239,7 @@ fn a_stream_that_the_client_resets_cancels_its_request() {
 }
 
 /// A backend that says on `/v1/BTC` how many blocks of 64 KiB it could send.
-fn endless(origin: &Origin) -> Arc<AtomicUsize> {
+pub fn endless(origin: &Origin) -> Arc<AtomicUsize> {
     let sent = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&sent);
     origin.on_custom("/v1/BTC", move |_, exchange| {

@@ -2,7 +2,7 @@
 //!
 //! The library writes each DATA frame of more than a few bytes by itself. Gathered until it flushes, which it does once
 //! for all that a connection's task has done in one go, a hundred small answers are one send, and over TLS a few records
-//! instead of a hundred.
+//! instead of a hundred. What is large is not copied for it ([`gather`](super::gather)).
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
@@ -11,22 +11,21 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::flow::{Flow, LARGE};
+use super::gather::Gather;
 use super::meter::Meter;
 use crate::listen::watch::Pace;
 use crate::listen::wire::Wire;
 
-/// Bytes that are gathered at most, about what fills a record of TLS.
-const GATHER: usize = 16 * 1024;
-
-/// A frame that is not smaller is not copied: it goes out with what has been gathered before it.
-const LARGE: usize = 8 * 1024;
+/// Bytes that are gathered at most, about what a socket, or TLS, takes at a time.
+const GATHER: usize = 64 * 1024;
 
 /// What the connection's task sees of the bytes that pass.
 pub(super) struct Lower {
     pub(super) meter: RefCell<Meter>,
+    pub(super) flow: Flow,
     /// Of the socket: how fast the client takes what is sent.
     pub(super) writing: Pace,
     /// Nothing is open: memory is given back.
@@ -39,60 +38,29 @@ pub(super) struct Io<W> {
     lower: Rc<Lower>,
     /// Read before it was clear what the connection speaks.
     begun: Bytes,
-    out: Vec<u8>,
-    sent: usize,
+    out: Gather,
 }
 
 impl<W: Wire> Io<W> {
     pub(super) fn new(wire: Rc<RefCell<W>>, lower: Rc<Lower>, begun: Bytes) -> Self {
         let good = lower.meter.borrow_mut().read(&begun);
         let begun = begun.slice(..good);
-        Self { wire, lower, begun, out: Vec::new(), sent: 0 }
+        Self { wire, lower, begun, out: Gather::default() }
     }
 
     /// Sends what has been gathered.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(rest @ [_, ..]) = self.out.get(self.sent..) {
-            let polled = Pin::new(&mut *self.wire.borrow_mut()).poll_write(cx, rest);
+        while self.out.len() > 0 {
+            let polled = Pin::new(&mut *self.wire.borrow_mut()).poll_write_vectored(cx, &self.out.parts());
             match ready!(self.lower.wrote(polled))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                n => self.sent += n,
+                n => self.out.advance(n),
             }
         }
-        self.clear();
-        Poll::Ready(Ok(()))
-    }
-
-    /// Sends what has been gathered and these behind it; the number of bytes of these that went.
-    fn poll_send_with(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        loop {
-            let (polled, held) = {
-                let gathered = self.out.get(self.sent..).unwrap_or_default();
-                let mut all: SmallVec<[IoSlice<'_>; 8]> = SmallVec::new();
-                all.push(IoSlice::new(gathered));
-                all.extend(parts.iter().copied());
-                (Pin::new(&mut *self.wire.borrow_mut()).poll_write_vectored(cx, &all), gathered.len())
-            };
-            let n = ready!(self.lower.wrote(polled))?;
-            let before = n.min(held);
-            if before == held {
-                self.clear();
-            } else {
-                self.sent += before;
-            }
-            // None of these is no answer, but for a socket that takes nothing at all.
-            if n == 0 || n > before {
-                return Poll::Ready(Ok(n - before));
-            }
-        }
-    }
-
-    fn clear(&mut self) {
-        self.out.clear();
-        self.sent = 0;
         if self.lower.idle.get() {
-            self.out = Vec::new();
+            self.out.shrink();
         }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -140,13 +108,15 @@ impl<W: Wire> AsyncWrite for Io<W> {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let length = parts.iter().map(|part| part.len()).sum();
-        if length >= LARGE {
-            return self.poll_send_with(cx, parts);
-        }
-        if self.out.len() + length > GATHER {
+        if self.out.len() > 0 && self.out.len() + length > GATHER {
             ready!(self.poll_send(cx))?;
         }
-        parts.iter().for_each(|part| self.out.extend_from_slice(part));
+        for part in parts {
+            match self.lower.flow.find(part).filter(|_| part.len() >= LARGE) {
+                Some(piece) => self.out.keep(piece),
+                None => self.out.copy(part),
+            }
+        }
         Poll::Ready(Ok(length))
     }
 
@@ -156,7 +126,10 @@ impl<W: Wire> AsyncWrite for Io<W> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_send(cx))?;
-        Pin::new(&mut *self.wire.borrow_mut()).poll_flush(cx)
+        ready!(Pin::new(&mut *self.wire.borrow_mut()).poll_flush(cx))?;
+        // The library flushes when it has nothing more that may go out.
+        self.lower.flow.gone();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
