@@ -39,7 +39,7 @@ use self::meter::{Meter, Verdict};
 use super::Service;
 use super::connection::PREFACE;
 use super::serve::linger;
-use super::watch::{IDLE_TUNNEL, Pace, TICK, TOO_SLOW, Watch, is_too_long};
+use super::watch::{IDLE_TUNNEL, Pace, SLOW_READER, TICK, TOO_SLOW, Watch, is_too_long};
 use super::wire::Wire;
 use crate::message::buffer::Memory;
 use crate::model::Limits;
@@ -315,6 +315,11 @@ impl<S: Service> Times<S> {
         Look::Changed
     }
 
+    /// The client was cut off for taking its answer too slowly. Without a rate it was for taking nothing.
+    fn lags(&self, limits: &Limits) {
+        self.metrics.limit_hit(if limits.min_body_rate > 0 { "min_body_rate" } else { "idle_timeout" });
+    }
+
     /// A sweep's part: who is too slow.
     fn sweep(&self, now: u32) -> Look {
         let connection = &self.connection;
@@ -323,6 +328,8 @@ impl<S: Service> Times<S> {
         connection.lower.meter.borrow_mut().tick();
         if connection.lower.writing.sweep(&limits, idle) {
             tracing::debug!(client = connection.watch.conn.peer_text(), now, "the client reads too slowly");
+            connection.streams.borrow().iter().for_each(|(_, stream)| stream.conn.set_fault(SLOW_READER));
+            self.lags(&limits);
             return Look::Dead;
         }
         let mut found = Look::Fine;
@@ -338,9 +345,14 @@ impl<S: Service> Times<S> {
             }
             // Once there is an answer, a body that goes on beside it is a conversation, which the backend's times bound.
             let reads = stream.reading.sweep(&limits, idle) && !stream.conn.answered();
-            let writes = stream.writing.sweep(&limits, idle) | is_too_long(&stream.conn);
+            let lags = stream.writing.sweep(&limits, idle);
+            let writes = lags | is_too_long(&stream.conn);
             if reads {
                 stream.conn.set_fault(TOO_SLOW);
+            }
+            if lags {
+                stream.conn.set_fault(SLOW_READER);
+                self.lags(&limits);
             }
             if writes {
                 stream.stalled.set(true);

@@ -282,6 +282,20 @@ fn a_client_that_reads_slowly_slows_the_backend() {
 }
 
 #[test]
+fn a_client_that_reads_nothing_is_logged_as_that() {
+    let origin = Origin::start("one");
+    let _sent = endless(&origin);
+    let proxy = Proxy::start(&config(&origin, "[limits]\nmin_body_rate = \"off\"\nidle_timeout = \"1s\""));
+    let mut client = Frames::connect_with(proxy.address(), &[(4, 1000)]);
+    client.send(request(1, "/v1/BTC"));
+    client.until("a reset", |f| f.kind == RST_STREAM && f.stream == 1);
+    let line = proxy.access_where(|line| line["reason"] == "slow_reader");
+    assert_eq!((&line["status"], &line["method"]), (&200.into(), &"GET".into()), "{line}");
+    proxy.metric_until("shardgate_limit_hits_total", &[("limit", "idle_timeout")], |n| n == 1.0);
+    proxy.metric_until("shardgate_requests_total", &[("reason", "slow_reader"), ("code", "2xx")], |n| n == 1.0);
+}
+
+#[test]
 fn a_backend_that_reads_slowly_slows_the_client() {
     let origin = Origin::start("one");
     let gate = Gate::new();

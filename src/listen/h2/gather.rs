@@ -101,7 +101,7 @@ mod tests {
             let all: Vec<u8> = [vec![b'0'], (1..40).flat_map(|n| [n; 7]).collect(), b"the end".to_vec()].concat();
             let mut got = Vec::new();
             while gather.len() > 0 {
-                let parts = gather.parts().concat();
+                let parts: Vec<u8> = gather.parts().iter().flat_map(|part| part.to_vec()).collect();
                 assert!(!parts.is_empty());
                 let now = step.min(parts.len());
                 got.extend_from_slice(&parts[..now]);
