@@ -17,7 +17,7 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 const MEMORY: u64 = 32 << 20;
 
 /// Bytes that the daemon holds of physical memory.
-fn memory(proxy: &Proxy) -> u64 {
+pub fn memory(proxy: &Proxy) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
