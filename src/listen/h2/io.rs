@@ -1,7 +1,7 @@
 //! What HTTP/2 runs on: the client's socket, with the frames that come counted and those that go gathered.
 //!
-//! The library writes each DATA frame of more than a few bytes by itself. Gathered until it flushes, which it does once
-//! for all that a connection's task has done in one go, a hundred small answers are one send, and over TLS a few records
+//! The library writes each DATA frame of more than a few bytes by itself, and flushes after it. Gathered until the
+//! connection's task has done all that it can, a hundred small answers are one send, and over TLS a few records
 //! instead of a hundred. What is large is not copied for it ([`gather`](super::gather)).
 
 use std::cell::{Cell, RefCell};
@@ -30,6 +30,10 @@ pub(super) struct Lower {
     pub(super) writing: Pace,
     /// Nothing is open: memory is given back.
     pub(super) idle: Cell<bool>,
+    /// What is to be sent.
+    out: RefCell<Gather>,
+    /// The library has more than is taken from it at the moment.
+    blocked: Cell<bool>,
 }
 
 /// See the module. The task keeps the socket, too, so that it outlives the library.
@@ -38,33 +42,53 @@ pub(super) struct Io<W> {
     lower: Rc<Lower>,
     /// Read before it was clear what the connection speaks.
     begun: Bytes,
-    out: Gather,
 }
 
 impl<W: Wire> Io<W> {
     pub(super) fn new(wire: Rc<RefCell<W>>, lower: Rc<Lower>, begun: Bytes) -> Self {
         let good = lower.meter.borrow_mut().read(&begun);
         let begun = begun.slice(..good);
-        Self { wire, lower, begun, out: Gather::default() }
-    }
-
-    /// Sends what has been gathered.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.out.len() > 0 {
-            let polled = Pin::new(&mut *self.wire.borrow_mut()).poll_write_vectored(cx, &self.out.parts());
-            match ready!(self.lower.wrote(polled))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                n => self.out.advance(n),
-            }
-        }
-        if self.lower.idle.get() {
-            self.out.shrink();
-        }
-        Poll::Ready(Ok(()))
+        Self { wire, lower, begun }
     }
 }
 
 impl Lower {
+    pub(super) fn new(preface: usize) -> Self {
+        Self {
+            meter: RefCell::new(Meter::new(preface)),
+            flow: Flow::default(),
+            writing: Pace::default(),
+            idle: Cell::default(),
+            out: RefCell::default(),
+            blocked: Cell::default(),
+        }
+    }
+
+    /// Sends what has been gathered, and has it go on its way. To be called when the library has nothing more to do.
+    pub(super) fn poll_flush<W: Wire>(&self, cx: &mut Context<'_>, wire: &RefCell<W>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx, wire))?;
+        ready!(Pin::new(&mut *wire.borrow_mut()).poll_flush(cx))?;
+        if !self.blocked.get() {
+            self.flow.gone();
+        }
+        if self.idle.get() {
+            self.out.borrow_mut().shrink();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_send<W: Wire>(&self, cx: &mut Context<'_>, wire: &RefCell<W>) -> Poll<io::Result<()>> {
+        let mut out = self.out.borrow_mut();
+        while out.len() > 0 {
+            let polled = Pin::new(&mut *wire.borrow_mut()).poll_write_vectored(cx, &out.parts());
+            match ready!(self.wrote(polled))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => out.advance(n),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &polled {
             Poll::Pending => self.writing.waits(),
@@ -103,18 +127,23 @@ impl<W: Wire> AsyncWrite for Io<W> {
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let lower = &self.lower;
         let length = parts.iter().map(|part| part.len()).sum();
-        if self.out.len() > 0 && self.out.len() + length > GATHER {
-            ready!(self.poll_send(cx))?;
+        let held = lower.out.borrow().len();
+        if held > 0 && held + length > GATHER {
+            lower.blocked.set(true);
+            ready!(lower.poll_send(cx, &self.wire))?;
         }
+        lower.blocked.set(false);
+        let mut out = lower.out.borrow_mut();
         for part in parts {
-            match self.lower.flow.find(part).filter(|_| part.len() >= LARGE) {
-                Some(piece) => self.out.keep(piece),
-                None => self.out.copy(part),
+            match Some(part).filter(|part| part.len() >= LARGE).and_then(|part| lower.flow.find(part)) {
+                Some(piece) => out.keep(piece),
+                None => out.copy(part),
             }
         }
         Poll::Ready(Ok(length))
@@ -124,16 +153,14 @@ impl<W: Wire> AsyncWrite for Io<W> {
         true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(cx))?;
-        ready!(Pin::new(&mut *self.wire.borrow_mut()).poll_flush(cx))?;
-        // The library flushes when it has nothing more that may go out.
-        self.lower.flow.gone();
+    /// The library flushes after each large frame. What has been gathered goes when the connection's task has done all that
+    /// it can: [`Lower::poll_flush`].
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(cx))?;
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.lower.poll_send(cx, &self.wire))?;
         Pin::new(&mut *self.wire.borrow_mut()).poll_shutdown(cx)
     }
 }
