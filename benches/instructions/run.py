@@ -4,7 +4,7 @@
 Unlike CPU time, instructions are the same on a busy machine, so that a change of one percent is seen. They tell nothing of
 the kernel, which has most of the CPU time: benches/peers says what a request costs in all. The release binary runs under
 callgrind, with one worker and without health checks, between an origin and a client of our own; one keep-alive connection,
-one request after the other. Counts are set to zero after a warm-up and read after two runs of different length: the
+one request after the other; over HTTP/2 a hundred at a time. Counts are set to zero after a warm-up and read after two runs of different length: the
 difference of the two has neither start nor end in it.
 
 Instructions that lock a cache line (a `lock` prefix, `xchg` with memory) are counted as well, by matching the executed
@@ -26,7 +26,7 @@ import tomllib
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from instructions import callgrind  # noqa: E402
+from instructions import callgrind, http2  # noqa: E402
 from support.process import compiled, must_be_free, need, shardgate, spawn, stop, wait_for, write  # noqa: E402
 
 EXPECTED = HERE / "expected.toml"
@@ -61,6 +61,8 @@ SHAPES = {
     "post-16k": ("a POST of 16 KiB, 128 B back", b"POST /v1/predict/BTC HTTP/1.1\r\nHost: 127.0.0.1:23001\r\n"
                  b"Content-Length: 16384\r\n\r\n" + b"x" * 16384, 128, False),
     "64k": ("a GET, 64 KiB back", GET.format("/64k").encode(), 65536, False),
+    "h2": ("a GET over HTTP/2, 128 B back, 100 at once", "", 128, False),
+    "h2-64k": ("a GET over HTTP/2, 64 KiB back, 100 at once", "/64k", 65536, False),
     "logged": ("a GET, 128 B back, access log to a file", GET.format("").encode(), 128, True),
 }
 CONFIG = """
@@ -84,6 +86,13 @@ keepalive = "600s"
 [pools.BTC.here]
 primaries = [{origins}]
 """
+
+
+def asking(connection, request, size):
+    """What sends the request so often as it is told: bytes, or a path, which goes over HTTP/2."""
+    if isinstance(request, str):
+        return http2.Client(connection, f"127.0.0.1:{PORT}", f"/v1/predict/BTC{request}", size).ask
+    return lambda times: ask(connection, request, size, times)
 
 
 def ask(connection, request, size, times):
@@ -115,10 +124,11 @@ def measure(binary, shape, directory):
         wait_for(PORT, daemon, 120)
         with socket.create_connection(("127.0.0.1", PORT)) as connection:
             connection.settimeout(60)
-            ask(connection, request, size, 200)
+            asks = asking(connection, request, size)
+            asks(200)
             for times in (SHORT, LONG):
                 control(daemon, "zero")
-                ask(connection, request, size, times)
+                asks(times)
                 time.sleep(0.3)  # the log's thread writes what it has
                 control(daemon, f"dump {times}")
     finally:

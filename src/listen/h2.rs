@@ -9,18 +9,20 @@
 //! opens no window, or reads nothing, is cut off by these.
 
 mod exchange;
+mod flow;
+mod gather;
 mod head;
 mod io;
 mod meter;
 mod tunnel;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::Future as _;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::h2::{Reason, server};
@@ -32,11 +34,11 @@ use tokio::task::coop::unconstrained;
 
 use self::exchange::Stream;
 use self::io::{Io, Lower};
-use self::meter::{Meter, Verdict};
+use self::meter::Verdict;
 use super::Service;
 use super::connection::PREFACE;
 use super::serve::linger;
-use super::watch::{IDLE_TUNNEL, Pace, TICK, TOO_SLOW, Watch, is_too_long};
+use super::watch::{IDLE_TUNNEL, SLOW_READER, TICK, TOO_SLOW, Watch, is_too_long};
 use super::wire::Wire;
 use crate::message::buffer::Memory;
 use crate::model::Limits;
@@ -100,18 +102,15 @@ pub(super) async fn serve<W: Wire, S: Service>(
     memory: Rc<Memory>,
     metrics: Arc<Metrics>,
 ) {
-    let lower = Rc::new(Lower {
-        meter: RefCell::new(Meter::new(PREFACE.len())),
-        writing: Pace::default(),
-        idle: Cell::default(),
-    });
+    let lower = Rc::new(Lower::new(PREFACE.len()));
     let limits = service.limits();
     let wire = Rc::new(RefCell::new(wire));
     let io = Io::new(Rc::clone(&wire), Rc::clone(&lower), begun);
-    let Some(library) = greet(io, &watch, &limits).await else { return };
+    let flush = |cx: &mut Context<'_>| lower.poll_flush(cx, &wire);
+    let Some(library) = greet(io, &watch, &limits, flush).await else { return };
     let streams = RefCell::default();
     let connection = Rc::new(Connection { watch, service, memory, lower, streams });
-    let whole = drive(connection, library, metrics).await;
+    let whole = drive(connection, library, &wire, metrics).await;
     // The last frames, which say why, must not be overtaken by a reset.
     if !whole {
         wire.borrow().abort();
@@ -123,7 +122,12 @@ pub(super) async fn serve<W: Wire, S: Service>(
 type Library<W> = server::Connection<Io<W>, Bytes>;
 
 /// Exchanges prefaces. `None`: there is nobody to serve.
-async fn greet<W: Wire>(io: Io<W>, watch: &Watch, limits: &Limits) -> Option<Library<W>> {
+async fn greet<W: Wire>(
+    io: Io<W>,
+    watch: &Watch,
+    limits: &Limits,
+    flush: impl Fn(&mut Context<'_>) -> Poll<std::io::Result<()>>,
+) -> Option<Library<W>> {
     let mut handshake = pin!(
         server::Builder::new()
             .initial_window_size(STREAM_WINDOW)
@@ -143,7 +147,11 @@ async fn greet<W: Wire>(io: Io<W>, watch: &Watch, limits: &Limits) -> Option<Lib
         if watch.is_killed() || watch.is_to_close() {
             return Poll::Ready(None);
         }
-        handshake.as_mut().poll(cx).map(Result::ok)
+        let polled = handshake.as_mut().poll(cx);
+        if let Poll::Ready(Err(_)) = flush(cx) {
+            return Poll::Ready(None);
+        }
+        polled.map(Result::ok)
     });
     done.await
 }
@@ -152,6 +160,7 @@ async fn greet<W: Wire>(io: Io<W>, watch: &Watch, limits: &Limits) -> Option<Lib
 async fn drive<W: Wire, S: Service>(
     connection: Rc<Connection<S>>,
     mut library: Library<W>,
+    wire: &RefCell<W>,
     metrics: Arc<Metrics>,
 ) -> bool {
     let mut open = FuturesUnordered::new();
@@ -194,8 +203,12 @@ async fn drive<W: Wire, S: Service>(
                     Poll::Pending => break,
                 }
             }
+            if let Poll::Ready(Err(_)) = connection.lower.poll_flush(cx, wire) {
+                return Poll::Ready(false);
+            }
+            let is_next = connection.lower.flow.next();
             match times.look(&mut library, !open.is_empty()) {
-                Look::Fine if is_new => {}
+                Look::Fine if is_new || is_next => {}
                 Look::Fine => return Poll::Pending,
                 Look::Changed => {}
                 Look::Dead => return Poll::Ready(false),
@@ -310,6 +323,11 @@ impl<S: Service> Times<S> {
         Look::Changed
     }
 
+    /// The client was cut off for taking its answer too slowly. Without a rate it was for taking nothing.
+    fn lags(&self, limits: &Limits) {
+        self.metrics.limit_hit(if limits.min_body_rate > 0 { "min_body_rate" } else { "idle_timeout" });
+    }
+
     /// A sweep's part: who is too slow.
     fn sweep(&self, now: u32) -> Look {
         let connection = &self.connection;
@@ -318,6 +336,8 @@ impl<S: Service> Times<S> {
         connection.lower.meter.borrow_mut().tick();
         if connection.lower.writing.sweep(&limits, idle) {
             tracing::debug!(client = connection.watch.conn.peer_text(), now, "the client reads too slowly");
+            connection.streams.borrow().iter().for_each(|(_, stream)| stream.conn.set_fault(SLOW_READER));
+            self.lags(&limits);
             return Look::Dead;
         }
         let mut found = Look::Fine;
@@ -333,9 +353,14 @@ impl<S: Service> Times<S> {
             }
             // Once there is an answer, a body that goes on beside it is a conversation, which the backend's times bound.
             let reads = stream.reading.sweep(&limits, idle) && !stream.conn.answered();
-            let writes = stream.writing.sweep(&limits, idle) | is_too_long(&stream.conn);
+            let lags = stream.writing.sweep(&limits, idle);
+            let writes = lags | is_too_long(&stream.conn);
             if reads {
                 stream.conn.set_fault(TOO_SLOW);
+            }
+            if lags {
+                stream.conn.set_fault(SLOW_READER);
+                self.lags(&limits);
             }
             if writes {
                 stream.stalled.set(true);

@@ -1,6 +1,6 @@
 //! One served connection, over a pipe and with raw bytes, against a toy service.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,11 +35,23 @@ struct Echo {
     served: Cell<usize>,
     /// Calls that were dropped before they answered.
     cancelled: Rc<Cell<usize>>,
+    /// The cell of the last request.
+    conn: RefCell<Option<Rc<Conn>>>,
 }
 
 impl Echo {
+    /// What has become of the last request, by its cell.
+    fn fault(&self) -> Option<Reason> {
+        self.conn.borrow().as_ref().and_then(|conn| conn.fault())
+    }
+
     fn new(limits: Limits) -> Rc<Self> {
-        Rc::new(Self { limits: Cell::new(limits), served: Cell::default(), cancelled: Rc::default() })
+        Rc::new(Self {
+            limits: Cell::new(limits),
+            served: Cell::default(),
+            cancelled: Rc::default(),
+            conn: RefCell::default(),
+        })
     }
 }
 
@@ -57,6 +69,7 @@ impl Service for Echo {
 
     async fn call(&self, request: Request<Incoming>, conn: Rc<Conn>) -> Response<Answer> {
         let mut cancelled = Cancelled(Rc::clone(&self.cancelled), false);
+        self.conn.replace(Some(Rc::clone(&conn)));
         let response = self.answer(request, &conn).await;
         cancelled.1 = true;
         response

@@ -1,8 +1,9 @@
 //! TLS of one client connection: the handshake, and the encrypted stream as a [`Wire`].
 //!
 //! The handshake is part of what `limits.header_timeout` counts, from the accept. What comes before it is over is never
-//! read as a request: the first byte is looked at, not taken, and if it is not TLS's the connection ends. A client that
-//! speaks HTTP in clear is told so, in clear.
+//! read as a request: the first bytes are looked at, not taken, and if they are not TLS's the connection ends. A client that
+//! speaks HTTP in clear is told so, in clear. Memory for a handshake is taken when its first record is there as a whole, so
+//! that whoever begins one and goes no further holds what an idle connection does.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -21,7 +22,7 @@ use tokio_rustls::server::TlsStream;
 use super::connection::Protocol;
 use super::serve::{linger, only_answer};
 use super::watch::Watch;
-use super::wire::{Peek, Wire};
+use super::wire::{Peek, Peeked, Wire};
 use crate::message::Secure;
 use crate::message::respond;
 use crate::model::{Reason, TlsVersion};
@@ -30,6 +31,10 @@ use crate::tls::{Front, subject};
 
 /// The first byte of a handshake record (RFC 8446, 5.1).
 const HANDSHAKE: u8 = 22;
+
+/// The second byte of any record, and the most bytes of one in clear.
+const MAJOR: u8 = 3;
+const MAX_RECORD: usize = 16 * 1024;
 
 /// A connection whose handshake is over. In a box: what an idle connection's task holds is a pointer.
 pub(super) struct Encrypted<W>(Box<TlsStream<W>>);
@@ -61,9 +66,9 @@ pub(super) async fn handshake<W: Wire + Peek>(
     watch: &Watch,
     cells: &ListenerCells,
 ) -> Option<Encrypted<W>> {
-    let first = unless_ended(watch, poll_fn(|cx| wire.poll_peek(cx))).await;
+    let first = unless_ended(watch, poll_fn(|cx| wire.poll_peek(cx, begin))).await;
     let ended = match first {
-        Some(Ok(Some(HANDSHAKE))) => {
+        Some(Ok(Peeked::Enough(HANDSHAKE) | Peeked::TooLittle)) => {
             let accept = TlsAcceptor::from(front.config()).accept(wire).into_fallible();
             match unless_ended(watch, accept).await {
                 Some(Ok(stream)) => match facts(stream.get_ref().1) {
@@ -82,14 +87,14 @@ pub(super) async fn handshake<W: Wire + Peek>(
                 None => Ended::Timeout,
             }
         }
-        Some(Ok(Some(byte))) if byte.is_ascii_uppercase() => {
+        Some(Ok(Peeked::Enough(byte))) if byte.is_ascii_uppercase() => {
             // Only a greeting of ours is lost if it can't be written at once.
             let _ = unless_ended(watch, wire.write_all(&PLAIN_HTTP)).await;
             linger(&mut wire).await;
             Ended::PlainHttp
         }
-        Some(Ok(Some(_))) => Ended::Failed("not TLS".to_owned()),
-        Some(Ok(None) | Err(_)) => Ended::Closed,
+        Some(Ok(Peeked::Enough(_))) => Ended::Failed("not TLS".to_owned()),
+        Some(Ok(Peeked::Nothing) | Err(_)) => Ended::Closed,
         None => Ended::Timeout,
     };
     let (result, why) = match ended {
@@ -102,6 +107,18 @@ pub(super) async fn handshake<W: Wire + Peek>(
     let (client, listener) = (watch.conn.peer_text(), &*watch.conn.listener.name);
     tracing::debug!(client, listener, why, "no TLS handshake");
     None
+}
+
+/// The first byte, when it can be told what to do: a record of TLS is there as a whole, or it is none (RFC 8446, 5.1).
+fn begin(bytes: &[u8]) -> Option<u8> {
+    match bytes {
+        [HANDSHAKE, MAJOR, _, high, low, record @ ..] => {
+            let length = usize::from(u16::from_be_bytes([*high, *low]));
+            (record.len() >= length || length > MAX_RECORD).then_some(HANDSHAKE)
+        }
+        [HANDSHAKE] | [HANDSHAKE, MAJOR, ..] => None,
+        _ => bytes.first().copied(),
+    }
 }
 
 /// `None`: the connection has to end before this came to anything.
@@ -194,3 +211,20 @@ static PLAIN_HTTP: LazyLock<Vec<u8>> = LazyLock::new(|| {
     );
     only_answer(&response)
 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handshake_begins_with_a_whole_record() {
+        let record = [&[HANDSHAKE, MAJOR, 1, 0, 5][..], b"hello, and more"].concat();
+        for n in 0..record.len() {
+            assert_eq!(begin(&record[..n]), (n >= 10).then_some(HANDSHAKE), "{n}");
+        }
+        // What can't be one is not waited for.
+        assert_eq!(begin(&[HANDSHAKE, MAJOR, 1, 0xff, 0xff]), Some(HANDSHAKE));
+        assert_eq!(begin(&[HANDSHAKE, b'G']), Some(HANDSHAKE));
+        assert_eq!(begin(b"G"), Some(b'G'));
+    }
+}

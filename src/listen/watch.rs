@@ -23,6 +23,8 @@ const WINDOW: u32 = 41;
 const DRAINED: Fault = Fault::new(Reason::Draining, "the tunnel was cut off by the drain");
 pub(super) const IDLE_TUNNEL: Fault = Fault::new(Reason::TunnelTimeout, "the tunnel was idle");
 const TOO_LONG: Fault = Fault::new(Reason::ExchangeTimeout, "the exchange took too long");
+pub(super) const SLOW_READER: Fault =
+    Fault::over("min_body_rate", Reason::SlowReader, "the answer was taken too slowly");
 pub(super) const TOO_SLOW: Fault = Fault::over("min_body_rate", Reason::BodyTimeout, "the body came too slowly");
 
 /// The worker's time, in ticks.
@@ -340,6 +342,7 @@ impl Watch {
 
     /// The client took its answer too slowly, which ends the connection.
     pub(super) fn lags(&self) {
+        self.conn.set_fault(SLOW_READER);
         self.lagging.set(true);
     }
 

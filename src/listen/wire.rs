@@ -30,6 +30,18 @@ pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + 'static {
     fn abort(&self);
 }
 
+/// Bytes that are looked at before they are read.
+const MOST_PEEKED: usize = 2048;
+
+/// What a look into a socket has found.
+pub(super) enum Peeked<T> {
+    Enough(T),
+    /// As much as is looked at, or all that will come.
+    TooLittle,
+    /// The other side has closed.
+    Nothing,
+}
+
 /// A socket that can be looked into.
 pub(super) trait Peek: AsFd {
     /// Waits until there is something, or the end.
@@ -38,15 +50,30 @@ pub(super) trait Peek: AsFd {
     /// Receives without waiting.
     fn receive(&self, into: &mut [u8], flags: RecvFlags) -> io::Result<usize>;
 
-    /// The first byte, which stays where it is; `None`: the other side has closed.
-    fn poll_peek(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<u8>>> {
+    /// What has come does not do: the next wait is for more.
+    fn wait_for_more(&self);
+
+    /// The first bytes, which stay where they are, once they are `enough`, or no more come. None: the other side has closed.
+    fn poll_peek<T>(&self, cx: &mut Context<'_>, enough: impl Fn(&[u8]) -> Option<T>) -> Poll<io::Result<Peeked<T>>> {
+        let mut before = None;
         loop {
             ready!(self.poll_readable(cx))?;
-            let mut first = [0];
-            match self.receive(&mut first, RecvFlags::PEEK) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                peeked => return Poll::Ready(peeked.map(|n| first.first().filter(|_| n > 0).copied())),
+            let mut first = [0; MOST_PEEKED];
+            let n = match self.receive(&mut first, RecvFlags::PEEK) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                peeked => peeked?,
+            };
+            if let Some(found) = first.get(..n).and_then(&enough) {
+                return Poll::Ready(Ok(Peeked::Enough(found)));
             }
+            if n == 0 {
+                return Poll::Ready(Ok(Peeked::Nothing));
+            }
+            // Readable once more, and nothing has come: it is the end that there is to read.
+            if n == MOST_PEEKED || before.replace(n) == Some(n) {
+                return Poll::Ready(Ok(Peeked::TooLittle));
+            }
+            self.wait_for_more();
         }
     }
 }
@@ -56,6 +83,11 @@ macro_rules! peek {
         impl Peek for $stream {
             fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
                 self.poll_read_ready(cx)
+            }
+
+            fn wait_for_more(&self) {
+                // The kernel tells of each arrival once, and the runtime keeps that until a read finds nothing.
+                let _ = self.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
             }
 
             fn receive(&self, into: &mut [u8], flags: RecvFlags) -> io::Result<usize> {

@@ -10,13 +10,14 @@ use std::cell::{Cell, RefCell};
 use std::future::Future as _;
 use std::io;
 use std::ops::Deref;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 
+use super::ahead::LITTLE;
 use super::framing::{Chunks, Decoded, Fault};
 
 /// Bytes of a block: a body of 64 KiB comes with its head in one reading.
@@ -105,17 +106,48 @@ impl Buffer {
     where
         R: AsyncRead + Unpin,
     {
+        self.make_room(memory);
+        let polled = pin!(from.read_buf(&mut self.0)).poll(cx);
+        if polled.is_pending() {
+            self.rest(memory);
+        }
+        polled
+    }
+
+    /// Reads once, no more than `most` bytes. If those are [`LITTLE`], no block is held for them.
+    pub fn poll_fill_some<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        memory: &Memory,
+        most: usize,
+    ) -> Poll<io::Result<usize>>
+    where
+        R: AsyncRead + Unpin,
+    {
+        if most <= LITTLE {
+            self.rest(memory);
+            let mut little = [0; LITTLE];
+            let mut little = ReadBuf::new(&mut little);
+            ready!(Pin::new(from).poll_read(cx, &mut little))?;
+            self.0.extend_from_slice(little.filled());
+            return Poll::Ready(Ok(little.filled().len()));
+        }
+        self.make_room(memory);
+        let polled = pin!(from.read_buf(&mut (&mut self.0).limit(most))).poll(cx);
+        if polled.is_pending() {
+            self.rest(memory);
+        }
+        polled
+    }
+
+    fn make_room(&mut self, memory: &Memory) {
         if self.0.capacity() == 0 {
             self.0 = memory.block.take();
         }
         if self.0.capacity() - self.0.len() < LEAST && !self.0.try_reclaim(BLOCK) {
             self.grow(memory);
         }
-        let polled = pin!(from.read_buf(&mut self.0)).poll(cx);
-        if polled.is_pending() {
-            self.rest(memory);
-        }
-        polled
     }
 
     /// Goes on in another block.
@@ -130,7 +162,7 @@ impl Buffer {
     }
 
     /// Holds on to no block while nothing comes.
-    fn rest(&mut self, memory: &Memory) {
+    pub fn rest(&mut self, memory: &Memory) {
         if !self.0.is_empty() && self.0.len() <= LEAST && self.0.capacity() > LEAST {
             let kept = BytesMut::from(&**self);
             self.0.clear();

@@ -15,6 +15,7 @@ use std::task::Waker;
 use http::Version;
 use tokio::time::Instant;
 
+use super::ahead::Ahead;
 use super::fields::Fields;
 use super::forwarded;
 use super::framing::Fault;
@@ -75,6 +76,8 @@ pub struct Conn {
     interim: RefCell<Vec<u8>>,
     /// The same of a stream of HTTP/2, where they are not text.
     interim_heads: Option<RefCell<Vec<ResponseHead>>>,
+    /// Of a stream, too: how much of the answer there is room for.
+    ahead: Option<Rc<Ahead>>,
 
     // The connection. `waker` is its task's.
     draining: Cell<bool>,
@@ -118,6 +121,7 @@ impl Conn {
             tunnel: Cell::default(),
             answered: Cell::default(),
             interim: RefCell::default(),
+            ahead: interim_heads.is_some().then(Rc::default),
             interim_heads,
             draining: Cell::default(),
             waker: Cell::default(),
@@ -172,6 +176,11 @@ impl Conn {
     /// The verdict or the fault with all that is known of it, for the log and the metrics.
     pub fn complaint(&self) -> Option<Fault> {
         self.verdict.get().or(self.fault.get())
+    }
+
+    /// How much of the answer may be read at a time; `None`: as much as comes.
+    pub fn ahead(&self) -> Option<&Rc<Ahead>> {
+        self.ahead.as_ref()
     }
 
     /// Whether bytes of the request's body are still to come from the client.

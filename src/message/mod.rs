@@ -7,6 +7,7 @@ pub mod framing;
 pub mod fields;
 pub mod head;
 pub mod conn;
+pub mod ahead;
 pub mod body;
 pub mod buffer;
 pub mod send;

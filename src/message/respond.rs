@@ -11,7 +11,8 @@ use super::grpc;
 use super::head::{Response, ResponseHead};
 use crate::model::Reason;
 
-/// The status that a reason becomes. 499, in the log alone, stands for a client that went away.
+/// The status that a reason becomes. 499, in the log alone, stands for a client that went away, or was sent away before its
+/// answer had begun.
 pub fn status(reason: Reason) -> StatusCode {
     let code = match reason {
         Reason::BadRequest | Reason::NoAsset => 400,
@@ -23,7 +24,7 @@ pub fn status(reason: Reason) -> StatusCode {
         Reason::MisdirectedRequest => 421,
         Reason::RateLimited => 429,
         Reason::HeadersTooLarge => 431,
-        Reason::ClientClosed => 499,
+        Reason::ClientClosed | Reason::SlowReader => 499,
         Reason::ConnectFailed
         | Reason::UpstreamReset
         | Reason::UpstreamProtocolError
@@ -50,7 +51,7 @@ pub fn grpc_status(reason: Reason) -> u32 {
     match reason {
         Reason::RequestTimeout | Reason::UpstreamTimeout => grpc::DEADLINE_EXCEEDED,
         Reason::RequestTooLarge | Reason::HeadersTooLarge | Reason::TargetTooLong => grpc::RESOURCE_EXHAUSTED,
-        Reason::ClientClosed => grpc::CANCELLED,
+        Reason::ClientClosed | Reason::SlowReader => grpc::CANCELLED,
         other => match status(other).as_u16() {
             400 => grpc::INTERNAL,
             404 => grpc::UNIMPLEMENTED,

@@ -82,6 +82,8 @@ words! {
         ExchangeTimeout = "exchange_timeout",
         /// Nothing went through the tunnel for too long.
         TunnelTimeout = "tunnel_timeout",
+        /// The client took its answer too slowly, and was cut off.
+        SlowReader = "slow_reader",
         /// The client went away first (logged as 499).
         ClientClosed = "client_closed",
         /// The backend's body ended early.

@@ -154,6 +154,7 @@ impl Try<'_> {
             keepalive: self.timeouts.keepalive,
             max_connections: limits.max_connections,
             announced: announced.as_deref(),
+            ahead: ticket.conn.ahead(),
             upload: body,
             interim: &interim,
         };

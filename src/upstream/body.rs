@@ -82,6 +82,7 @@ impl Return {
             && !connection.backend().starved()
         {
             connection.buffer.release(&self.worker.memory);
+            connection.ahead = None;
             self.worker.pool.put(connection, now + keep);
         }
     }
@@ -122,6 +123,7 @@ where
             BodyEnd::Close => Left::Close,
         };
         let (first, ended) = left.take(&mut connection.buffer)?;
+        connection.taken(&back.worker);
         if ended {
             if upload.is_none() {
                 back.finish(connection, now);
@@ -180,6 +182,7 @@ where
             if !self.connection.buffer.is_empty() {
                 let (data, ended) = self.left.take(&mut self.connection.buffer).map_err(BodyError::Coding)?;
                 if ended || !data.is_empty() {
+                    self.connection.taken(&self.back.worker);
                     return Poll::Ready(Ok((data, ended)));
                 }
             }

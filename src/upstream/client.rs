@@ -118,6 +118,7 @@ where
                 // In memory of its own: most requests go over a connection that is there.
                 None => Box::pin(self.open(backend, terms)).await?,
             };
+            connection.ahead = terms.ahead.cloned();
             let mut talk = Talk {
                 worker: &self.worker,
                 terms,

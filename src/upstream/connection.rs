@@ -1,6 +1,7 @@
 //! One connection to a backend, and what all connections of a worker share.
 
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -9,6 +10,7 @@ use super::alarm::Alarms;
 use super::h2::Links;
 use super::pool::{Pool, To};
 use crate::backend::{self, Backend};
+use crate::message::ahead::Ahead;
 use crate::message::buffer::{Buffer, Memory};
 
 /// What the connections of one worker share.
@@ -25,6 +27,8 @@ pub(super) struct Connection {
     pub(super) stream: Stream,
     /// What has been read and not handed out.
     pub(super) buffer: Buffer,
+    /// How much is read at a time, in the exchange that it serves.
+    pub(super) ahead: Option<Rc<Ahead>>,
     place: backend::Connection,
 }
 
@@ -36,7 +40,7 @@ impl To for Connection {
 
 impl Connection {
     pub(super) fn new(stream: Stream, place: backend::Connection) -> Self {
-        Self { stream, buffer: Buffer::default(), place }
+        Self { stream, buffer: Buffer::default(), ahead: None, place }
     }
 
     /// Whether an idle connection may be used.
@@ -46,6 +50,16 @@ impl Connection {
 
     /// Reads once.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<io::Result<usize>> {
-        self.buffer.poll_fill(cx, &mut self.stream, &worker.memory)
+        match &self.ahead {
+            None => self.buffer.poll_fill(cx, &mut self.stream, &worker.memory),
+            Some(ahead) => self.buffer.poll_fill_some(cx, &mut self.stream, &worker.memory, ahead.most()),
+        }
+    }
+
+    /// A piece has been taken. If others are read beside it, it may be long until the next one is asked for.
+    pub(super) fn taken(&mut self, worker: &Worker) {
+        if self.ahead.is_some() {
+            self.buffer.rest(&worker.memory);
+        }
     }
 }

@@ -29,12 +29,14 @@ pub use dial::{Stream, dial, dial_agent};
 pub use tls::{HandshakeFailed, Secured, refusal};
 pub use tunnel::Upgrade;
 
+use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::message::ResponseHead;
+use crate::message::ahead::Ahead;
 use crate::message::framing::Fault;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -62,6 +64,8 @@ pub struct Terms<'a> {
     /// What goes before the request: the header of the PROXY protocol. A connection that begins so is this client's, and
     /// serves one request.
     pub announced: Option<&'a [u8]>,
+    /// How much of the answer may be read at a time; `None`: as much as comes.
+    pub ahead: Option<&'a Rc<Ahead>>,
     /// What the request body is doing.
     pub upload: &'a dyn Upload,
     /// Called for each interim response, 100 included.

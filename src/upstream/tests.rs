@@ -92,6 +92,7 @@ where
         };
         let terms = Terms {
             announced: None,
+            ahead: None,
             connect: Duration::from_secs(1),
             began: Instant::now(),
             response,

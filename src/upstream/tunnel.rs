@@ -47,7 +47,9 @@ where
             }
         }
         let len = self.connection.buffer.len();
-        Poll::Ready(Some(Ok(self.connection.buffer.take(len))))
+        let data = self.connection.buffer.take(len);
+        self.connection.taken(&self.worker);
+        Poll::Ready(Some(Ok(data)))
     }
 
     /// Passes on what the client says.

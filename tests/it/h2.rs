@@ -239,7 +239,7 @@ fn a_stream_that_the_client_resets_cancels_its_request() {
 }
 
 /// A backend that says on `/v1/BTC` how many blocks of 64 KiB it could send.
-fn endless(origin: &Origin) -> Arc<AtomicUsize> {
+pub fn endless(origin: &Origin) -> Arc<AtomicUsize> {
     let sent = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&sent);
     origin.on_custom("/v1/BTC", move |_, exchange| {
@@ -279,6 +279,20 @@ fn a_client_that_reads_slowly_slows_the_backend() {
     client.send(settings(&[(4, 2000)]));
     let data = client.until("more", |f| f.kind == DATA && f.stream == 1);
     assert_eq!(data.payload.len(), 1000);
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_logged_as_that() {
+    let origin = Origin::start("one");
+    let _sent = endless(&origin);
+    let proxy = Proxy::start(&config(&origin, "[limits]\nmin_body_rate = \"off\"\nidle_timeout = \"1s\""));
+    let mut client = Frames::connect_with(proxy.address(), &[(4, 1000)]);
+    client.send(request(1, "/v1/BTC"));
+    client.until("a reset", |f| f.kind == RST_STREAM && f.stream == 1);
+    let line = proxy.access_where(|line| line["reason"] == "slow_reader");
+    assert_eq!((&line["status"], &line["method"]), (&200.into(), &"GET".into()), "{line}");
+    proxy.metric_until("shardgate_limit_hits_total", &[("limit", "idle_timeout")], |n| n == 1.0);
+    proxy.metric_until("shardgate_requests_total", &[("reason", "slow_reader"), ("code", "2xx")], |n| n == 1.0);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Attacks by means of HTTP/2: what costs a server more than it costs who sends it. Each ends with GOAWAY, reaches few
 //! backends, takes little memory, and leaves others served.
 
-use crate::h2::config;
+use std::sync::atomic::Ordering::SeqCst;
+
+use crate::h2::{config, endless};
 use crate::support::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE,
     block, get, request,
@@ -15,7 +17,7 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 const MEMORY: u64 = 32 << 20;
 
 /// Bytes that the daemon holds of physical memory.
-fn memory(proxy: &Proxy) -> u64 {
+pub fn memory(proxy: &Proxy) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
@@ -165,6 +167,69 @@ fn windows_that_stay_shut() {
     let grown = memory(&proxy).saturating_sub(before);
     assert!(grown < MEMORY, "{grown} bytes more");
     assert_eq!(proxy.get("/v1/BTC").body.len(), 1 << 20, "a bystander");
+}
+
+/// Eight connections of a hundred streams each; what they hold is less than what one connection of eight did when each
+/// stream was read by the block.
+#[test]
+fn answers_that_nobody_reads() {
+    let origin = Origin::start("one");
+    origin.on("/v1/BTC", Behaviour::Answer(200, vec![], vec![b'x'; 300 << 10]));
+    let open = i32::MAX.cast_unsigned();
+    for (what, window, more) in [("shut", 0, 0), ("usual", 65_535, 0), ("open", open, open - 65_535)] {
+        let proxy = Proxy::start(&config(&origin, "[limits]\nh2_max_streams = 100"));
+        assert_eq!(proxy.get("/v1/BTC").body.len(), 300 << 10);
+        origin.take_requests();
+        let before = memory(&proxy);
+        let ask = |_| {
+            let mut client = Frames::connect_with(proxy.address(), &[(4, window)]);
+            if more > 0 {
+                client.send(frame(WINDOW_UPDATE, 0, 0, &more.to_be_bytes()));
+            }
+            client.send((0..100).map(|n| request(1 + 2 * n, "/v1/BTC")).collect::<Vec<_>>().concat());
+            client
+        };
+        let clients: Vec<_> = (0..8).map(ask).collect();
+        poll("all to be asked for", || (origin.count() == 800).then_some(()));
+        let mut last = 0;
+        let now = poll("memory to grow no more", || {
+            std::thread::sleep(std::time::Duration::from_millis(50)); // between two looks
+            let now = memory(&proxy);
+            (std::mem::replace(&mut last, now) == now).then_some(now)
+        });
+        let grown = now.saturating_sub(before);
+        assert!(grown < MEMORY, "{what}: {grown} bytes more");
+        assert_eq!(proxy.get("/v1/BTC").body.len(), 300 << 10, "a bystander");
+        drop(clients);
+    }
+}
+
+#[test]
+fn backends_stand_still_while_nobody_reads() {
+    let origin = Origin::start("one");
+    let sent = endless(&origin);
+    let proxy = Proxy::start(&config(&origin, ""));
+    let before = memory(&proxy);
+    let mut client = Frames::connect(proxy.address());
+    client.send((0..20).map(|n| request(1 + 2 * n, "/v1/BTC")).collect::<Vec<_>>().concat());
+    poll("all to be asked for", || (origin.count() == 20).then_some(()));
+    let mut last = usize::MAX;
+    let stands = poll("the backends to stand", || {
+        std::thread::sleep(std::time::Duration::from_millis(50)); // between two looks
+        let now = sent.load(SeqCst);
+        (std::mem::replace(&mut last, now) == now).then_some(now)
+    });
+    // What the kernel's buffers take of each.
+    assert!(stands < 20 * 16 * 16, "{stands} blocks");
+    let grown = memory(&proxy).saturating_sub(before);
+    assert!(grown < MEMORY / 8, "{grown} bytes more");
+    // It goes on where it stood.
+    client.send(frame(WINDOW_UPDATE, 0, 0, &(1u32 << 20).to_be_bytes()));
+    (0..20).for_each(|n| client.send(frame(WINDOW_UPDATE, 0, 1 + 2 * n, &65_535u32.to_be_bytes())));
+    let mut got = 0;
+    while got < 1 << 20 {
+        got += client.until("more", |f| f.kind == DATA).payload.len();
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::process::Command;
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 
+use crate::h2_floods::memory;
 use crate::support::certs::{Authority, Pair, place};
 use crate::support::proxy::run;
 use crate::support::tls::{TlsClient, accept_all};
@@ -374,6 +375,28 @@ fn what_is_not_tls_never_becomes_a_request() {
     });
     assert!(rig.origin.requests().is_empty());
     assert_eq!(proxy.metric("shardgate_requests_total", &[]), 0.0);
+}
+
+#[test]
+fn a_handshake_that_has_hardly_begun_holds_little() {
+    let rig = Rig::new(&[("site", &["a.test"])]);
+    let proxy = rig.start("", &["site"]);
+    assert!(asked(&rig.client(), proxy.address(), "a.test").is_some());
+    let before = memory(&proxy);
+    let begun = |bytes: &[u8]| {
+        let mut client = proxy.client();
+        client.send(bytes);
+        client
+    };
+    let clients: Vec<_> = (0..1000).map(|n| begun(&b"\x16\x03\x01\x02\x00\x01\x00"[..1 + n % 7])).collect();
+    // Connections are begun in the order in which they came.
+    assert!(asked(&rig.client(), proxy.address(), "a.test").is_some());
+    let each = memory(&proxy).saturating_sub(before) / 1000;
+    assert!(each < 12 << 10, "{each} bytes each");
+    drop(clients);
+    // Nothing more comes: each is closed, and what was waited for is not looked for again and again.
+    let count = |result| proxy.metric("shardgate_tls_handshakes_total", &[("result", result)]);
+    poll("all to have failed", || (count("failed") == 1000.0).then_some(()));
 }
 
 #[test]

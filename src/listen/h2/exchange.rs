@@ -1,9 +1,10 @@
 //! One stream: a request, its answer, and their bodies under flow control.
 //!
 //! Both directions are held back by whoever is slower. What a client sends is acknowledged to it when the proxy asks for
-//! the piece after it, so a backend that reads slowly slows the client. What a backend sends is asked for when the piece
-//! before it has found room in the windows and in a send buffer of [`SEND_BUFFER`](super::SEND_BUFFER) bytes, so a client
-//! that reads slowly slows the backend.
+//! the piece after it, so a backend that reads slowly slows the client. What a backend sends is asked for as far as there
+//! is room for it: in the windows, in a send buffer of [`SEND_BUFFER`](super::SEND_BUFFER) bytes, and beside the other
+//! streams ([`flow`](super::flow)). Without room only a little is, since the end of a body needs none. So a client that
+//! reads slowly slows the backend, and what waits for it is little.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
@@ -18,12 +19,15 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Method, StatusCode};
 use http_body::Body as _;
 
-use super::Connection;
+use super::flow::Part;
 use super::head;
+use super::io::Lower;
 use super::tunnel;
+use super::{Connection, SEND_BUFFER};
 use crate::listen::incoming::{Incoming, Source};
 use crate::listen::watch::{Pace, Patience};
 use crate::listen::{BoxError, Service};
+use crate::message::ahead::LITTLE;
 use crate::message::framing::{Fault, Framing};
 use crate::message::send::Coding;
 use crate::message::tunnel::Tunnel;
@@ -104,7 +108,7 @@ pub(super) async fn serve<S: Service>(
         upload = Some(Rc::clone(&source));
         Incoming::new(source, length)
     };
-    let answer = answer(&*connection.service, Request { head: Rc::new(head), body }, &conn, &mut respond).await;
+    let answer = answer(&connection, Request { head: Rc::new(head), body }, &conn, &mut respond).await;
     let sent = match answer {
         Some(response) if let Tunnel::Open { idle, .. } = conn.tunnel() => {
             // A stream becomes one once.
@@ -149,14 +153,16 @@ fn read_head<S: Service>(
 
 /// The service's answer. `None`: the client has gone before it came.
 async fn answer<S: Service>(
-    service: &S,
+    connection: &Connection<S>,
     request: Request<Incoming>,
     conn: &Rc<Conn>,
     respond: &mut SendResponse<Bytes>,
 ) -> Option<Response<S::Body>> {
-    let mut call = pin!(service.call(request, Rc::clone(conn)));
+    let mut call = pin!(connection.service.call(request, Rc::clone(conn)));
     let response = poll_fn(|cx| {
         conn.set_waker(cx.waker());
+        // Of an answer that will have to wait only the head is read, or little more.
+        allow(conn, if connection.lower.flow.is_crowded() { 0 } else { usize::MAX });
         let polled = call.as_mut().poll(cx);
         for interim in conn.take_interim_heads() {
             // It fails if the stream is gone, which is noticed below.
@@ -192,7 +198,7 @@ async fn send<S: Service>(
     if is_end {
         return Sent::Whole;
     }
-    let mut sending = Sending { piece: Bytes::new(), is_last: false, left: length };
+    let mut sending = Sending::new(length, connection);
     poll_fn(|cx| sending.poll(cx, connection, stream, &mut body, &mut to)).await
 }
 
@@ -204,12 +210,21 @@ pub(super) struct Sending {
     is_last: bool,
     /// What the head said is still to come.
     left: Option<u64>,
+    part: Part,
+    lower: Rc<Lower>,
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.part.holds(&self.lower.flow, 0);
+    }
 }
 
 impl Sending {
-    /// A body without a length.
-    pub(super) fn raw() -> Self {
-        Self { piece: Bytes::new(), is_last: false, left: None }
+    /// `length`: as the head said.
+    pub(super) fn new<S>(length: Option<u64>, connection: &Connection<S>) -> Self {
+        let lower = Rc::clone(&connection.lower);
+        Self { piece: Bytes::new(), is_last: false, left: length, part: Part::new(), lower }
     }
 
     pub(super) fn poll<S: Service>(
@@ -225,8 +240,13 @@ impl Sending {
                 return Poll::Ready(Sent::Reset(Reason::CANCEL));
             }
             if self.piece.is_empty() && !self.is_last {
+                allow(&stream.conn, self.room(to));
                 match Pin::new(&mut *body).poll_frame(cx) {
-                    Poll::Pending => return to.poll_reset(cx).map(|_| Sent::Gone),
+                    Poll::Pending => {
+                        // Room that nothing is there for is other streams'.
+                        to.reserve_capacity(0);
+                        return to.poll_reset(cx).map(|_| Sent::Gone);
+                    }
                     Poll::Ready(None) => self.is_last = true,
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(broken(stream, &error)),
                     Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
@@ -256,11 +276,15 @@ impl Sending {
             }
             let mut now = Bytes::new();
             if !self.piece.is_empty() {
-                let Some(room) = ready!(poll_room(cx, stream, to, self.piece.len())) else {
-                    return Poll::Ready(Sent::Gone);
+                let Poll::Ready(room) = self.poll_room(cx, stream, to) else {
+                    self.part.holds(&self.lower.flow, self.piece.len());
+                    return Poll::Pending;
                 };
+                let Some(room) = room else { return Poll::Ready(Sent::Gone) };
                 now = self.piece.split_to(room.min(self.piece.len()));
                 stream.writing.went(now.len());
+                self.lower.flow.give(&now);
+                self.part.holds(&self.lower.flow, 0);
             }
             let is_end = self.is_last && self.piece.is_empty();
             if to.send_data(now, is_end).is_err() {
@@ -272,24 +296,45 @@ impl Sending {
             connection.lower.meter.borrow_mut().sent();
         }
     }
+
+    /// How much of the body there would be room for.
+    fn room(&self, to: &mut SendStream<Bytes>) -> usize {
+        let most = self.left.and_then(|left| usize::try_from(left).ok()).unwrap_or(SEND_BUFFER).min(SEND_BUFFER);
+        if most <= LITTLE || !self.lower.flow.has_room() {
+            return 0;
+        }
+        to.reserve_capacity(most);
+        to.capacity()
+    }
+
+    /// Bytes of the piece that may be sent now. `None`: the stream is gone.
+    fn poll_room(&mut self, cx: &mut Context<'_>, stream: &Stream, to: &mut SendStream<Bytes>) -> Poll<Option<usize>> {
+        to.reserve_capacity(self.piece.len());
+        let room = loop {
+            match to.capacity() {
+                0 => {}
+                room => break room,
+            }
+            match to.poll_capacity(cx) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(None),
+                Poll::Pending => {
+                    stream.writing.waits();
+                    return Poll::Pending;
+                }
+            }
+        };
+        match self.part.poll_turn(cx, &self.lower.flow) {
+            Poll::Ready(()) => Poll::Ready(Some(room)),
+            Poll::Pending => to.poll_reset(cx).map(|_| None),
+        }
+    }
 }
 
-/// Bytes that may be sent now. `None`: the stream is gone.
-fn poll_room(cx: &mut Context<'_>, stream: &Stream, to: &mut SendStream<Bytes>, wanted: usize) -> Poll<Option<usize>> {
-    to.reserve_capacity(wanted);
-    loop {
-        match to.capacity() {
-            0 => {}
-            room => return Poll::Ready(Some(room)),
-        }
-        let polled = to.poll_capacity(cx);
-        if polled.is_pending() {
-            stream.writing.waits();
-        }
-        match ready!(polled) {
-            Some(Ok(_)) => {}
-            Some(Err(_)) | None => return Poll::Ready(None),
-        }
+/// Tells whoever reads the answer how much of it there is room for.
+fn allow(conn: &Conn, bytes: usize) {
+    if let Some(ahead) = conn.ahead() {
+        ahead.allow(bytes);
     }
 }
 

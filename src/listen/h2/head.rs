@@ -136,7 +136,7 @@ pub(super) fn response(head: ResponseHead, length: Option<u64>, keep: bool) -> h
     let mut response = http::Response::new(());
     *response.status_mut() = head.status;
     let headers = response.headers_mut();
-    headers.reserve(16);
+    headers.reserve(8);
     head.fields.share(without, |name, value| {
         let (name, value) = (HeaderName::from_bytes(name), HeaderValue::from_maybe_shared(value));
         // What has been read by the rules is valid here as well. More fields than fit are far beyond any limit.

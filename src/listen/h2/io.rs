@@ -1,8 +1,8 @@
 //! What HTTP/2 runs on: the client's socket, with the frames that come counted and those that go gathered.
 //!
-//! The library writes each DATA frame of more than a few bytes by itself. Gathered until it flushes, which it does once
-//! for all that a connection's task has done in one go, a hundred small answers are one send, and over TLS a few records
-//! instead of a hundred.
+//! The library writes each DATA frame of more than a few bytes by itself, and flushes after it. Gathered until the
+//! connection's task has done all that it can, a hundred small answers are one send, and over TLS a few records
+//! instead of a hundred. What is large is not copied for it ([`gather`](super::gather)).
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
@@ -11,26 +11,29 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::flow::{Flow, LARGE};
+use super::gather::Gather;
 use super::meter::Meter;
 use crate::listen::watch::Pace;
 use crate::listen::wire::Wire;
 
-/// Bytes that are gathered at most, about what fills a record of TLS.
-const GATHER: usize = 16 * 1024;
-
-/// A frame that is not smaller is not copied: it goes out with what has been gathered before it.
-const LARGE: usize = 8 * 1024;
+/// Bytes that are gathered at most, about what a socket, or TLS, takes at a time.
+const GATHER: usize = 64 * 1024;
 
 /// What the connection's task sees of the bytes that pass.
 pub(super) struct Lower {
     pub(super) meter: RefCell<Meter>,
+    pub(super) flow: Flow,
     /// Of the socket: how fast the client takes what is sent.
     pub(super) writing: Pace,
     /// Nothing is open: memory is given back.
     pub(super) idle: Cell<bool>,
+    /// What is to be sent.
+    out: RefCell<Gather>,
+    /// The library has more than is taken from it at the moment.
+    blocked: Cell<bool>,
 }
 
 /// See the module. The task keeps the socket, too, so that it outlives the library.
@@ -39,64 +42,53 @@ pub(super) struct Io<W> {
     lower: Rc<Lower>,
     /// Read before it was clear what the connection speaks.
     begun: Bytes,
-    out: Vec<u8>,
-    sent: usize,
 }
 
 impl<W: Wire> Io<W> {
     pub(super) fn new(wire: Rc<RefCell<W>>, lower: Rc<Lower>, begun: Bytes) -> Self {
         let good = lower.meter.borrow_mut().read(&begun);
         let begun = begun.slice(..good);
-        Self { wire, lower, begun, out: Vec::new(), sent: 0 }
-    }
-
-    /// Sends what has been gathered.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(rest @ [_, ..]) = self.out.get(self.sent..) {
-            let polled = Pin::new(&mut *self.wire.borrow_mut()).poll_write(cx, rest);
-            match ready!(self.lower.wrote(polled))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                n => self.sent += n,
-            }
-        }
-        self.clear();
-        Poll::Ready(Ok(()))
-    }
-
-    /// Sends what has been gathered and these behind it; the number of bytes of these that went.
-    fn poll_send_with(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        loop {
-            let (polled, held) = {
-                let gathered = self.out.get(self.sent..).unwrap_or_default();
-                let mut all: SmallVec<[IoSlice<'_>; 8]> = SmallVec::new();
-                all.push(IoSlice::new(gathered));
-                all.extend(parts.iter().copied());
-                (Pin::new(&mut *self.wire.borrow_mut()).poll_write_vectored(cx, &all), gathered.len())
-            };
-            let n = ready!(self.lower.wrote(polled))?;
-            let before = n.min(held);
-            if before == held {
-                self.clear();
-            } else {
-                self.sent += before;
-            }
-            // None of these is no answer, but for a socket that takes nothing at all.
-            if n == 0 || n > before {
-                return Poll::Ready(Ok(n - before));
-            }
-        }
-    }
-
-    fn clear(&mut self) {
-        self.out.clear();
-        self.sent = 0;
-        if self.lower.idle.get() {
-            self.out = Vec::new();
-        }
+        Self { wire, lower, begun }
     }
 }
 
 impl Lower {
+    pub(super) fn new(preface: usize) -> Self {
+        Self {
+            meter: RefCell::new(Meter::new(preface)),
+            flow: Flow::default(),
+            writing: Pace::default(),
+            idle: Cell::default(),
+            out: RefCell::default(),
+            blocked: Cell::default(),
+        }
+    }
+
+    /// Sends what has been gathered, and has it go on its way. To be called when the library has nothing more to do.
+    pub(super) fn poll_flush<W: Wire>(&self, cx: &mut Context<'_>, wire: &RefCell<W>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx, wire))?;
+        ready!(Pin::new(&mut *wire.borrow_mut()).poll_flush(cx))?;
+        if !self.blocked.get() {
+            self.flow.gone();
+        }
+        if self.idle.get() {
+            self.out.borrow_mut().shrink();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_send<W: Wire>(&self, cx: &mut Context<'_>, wire: &RefCell<W>) -> Poll<io::Result<()>> {
+        let mut out = self.out.borrow_mut();
+        while out.len() > 0 {
+            let polled = Pin::new(&mut *wire.borrow_mut()).poll_write_vectored(cx, &out.parts());
+            match ready!(self.wrote(polled))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => out.advance(n),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &polled {
             Poll::Pending => self.writing.waits(),
@@ -135,18 +127,25 @@ impl<W: Wire> AsyncWrite for Io<W> {
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let lower = &self.lower;
         let length = parts.iter().map(|part| part.len()).sum();
-        if length >= LARGE {
-            return self.poll_send_with(cx, parts);
+        let held = lower.out.borrow().len();
+        if held > 0 && held + length > GATHER {
+            lower.blocked.set(true);
+            ready!(lower.poll_send(cx, &self.wire))?;
         }
-        if self.out.len() + length > GATHER {
-            ready!(self.poll_send(cx))?;
+        lower.blocked.set(false);
+        let mut out = lower.out.borrow_mut();
+        for part in parts {
+            match Some(part).filter(|part| part.len() >= LARGE).and_then(|part| lower.flow.find(part)) {
+                Some(piece) => out.keep(piece),
+                None => out.copy(part),
+            }
         }
-        parts.iter().for_each(|part| self.out.extend_from_slice(part));
         Poll::Ready(Ok(length))
     }
 
@@ -154,13 +153,14 @@ impl<W: Wire> AsyncWrite for Io<W> {
         true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(cx))?;
-        Pin::new(&mut *self.wire.borrow_mut()).poll_flush(cx)
+    /// The library flushes after each large frame. What has been gathered goes when the connection's task has done all that
+    /// it can: [`Lower::poll_flush`].
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(cx))?;
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.lower.poll_send(cx, &self.wire))?;
         Pin::new(&mut *self.wire.borrow_mut()).poll_shutdown(cx)
     }
 }

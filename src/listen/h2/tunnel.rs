@@ -28,7 +28,7 @@ pub(super) async fn run<S: Service>(
     // It answers the key, which was ours.
     head.fields.remove_named(b"sec-websocket-accept");
     let Ok(mut to) = respond.send_response(head::response(head, None, false), false) else { return Sent::Gone };
-    let mut sending = Sending::raw();
+    let mut sending = Sending::new(None, connection);
     let (mut is_up_over, mut is_down_over) = (false, false);
     poll_fn(|cx| {
         if stream.stalled.get() {

@@ -93,6 +93,7 @@ async fn without_a_rate_the_idle_timeout_is_for_streams_as_well() {
         let began = Instant::now();
         assert!(pipe.frame_of(RST_STREAM).await.is_some());
         took(began, 30);
+        assert_eq!(pipe.service.fault(), Some(Reason::SlowReader));
     })
     .await;
 }
@@ -120,6 +121,8 @@ async fn a_socket_that_is_not_read_ends_the_connection() {
         sleep(Duration::from_secs(9)).await;
         assert!(!pipe.watch.conn.draining());
         sleep(Duration::from_secs(3)).await;
+        assert_eq!(pipe.service.fault(), Some(Reason::SlowReader));
+        assert!(pipe.metrics.encode().contains("shardgate_limit_hits_total{limit=\"min_body_rate\"} 1"));
         // What was on its way, and no end of the answer.
         let mut rest = vec![];
         let _ = pipe.client.read_to_end(&mut rest).await;

@@ -116,6 +116,7 @@ async fn a_client_that_takes_nothing_is_cut_off_and_one_that_is_slow_is_not() {
         assert!(rest.len() < 100_000, "{}", rest.len());
         let metrics = pipe.metrics.encode();
         assert!(metrics.contains("shardgate_limit_hits_total{limit=\"min_body_rate\"} 1"), "{metrics}");
+        assert_eq!(pipe.service.fault(), Some(Reason::SlowReader));
     })
     .await;
     with_limits(8192, Limits::default(), async |pipe: &mut Pipe| {
@@ -131,6 +132,7 @@ async fn a_client_that_takes_nothing_is_cut_off_and_one_that_is_slow_is_not() {
         }
         assert!(all > 1 << 20, "{all}");
         assert!(!pipe.metrics.encode().contains("limit=\"min_body_rate\""));
+        assert_eq!(pipe.service.fault(), None);
     })
     .await;
 }

@@ -26,6 +26,7 @@ async fn ask(client: &Client<Full<Bytes>>, backend: &Arc<Backend>) -> Result<Rep
         total: hour,
         end: None,
         announced: None,
+        ahead: None,
         idle: hour,
         keepalive: hour,
         max_connections: 10,

@@ -345,6 +345,7 @@ async fn a_100_lets_the_body_go() {
         crate::message::body::RequestBody::new(Full::new(Bytes::from("hello")), 99, true, &budget, Instant::now());
     let terms = Terms {
         announced: None,
+        ahead: None,
         connect: Duration::from_secs(1),
         began: Instant::now(),
         response: Duration::from_secs(9),
