@@ -24,6 +24,7 @@ pub fn status(reason: Reason) -> StatusCode {
         Reason::RateLimited => 429,
         Reason::HeadersTooLarge => 431,
         Reason::ClientClosed => 499,
+        Reason::TunnelUnsupported => 501,
         Reason::ConnectFailed
         | Reason::UpstreamReset
         | Reason::UpstreamProtocolError

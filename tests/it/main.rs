@@ -53,6 +53,7 @@ mod tiers;
 mod timeouts;
 mod websocket;
 mod websocket_h2;
+mod websocket_h2_backends;
 mod tls_backends;
 mod tls_checks;
 mod tls_files;

@@ -13,7 +13,7 @@ use super::Connection;
 use super::exchange::{Sending, Sent, Stream};
 use super::head;
 use crate::listen::Service;
-use crate::message::Response;
+use crate::message::{Response, websocket};
 use crate::message::tunnel::Duplex as _;
 
 /// Sends the answer that opens the tunnel and stays until that has ended.
@@ -26,7 +26,7 @@ pub(super) async fn run<S: Service>(
     let Response { mut head, mut body } = response;
     head.status = StatusCode::OK;
     // It answers the key, which was ours.
-    head.fields.remove_named(b"sec-websocket-accept");
+    head.fields.remove_named(websocket::ACCEPT.as_bytes());
     let Ok(mut to) = respond.send_response(head::response(head, None, false), false) else { return Sent::Gone };
     let mut sending = Sending::raw();
     let (mut is_up_over, mut is_down_over) = (false, false);
