@@ -54,6 +54,7 @@ mod timeouts;
 mod websocket;
 mod websocket_h2;
 mod websocket_h2_backends;
+mod websocket_tls;
 mod tls_backends;
 mod tls_checks;
 mod tls_files;

@@ -61,6 +61,11 @@ impl TlsClient {
         Self(Arc::new(config))
     }
 
+    /// For a runtime.
+    pub fn connector(&self) -> tokio_rustls::TlsConnector {
+        Arc::clone(&self.0).into()
+    }
+
     /// A connection whose handshake is over.
     pub fn connect(&self, addr: SocketAddr, name: &str) -> Client {
         self.try_connect(addr, name).unwrap_or_else(|e| panic!("TLS to {name} at {addr}: {e}"))
