@@ -38,7 +38,7 @@ use self::meter::Verdict;
 use super::Service;
 use super::connection::PREFACE;
 use super::serve::linger;
-use super::watch::{IDLE_TUNNEL, SLOW_READER, TICK, TOO_SLOW, Watch, is_too_long};
+use super::watch::{DRAINED, SLOW_READER, TICK, TOO_SLOW, Watch, is_too_long};
 use super::wire::Wire;
 use crate::message::buffer::Memory;
 use crate::model::Limits;
@@ -65,6 +65,9 @@ const FIELD_OVERHEAD: u32 = 32;
 
 /// How long a client that has been told to go may take to say that it heard.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+/// How long a tunnel's backend may take to read the last of what a client has said that is gone.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// What the streams of a connection share.
 struct Connection<S> {
@@ -173,9 +176,10 @@ async fn drive<W: Wire, S: Service>(
         left: None,
         until: u32::MAX,
     };
+    let mut has_gone = false;
     poll_fn(|cx| {
         connection.watch.conn.set_waker(cx.waker());
-        loop {
+        'all: loop {
             if connection.watch.is_killed() {
                 return Poll::Ready(false);
             }
@@ -185,6 +189,9 @@ async fn drive<W: Wire, S: Service>(
                 Poll::Ready(())
             })));
             let _ = streams.as_mut().poll(cx);
+            if has_gone {
+                return if open.is_empty() { Poll::Ready(true) } else { Poll::Pending };
+            }
             let mut is_new = false;
             loop {
                 match library.poll_accept(cx) {
@@ -199,7 +206,11 @@ async fn drive<W: Wire, S: Service>(
                         // It has said why, if it is an error that has a word.
                         return Poll::Ready(!error.is_io());
                     }
-                    Poll::Ready(None) => return Poll::Ready(true),
+                    Poll::Ready(None) => {
+                        has_gone = true;
+                        times.gone();
+                        continue 'all;
+                    }
                     Poll::Pending => break,
                 }
             }
@@ -251,6 +262,21 @@ enum Look {
     Dead,
     /// The client has been told to go and does not.
     Over,
+}
+
+/// Goes before the streams do. Where the connection is cut off, that is the drain's doing, but for a client that was told to
+/// go at once.
+impl<S> Drop for Times<S> {
+    fn drop(&mut self) {
+        if !self.connection.watch.is_killed() || self.left == Some(Leaving::AtOnce) {
+            return;
+        }
+        for (_, stream) in &*self.connection.streams.borrow() {
+            if stream.tunnel.get().is_some() {
+                stream.conn.set_fault(DRAINED);
+            }
+        }
+    }
 }
 
 impl<S: Service> Times<S> {
@@ -328,24 +354,32 @@ impl<S: Service> Times<S> {
         self.metrics.limit_hit(if limits.min_body_rate > 0 { "min_body_rate" } else { "idle_timeout" });
     }
 
+    /// The client has closed the connection. Its streams find that out by themselves; one that it had ended before may have to
+    /// pass on what came, if a tunnel's backend is slow to take it.
+    fn gone(&mut self) {
+        self.left = Some(Leaving::AtOnce);
+        self.connection.watch.kill_in(LAST_WORDS);
+    }
+
     /// A sweep's part: who is too slow.
     fn sweep(&self, now: u32) -> Look {
         let connection = &self.connection;
+        let watch = &connection.watch;
         let limits = connection.service.limits();
         let idle = u32::try_from(limits.idle_timeout.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX).max(1);
         connection.lower.meter.borrow_mut().tick();
         if connection.lower.writing.sweep(&limits, idle) {
-            tracing::debug!(client = connection.watch.conn.peer_text(), now, "the client reads too slowly");
+            tracing::debug!(client = watch.conn.peer_text(), now, "the client reads too slowly");
             connection.streams.borrow().iter().for_each(|(_, stream)| stream.conn.set_fault(SLOW_READER));
             self.lags(&limits);
             return Look::Dead;
         }
         let mut found = Look::Fine;
         for (_, stream) in &*connection.streams.borrow() {
-            if let Some(patience) = stream.tunnel.get() {
-                if patience.is_over(&stream.reading, &stream.writing, connection.watch.clock()) {
-                    stream.conn.set_fault(IDLE_TUNNEL);
-                    stream.stalled.set(true);
+            if let Some(tunnel) = stream.tunnel.get() {
+                let passed = stream.reading.bytes().wrapping_add(stream.writing.bytes());
+                if tunnel.sweep(&stream.conn, passed, watch.clock(), watch.is_drained()) {
+                    stream.stalled.set(tunnel.is_over());
                     stream.conn.wake();
                     found = Look::Changed;
                 }

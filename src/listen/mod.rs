@@ -6,6 +6,7 @@ mod connection;
 mod h2;
 mod holder;
 mod incoming;
+mod lasting;
 mod serve;
 mod server;
 mod shared;

@@ -25,6 +25,7 @@ use http::Method;
 use tokio::io::AsyncWrite;
 
 use super::incoming::Source;
+use super::lasting::Lasting;
 use super::watch::{Measure, Watch};
 use super::wire::Wire;
 use crate::message::buffer::{Buffer, Left, Memory, Waiting};
@@ -255,9 +256,9 @@ impl<W: Wire> Stream<W> {
     }
 
     /// All that comes from now on is a tunnel's, and what has come after the head.
-    pub(super) fn open_tunnel(&self, idle: Option<Duration>) {
-        self.watch.tunnel(idle);
+    pub(super) fn open_tunnel(&self, idle: Option<Duration>) -> Rc<Lasting> {
         *self.body.borrow_mut() = Body::Left(Left::Close);
+        self.watch.tunnel(idle)
     }
 
     /// What stands for a head that was refused, as far as it is known.

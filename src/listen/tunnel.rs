@@ -18,19 +18,16 @@ use http::Version;
 use http_body::{Body, Frame};
 
 use super::BoxError;
+use super::lasting::Lasting;
 use super::serve::End;
 use super::stream::{Stream, Writer};
-use super::watch::Watch;
 use super::wire::Wire;
 use crate::message::fields::{Known, Names};
 use crate::message::hop::HOP_BY_HOP;
 use crate::message::send::Failed;
 use crate::message::tunnel::{Duplex, Pipe};
 use crate::message::websocket::{Frames, GOING_AWAY};
-use crate::message::{Response, ResponseHead, upgrade};
-
-/// How long a client has for its own Close after ours.
-const PARTING: Duration = Duration::from_secs(5);
+use crate::message::{Conn, Response, ResponseHead, upgrade};
 
 /// A 101 has no body, whatever it says of one.
 const NOT_SENT: Names = HOP_BY_HOP.and(Names::of(&[Known::ContentLength]));
@@ -49,13 +46,12 @@ where
     let mut front = Vec::new();
     stream.interim_rest(&mut front);
     write(&head, &mut front);
-    stream.open_tunnel(idle);
-    let frames = is_websocket.then(Frames::default);
-    let body = Parting { body, watch: Rc::clone(&stream.watch), frames, has_left: false };
+    let times = stream.open_tunnel(idle);
+    let body = Parting::new(body, &stream.watch.conn, &times, is_websocket);
     let mut down = Pipe::new(Bytes::from(front), body);
     let (mut is_up_over, mut is_down_over) = (false, false);
     poll_fn(|cx| {
-        if stream.watch.is_tunnel_over() {
+        if times.is_over() {
             return Poll::Ready(End::Closed);
         }
         if !is_up_over && let Poll::Ready(passed) = down.body().poll_up(cx) {
@@ -82,12 +78,21 @@ fn write(head: &ResponseHead, out: &mut Vec<u8>) {
 }
 
 /// What the backend says, until the drain: then its frame is ended, and a Close frame is the last that the client gets.
-struct Parting<B> {
+pub(super) struct Parting<B> {
     body: B,
-    watch: Rc<Watch>,
+    conn: Rc<Conn>,
+    times: Rc<Lasting>,
     /// `None`: nobody knows where anything ends in this protocol.
     frames: Option<Frames>,
     has_left: bool,
+}
+
+impl<B> Parting<B> {
+    /// `conn`: of the connection, or of the stream.
+    pub(super) fn new(body: B, conn: &Rc<Conn>, times: &Rc<Lasting>, is_websocket: bool) -> Self {
+        let frames = is_websocket.then(Frames::default);
+        Self { body, conn: Rc::clone(conn), times: Rc::clone(times), frames, has_left: false }
+    }
 }
 
 impl<B: Duplex<Error = BoxError> + Unpin> Body for Parting<B> {
@@ -95,21 +100,21 @@ impl<B: Duplex<Error = BoxError> + Unpin> Body for Parting<B> {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Self { body, watch, frames: Some(frames), has_left } = &mut *self else {
+        let Self { body, conn, times, frames: Some(frames), has_left } = &mut *self else {
             return Pin::new(&mut self.body).poll_frame(cx);
         };
         if *has_left {
             return Poll::Ready(None);
         }
-        if watch.is_leaving() && frames.is_between() {
+        if times.is_leaving() && frames.is_between() {
             *has_left = true;
-            watch.last(PARTING);
+            times.tell(conn);
             return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(GOING_AWAY)))));
         }
         let frame = ready!(Pin::new(body).poll_frame(cx));
         let Some(Ok(frame)) = frame else { return Poll::Ready(frame) };
         let mut data = frame.into_data().unwrap_or_default();
-        if watch.is_leaving() {
+        if times.is_leaving() {
             data.truncate(frames.step(&data));
         } else {
             frames.pass(&data);

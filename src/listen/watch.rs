@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::lasting::Lasting;
 use crate::message::Conn;
 use crate::message::framing::Fault;
 use crate::model::{Limits, Reason};
@@ -20,7 +21,7 @@ pub(super) const TICK: Duration = Duration::from_millis(250);
 /// was being waited for. One more than fit, since the first is not a whole one.
 const WINDOW: u32 = 41;
 
-const DRAINED: Fault = Fault::new(Reason::Draining, "the tunnel was cut off by the drain");
+pub(super) const DRAINED: Fault = Fault::new(Reason::Draining, "the tunnel was cut off by the drain");
 pub(super) const IDLE_TUNNEL: Fault = Fault::new(Reason::TunnelTimeout, "the tunnel was idle");
 const TOO_LONG: Fault = Fault::new(Reason::ExchangeTimeout, "the exchange took too long");
 pub(super) const SLOW_READER: Fault =
@@ -72,7 +73,7 @@ pub(super) enum Phase {
     Exchange,
     /// HTTP/2 with a stream open or a header block that is not whole: the task sees to their times, on each sweep.
     Streams,
-    /// In a tunnel, which has a [`Patience`] of its own.
+    /// In a tunnel, which has times of its own.
     Tunnel,
 }
 
@@ -82,49 +83,6 @@ pub(super) struct Pace {
     waiting: Cell<bool>,
     ticks: Cell<u32>,
     bytes: Cell<u64>,
-}
-
-/// How long a tunnel may be idle: the deadline moves on with every byte.
-#[derive(Debug)]
-pub(super) struct Patience {
-    timeout: Option<Duration>,
-    deadline: Cell<u32>,
-    /// Bytes both ways when the sweep looked last.
-    seen: Cell<u64>,
-}
-
-impl Patience {
-    /// From now on; `None`: for ever.
-    pub(super) fn new(timeout: Option<Duration>, clock: &Clock) -> Self {
-        let patience = Self { timeout, deadline: Cell::default(), seen: Cell::default() };
-        patience.restart(clock);
-        patience
-    }
-
-    fn restart(&self, clock: &Clock) {
-        self.deadline.set(self.timeout.map_or(u32::MAX, |timeout| clock.after(timeout)));
-    }
-
-    /// A sweep's part: whether it is over.
-    pub(super) fn is_over(&self, reading: &Pace, writing: &Pace, clock: &Clock) -> bool {
-        let passed = reading.bytes.get().wrapping_add(writing.bytes.get());
-        if self.seen.replace(passed) != passed {
-            self.restart(clock);
-        }
-        clock.now() >= self.deadline.get()
-    }
-}
-
-/// A tunnel's times.
-#[derive(Debug, Default)]
-struct TunnelTimes {
-    /// Set when there is one.
-    patience: OnceCell<Patience>,
-    over: Cell<bool>,
-    /// The drain has come to it.
-    leaving: Cell<bool>,
-    /// When it is over in any case; 0: that is not said.
-    last: Cell<u32>,
 }
 
 /// What the connection's stream has to measure, because only it can ask the socket.
@@ -144,7 +102,8 @@ pub(super) struct Watch {
     deadline: Cell<u32>,
     reading: Pace,
     writing: Pace,
-    tunnel: TunnelTimes,
+    /// Set when there is one.
+    tunnel: OnceCell<Rc<Lasting>>,
     /// Set by drain: when to close even if idle for a moment only, and when to close in any case.
     close_at: Cell<u32>,
     kill_at: Cell<u32>,
@@ -168,7 +127,7 @@ impl Watch {
             deadline: Cell::new(deadline),
             reading: Pace::default(),
             writing: Pace::default(),
-            tunnel: TunnelTimes::default(),
+            tunnel: OnceCell::new(),
             close_at: Cell::new(u32::MAX),
             kill_at: Cell::new(u32::MAX),
             close: Cell::default(),
@@ -192,7 +151,7 @@ impl Watch {
             deadline: self.deadline.clone(),
             reading: Pace::default(),
             writing: Pace::default(),
-            tunnel: TunnelTimes::default(),
+            tunnel: OnceCell::new(),
             close_at: self.close_at.clone(),
             kill_at: self.kill_at.clone(),
             close: self.close.clone(),
@@ -240,16 +199,8 @@ impl Watch {
     }
 
     fn sweep_tunnel(&self) -> bool {
-        let (now, last) = (self.clock.now(), self.tunnel.last.get());
-        let patience = self.tunnel.patience.get();
-        let idle = patience.is_some_and(|patience| patience.is_over(&self.reading, &self.writing, &self.clock));
-        let over = idle || (last > 0 && now >= last);
-        if over {
-            self.conn.set_fault(IDLE_TUNNEL);
-            self.tunnel.over.set(true);
-        }
-        let leaving = now >= self.close_at.get();
-        over | (leaving && !self.tunnel.leaving.replace(true))
+        let passed = self.reading.bytes().wrapping_add(self.writing.bytes());
+        self.tunnel.get().is_some_and(|tunnel| tunnel.sweep(&self.conn, passed, &self.clock, self.is_drained()))
     }
 
     fn sweep_bodies(&self, limits: &Limits) -> bool {
@@ -377,27 +328,11 @@ impl Watch {
     }
 
     /// The exchange has become a tunnel.
-    pub(super) fn tunnel(&self, idle: Option<Duration>) {
+    pub(super) fn tunnel(&self, idle: Option<Duration>) -> Rc<Lasting> {
         self.phase.set(Phase::Tunnel);
         self.measure.set(None);
         // A connection that has become a tunnel becomes nothing else.
-        let _ = self.tunnel.patience.set(Patience::new(idle, &self.clock));
-    }
-
-    /// Whether the other sides should be told that this one is going away.
-    pub(super) fn is_leaving(&self) -> bool {
-        self.tunnel.leaving.get()
-    }
-
-    /// They have been told, and have so long to close.
-    pub(super) fn last(&self, time: Duration) {
-        self.conn.set_fault(DRAINED);
-        self.tunnel.last.set(self.clock.after(time));
-    }
-
-    /// Whether the tunnel has been idle for too long, or its last time is over.
-    pub(super) fn is_tunnel_over(&self) -> bool {
-        self.tunnel.over.get()
+        Rc::clone(self.tunnel.get_or_init(|| Rc::new(Lasting::new(idle, &self.clock))))
     }
 
     /// Nothing more has come from the client, who is in the middle of a body.
@@ -428,6 +363,11 @@ impl Pace {
     /// It is the client who is being waited for.
     pub(super) fn waits(&self) {
         self.waiting.set(true);
+    }
+
+    /// How many have gone in this window; in a tunnel, in all.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.get()
     }
 
     pub(super) fn went(&self, bytes: usize) {

@@ -25,6 +25,7 @@ pub fn status(reason: Reason) -> StatusCode {
         Reason::RateLimited => 429,
         Reason::HeadersTooLarge => 431,
         Reason::ClientClosed | Reason::SlowReader => 499,
+        Reason::TunnelUnsupported => 501,
         Reason::ConnectFailed
         | Reason::UpstreamReset
         | Reason::UpstreamProtocolError

@@ -1,4 +1,13 @@
-//! Just enough of the WebSocket protocol (RFC 6455) to say good-bye in it: where frames end, and a Close frame.
+//! Just enough of the WebSocket protocol (RFC 6455) to say good-bye in it, where frames end and a Close frame, and to stand
+//! for one side in its handshake.
+
+use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+
+/// The field of a request with the client's key.
+pub const KEY: &str = "sec-websocket-key";
+
+/// The field of the answer to it.
+pub const ACCEPT: &str = "sec-websocket-accept";
 
 /// A Close frame of a server's: 1001, going away.
 pub const GOING_AWAY: &[u8] = &[0x88, 0x02, 0x03, 0xe9];
@@ -15,6 +24,12 @@ pub struct Frames {
     have: usize,
     /// Of the payload.
     left: u64,
+}
+
+/// What a server that speaks the protocol answers to this key (RFC 6455, 4.2.2).
+pub fn accept(key: &[u8]) -> String {
+    let salted = [key, b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"].concat();
+    data_encoding::BASE64.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &salted).as_ref())
 }
 
 impl Frames {
@@ -113,6 +128,11 @@ mod tests {
                 assert_eq!(ends, expected.collect::<Vec<_>>(), "in pieces of {piece}");
             }
         }
+    }
+
+    #[test]
+    fn a_key_is_answered_as_in_the_rfc() {
+        assert_eq!(accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]

@@ -68,6 +68,8 @@ words! {
         UpstreamReset = "upstream_reset",
         /// What the backend sent is not valid HTTP.
         UpstreamProtocolError = "upstream_protocol_error",
+        /// The backend takes no requests for tunnels.
+        TunnelUnsupported = "tunnel_unsupported",
         /// No tier has a usable backend.
         NoHealthyBackend = "no_healthy_backend",
         /// A limit of ours or of every backend is reached.

@@ -163,8 +163,11 @@ impl Try<'_> {
         outgoing.write(&mut head, from, self.backend, self.settings);
         let is_head = *outgoing.method() == Method::HEAD;
         let body_sent = if self.beside { body.beside() } else { body.attempt() };
-        let upgrade =
-            outgoing.upgrade().map(|name| upstream::Upgrade { protocol: name.into(), body: body.tunnelled() });
+        let upgrade = outgoing.upgrade().map(|name| upstream::Upgrade {
+            protocol: name.into(),
+            proof: outgoing.proof(),
+            body: body.tunnelled(),
+        });
         let request = upstream::Outgoing {
             head,
             is_head,
@@ -260,6 +263,7 @@ impl Try<'_> {
             ErrorKind::Reset => Reason::UpstreamReset,
             ErrorKind::Truncated => Reason::UpstreamTruncated,
             ErrorKind::Protocol => Reason::UpstreamProtocolError,
+            ErrorKind::NoTunnel => Reason::TunnelUnsupported,
             ErrorKind::Timeout => Reason::UpstreamTimeout,
         };
         // A time-out is never free, even if the request still lies in a buffer of ours: the time is spent.
@@ -269,7 +273,7 @@ impl Try<'_> {
 
 fn outcome(kind: ErrorKind) -> Option<Outcome> {
     match kind {
-        ErrorKind::Limit | ErrorKind::Body | ErrorKind::BodyTimeout => None,
+        ErrorKind::Limit | ErrorKind::Body | ErrorKind::BodyTimeout | ErrorKind::NoTunnel => None,
         ErrorKind::Refused | ErrorKind::Connect | ErrorKind::ConnectTimeout => Some(Outcome::ConnectFailed),
         ErrorKind::Reset => Some(Outcome::Reset),
         ErrorKind::Truncated => Some(Outcome::Truncated),

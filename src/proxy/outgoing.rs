@@ -13,8 +13,9 @@ use crate::backend::Backend;
 use crate::message::conn::Conn;
 use crate::message::fields::{Known, Names, line};
 use crate::message::framing::origin_form;
-use crate::message::{RequestHead, forwarded, grpc, hop};
+use crate::message::{RequestHead, forwarded, grpc, hop, websocket};
 use crate::model::{HeaderEdits, HostHeader, PoolSettings, Protocol, Rewrite, Route};
+use crate::upstream::Proof;
 
 pub(crate) const REQUEST_ID: &[u8] = b"x-request-id";
 
@@ -70,6 +71,16 @@ impl<'a> Outgoing<'a> {
 
     pub(crate) fn upgrade(&self) -> Option<&'a str> {
         self.upgrade
+    }
+
+    /// How a backend proves that it has understood what it is asked to switch to.
+    pub(crate) fn proof(&self) -> Proof {
+        match self.head.fields.named(websocket::KEY).next() {
+            None => Proof::None,
+            // Over HTTP/2 clients have no key.
+            Some(key) if self.head.version == Version::HTTP_2 => Proof::Ours(key.into()),
+            Some(key) => Proof::Theirs(key.into()),
+        }
     }
 
     pub(crate) fn method(&self) -> &Method {

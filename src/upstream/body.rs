@@ -35,6 +35,8 @@ enum State<B> {
     Tunnel(Box<Tunnel<B>>),
     /// Over HTTP/2.
     Shared(Box<h2::Streaming<B>>),
+    /// The same for a tunnel.
+    Stream(Box<h2::Tunnel<B>>),
 }
 
 /// Why a response body is not whole.
@@ -97,6 +99,11 @@ impl<B> ResponseBody<B> {
     /// One that comes over HTTP/2.
     pub(super) fn shared(streaming: h2::Streaming<B>) -> Self {
         Self(State::Shared(Box::new(streaming)))
+    }
+
+    /// A tunnel over HTTP/2.
+    pub(super) fn stream(tunnel: h2::Tunnel<B>) -> Self {
+        Self(State::Stream(Box::new(tunnel)))
     }
 }
 
@@ -209,6 +216,7 @@ where
                 return Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))));
             }
             State::Tunnel(tunnel) => return tunnel.poll_data(cx).map_ok(Frame::data),
+            State::Stream(tunnel) => return tunnel.poll_data(cx).map_ok(Frame::data),
             State::Streaming(streaming) => streaming,
             State::Shared(streaming) => {
                 let polled = ready!(streaming.poll_frame(cx));
@@ -239,7 +247,7 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             State::Rest(data) => data.is_empty(),
-            State::Streaming(_) | State::Tunnel(_) => false,
+            State::Streaming(_) | State::Tunnel(_) | State::Stream(_) => false,
             State::Shared(streaming) => streaming.is_end_stream(),
         }
     }
@@ -252,7 +260,7 @@ where
                 Left::Length(left) => SizeHint::with_exact(left + streaming.first.len() as u64),
                 Left::Chunked(_) | Left::Close => SizeHint::default(),
             },
-            State::Tunnel(_) => SizeHint::default(),
+            State::Tunnel(_) | State::Stream(_) => SizeHint::default(),
         }
     }
 }
@@ -265,6 +273,7 @@ where
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         match &mut self.0 {
             State::Tunnel(tunnel) => tunnel.poll_up(cx),
+            State::Stream(tunnel) => tunnel.poll_up(cx),
             State::Rest(_) | State::Streaming(_) | State::Shared(_) => Poll::Ready(Ok(())),
         }
     }

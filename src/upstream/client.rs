@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::body::Return;
 use super::connection::{Connection, Worker};
 use super::pool::To as _;
-use super::tunnel::{Tunnel, Upgrade};
+use super::tunnel::{Proof, Tunnel, Upgrade};
 use super::{BoxError, Error, ErrorKind, ResponseBody, Terms, dial, h2, refusal};
 use crate::backend::Backend;
 use crate::message::Response;
@@ -105,7 +105,7 @@ where
         }
         head.extend_from_slice(b"\r\n");
         let mut upload = Some(Sending::new(head, body, coding));
-        let asked = upgrade.as_ref().map(|upgrade| &*upgrade.protocol);
+        let asked = upgrade.as_ref().map(|upgrade| (&*upgrade.protocol, &upgrade.proof));
         let mut inbound = Inbound { to_head, asked, scan: Scan::new(to_head, MAX_FIELDS), seen: 0, interims: 0 };
         loop {
             let idle = match terms.announced {
@@ -208,8 +208,8 @@ pub(super) fn failed_to_connect(error: io::Error) -> Error {
 /// What comes back, until its head is whole.
 struct Inbound<'a> {
     to_head: bool,
-    /// The protocol that a 101 may switch to.
-    asked: Option<&'a str>,
+    /// The protocol that a 101 may switch to, and what it has to prove.
+    asked: Option<(&'a str, &'a Proof)>,
     scan: Scan,
     /// Bytes of interim responses.
     seen: usize,
@@ -227,8 +227,8 @@ impl Inbound<'_> {
                 return Ok(Some(head));
             }
             if head.head.status == StatusCode::SWITCHING_PROTOCOLS {
-                let Some(asked) = self.asked else { return Err(bad("a switch that nobody asked for")) };
-                upgrade::agrees(&head.head, asked).map_err(bad)?;
+                let Some((asked, proof)) = self.asked else { return Err(bad("a switch that nobody asked for")) };
+                upgrade::agrees(&head.head, asked).and_then(|()| proof.check(&head.head)).map_err(bad)?;
                 return Ok(Some(head));
             }
             self.scan = Scan::new(self.to_head, MAX_FIELDS);

@@ -12,11 +12,13 @@ mod head;
 pub(super) mod link;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 mod upload;
 mod wire;
 
 pub(super) use body::Streaming;
 pub(super) use link::Links;
+pub(super) use tunnel::Tunnel;
 
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
@@ -26,7 +28,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
-use h2::{Reason, RecvStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::response;
 use http_body::Body;
 use tokio::time::Instant;
@@ -54,17 +56,21 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    // Nobody is asked for a tunnel here: there is no `Upgrade` in HTTP/2, so the request is one like any other.
-    let Outgoing { head: lines, is_head: to_head, says_length, is_apart, body, upgrade: _ } = request;
+    let Outgoing { head: lines, is_head: to_head, says_length, is_apart, body, mut upgrade } = request;
     let length = body.size_hint().exact().filter(|length| says_length || *length > 0);
     let mut body = Some(body);
     let mut stale = 0;
     loop {
         let (place, connect) = Links::place(worker, backend, terms).await?;
-        let request = head::request(&lines, length, backend.tls.is_some())
+        // For a server that has not said that it knows the word this would be a CONNECT to itself (RFC 8441, 3).
+        if upgrade.is_some() && !place.takes_tunnels() {
+            return Err(Error { connect, ..Error::new(ErrorKind::NoTunnel, false) });
+        }
+        let protocol = upgrade.as_ref().map(|upgrade| &*upgrade.protocol);
+        let request = head::request(&lines, length, backend.tls.is_some(), protocol)
             .ok_or_else(|| Error::new(ErrorKind::Protocol, false).because("a request that HTTP/2 can't express"))?;
-        let mut talk = Talk { worker, terms, mark: place.written(), upload: None, interims: 0 };
-        let result = match talk.send(&place, request, &mut body) {
+        let mut talk = Talk { worker, terms, mark: place.written(), upload: None, asking: None, interims: 0 };
+        let result = match talk.send(&place, request, &mut body, protocol.is_some()) {
             Ok(response) => {
                 let began = if connect.is_some() { Instant::now() } else { terms.began };
                 talk.head(&place, response, began).await
@@ -75,6 +81,15 @@ where
             Ok((parts, recv)) => {
                 let at = Instant::now();
                 worker.memory.give_back(lines);
+                if let (Some(mut to), Some(upgrade)) = (talk.asking.take(), upgrade.take()) {
+                    if parts.status.is_success() {
+                        let agreed = tunnel::agreed(&parts, recv, to, upgrade, place);
+                        let agreed = agreed.map_err(|fault| Error { connect, ..Error::from(fault) })?;
+                        return Ok(Reply { response: agreed.map(ResponseBody::stream), connect, at });
+                    }
+                    // It fails if the stream is over, as it should be.
+                    let _ = to.send_data(Bytes::new(), true);
+                }
                 let upload = match talk.upload.take() {
                     None => Upload::Done,
                     Some(sending) if is_apart => Upload::detach(sending),
@@ -145,6 +160,8 @@ struct Talk<'a, B> {
     mark: u64,
     /// `None`: the request has been sent whole.
     upload: Option<Sending<B>>,
+    /// The way up, of a request for a tunnel.
+    asking: Option<SendStream<Bytes>>,
     interims: usize,
 }
 
@@ -159,7 +176,13 @@ where
         place: &Place,
         request: http::Request<()>,
         body: &mut Option<B>,
+        asks: bool,
     ) -> Result<ResponseFuture, h2::Error> {
+        if asks {
+            let (response, stream) = place.sender().send_request(request, false)?;
+            self.asking = Some(stream);
+            return Ok(response);
+        }
         let is_empty = body.as_ref().is_none_or(Body::is_end_stream);
         let (response, stream) = place.sender().send_request(request, is_empty)?;
         if !is_empty && let Some(body) = body.take() {

@@ -27,7 +27,7 @@ pub use body::{BodyError, ResponseBody};
 pub use client::{Client, Outgoing, Reply};
 pub use dial::{Stream, dial, dial_agent};
 pub use tls::{HandshakeFailed, Secured, refusal};
-pub use tunnel::Upgrade;
+pub use tunnel::{Proof, Upgrade};
 
 use std::rc::Rc;
 use std::task::Waker;
@@ -120,6 +120,9 @@ pub enum ErrorKind {
     /// What came is not valid HTTP/1.1.
     #[error("not a valid response")]
     Protocol,
+    /// It was asked for a tunnel, and does not take such requests.
+    #[error("no extended CONNECT")]
+    NoTunnel,
     /// No response head in time.
     #[error("no response in time")]
     Timeout,

@@ -10,13 +10,48 @@ use super::connection::{Connection, Worker};
 use super::{BodyError, BoxError};
 use crate::message::send::Failed;
 use crate::message::tunnel::Pipe;
+use crate::message::{ResponseHead, websocket};
 
 /// What a request asks a backend to switch to.
 pub struct Upgrade<B> {
     /// Its name, in lower case.
     pub protocol: Box<str>,
+    /// How the backend proves that it speaks it.
+    pub proof: Proof,
     /// What the client says once the backend has agreed; it is not read before.
     pub body: B,
+}
+
+/// The key of a WebSocket's request, which a server answers to prove that it speaks the protocol (RFC 6455, 1.3).
+#[derive(Debug, Default)]
+pub enum Proof {
+    /// There is none.
+    #[default]
+    None,
+    /// The client has sent a key, and looks at the answer itself.
+    Theirs(Box<[u8]>),
+    /// The key is ours, for a client that has none, so nobody else looks at the answer.
+    Ours(Box<[u8]>),
+}
+
+impl Proof {
+    /// What the client has to be answered.
+    pub(super) fn expected(&self) -> Option<String> {
+        if let Self::Theirs(key) = self { Some(websocket::accept(key)) } else { None }
+    }
+
+    /// Whether the answer knows a key of ours.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub(super) fn check(&self, head: &ResponseHead) -> Result<(), &'static str> {
+        let Self::Ours(key) = self else { return Ok(()) };
+        let mut answers = head.fields.named(websocket::ACCEPT);
+        match (answers.next(), answers.next()) {
+            (Some(answer), None) if answer == websocket::accept(key).as_bytes() => Ok(()),
+            _ => Err("a switch that does not answer the key"),
+        }
+    }
 }
 
 /// Both directions. Dropping it closes the connection.

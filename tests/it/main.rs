@@ -57,6 +57,8 @@ mod timeouts;
 mod websocket;
 mod websocket_h2;
 mod tls_backend_files;
+mod websocket_h2_backends;
+mod websocket_tls;
 mod tls_backends;
 mod tls_checks;
 mod tls_choice;

@@ -12,6 +12,22 @@ pub const ASK: &str = "GET /ws HTTP/1.1\r\nHost: a.example\r\nConnection: keep-a
 pub const AGREE: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n\
                      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
+/// The same as the answer to a request with another key.
+pub fn agree(head: &str) -> String {
+    let is_key = |line: &&str| line.to_lowercase().starts_with("sec-websocket-key: ");
+    let (_, key) = head.lines().find(is_key).and_then(|line| line.split_once(": ")).unwrap_or_default();
+    let salted = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, salted.as_bytes());
+    AGREE.replace("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", &data_encoding::BASE64.encode(digest.as_ref()))
+}
+
+/// Bytes that are the same for the same seed.
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    bytes
+}
+
 pub fn config(backend: SocketAddr, server: &str, route: &str) -> String {
     format!(
         "[server]

@@ -6,9 +6,9 @@ use http::{Method, Request};
 use crate::support::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, RST_STREAM, block, frame};
 use crate::support::http2::run;
 use crate::support::{Proxy, poll};
-use crate::websocket::{AGREE, Raw, accept, config, listen};
+use crate::websocket::{AGREE, Raw, accept, agree, config, listen};
 
-fn connect(stream: u32, protocol: &str, more: &[(&str, &str)]) -> Vec<u8> {
+pub fn connect(stream: u32, protocol: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let fields = [
         (":method", "CONNECT"),
         (":protocol", protocol),
@@ -21,16 +21,16 @@ fn connect(stream: u32, protocol: &str, more: &[(&str, &str)]) -> Vec<u8> {
 }
 
 /// Proxy and both ends of a tunnel on stream 1.
-fn tunnel(route: &str) -> (Proxy, Frames, Raw, String) {
+pub fn tunnel(server: &str, route: &str) -> (Proxy, Frames, Raw, String) {
     let (listener, address) = listen();
-    let proxy = Proxy::start(&config(address, "", &format!("upgrade = ['websocket']\n{route}")));
+    let proxy = Proxy::start(&config(address, server, &format!("upgrade = ['websocket']\n{route}")));
     let mut client = Frames::connect(proxy.address());
     client.send(connect(1, "websocket", &[]));
     // What comes before the backend has agreed must wait.
     client.send(frame(DATA, 0, 1, b"early"));
     let mut backend = accept(&listener);
     let head = backend.head();
-    backend.say(AGREE);
+    backend.say(agree(&head));
     let answer = client.head(1);
     assert_eq!((answer.status(), answer.flags & END_STREAM), (Some(200), 0));
     backend.hear("early");
@@ -39,7 +39,7 @@ fn tunnel(route: &str) -> (Proxy, Frames, Raw, String) {
 
 #[test]
 fn bytes_go_both_ways_and_each_side_ends_its_own() {
-    let (proxy, mut client, mut backend, head) = tunnel("");
+    let (proxy, mut client, mut backend, head) = tunnel("", "");
     let has = |line: &str| head.to_lowercase().lines().any(|had| had == line);
     assert!(head.starts_with("GET /ws?x=1 HTTP/1.1\r\n"), "{head}");
     assert!(has("connection: upgrade") && has("upgrade: websocket") && has("host: a.example"), "{head}");
@@ -47,6 +47,8 @@ fn bytes_go_both_ways_and_each_side_ends_its_own() {
         head.lines().find_map(|line| line.to_lowercase().starts_with("sec-websocket-key: ").then_some(line.len()));
     assert_eq!(key, Some("sec-websocket-key: ".len() + 24), "{head}");
     assert!(!head.to_lowercase().contains("transfer-encoding"), "{head}");
+    // The version is what the client says.
+    assert_eq!(head.matches("sec-websocket-version: 13\r\n").count(), 1, "{head}");
     proxy.metric_until("shardgate_tunnels_open", &[], |open| open == 1.0);
     for word in ["one", "two", "three"] {
         client.send(frame(DATA, 0, 1, word.as_bytes()));
@@ -69,16 +71,62 @@ fn bytes_go_both_ways_and_each_side_ends_its_own() {
 
 #[test]
 fn a_client_that_resets_ends_the_tunnel() {
-    let (proxy, mut client, mut backend, _) = tunnel("");
+    let (proxy, mut client, mut backend, _) = tunnel("", "");
     client.send(frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes()));
     assert_eq!(backend.rest(), b"");
     proxy.metric_until("shardgate_tunnels_open", &[], |open| open == 0.0);
 }
 
 #[test]
+fn a_backend_that_ends_its_connection_ends_the_stream() {
+    let (proxy, mut client, mut backend, _) = tunnel("", "");
+    backend.say("bye");
+    drop(backend);
+    client.until("the last bytes", |frame| frame.kind == DATA && frame.payload == b"bye");
+    client.until("the end", |frame| frame.kind == DATA && frame.stream == 1 && frame.flags & END_STREAM != 0);
+    client.send(frame(DATA, END_STREAM, 1, b""));
+    proxy.access_where(|line| line["status"] == 101);
+    let (proxy, mut client, backend, _) = tunnel("", "");
+    socket2::SockRef::from(&backend.0).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    drop(backend);
+    let reset = client.until("a reset", |frame| frame.kind == RST_STREAM && frame.stream == 1);
+    assert_eq!(reset.number(0), 2, "INTERNAL_ERROR");
+    proxy.access_where(|line| line["status"] == 101 && line["reason"] == "upstream_reset");
+}
+
+/// The key is ours, so nobody but us can tell whether the backend has understood what it says.
+#[test]
+fn a_101_that_does_not_answer_our_key_is_502() {
+    let (listener, address) = listen();
+    let proxy = Proxy::start(&config(address, "", "upgrade = ['websocket']"));
+    for (client_key, wrong) in [
+        (None, AGREE.to_owned()),
+        (None, AGREE.replace("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n", "")),
+        // What a client sends has no meaning in HTTP/2, and is not what the backend gets.
+        (Some(("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")), AGREE.to_owned()),
+    ] {
+        let mut client = Frames::connect(proxy.address());
+        client.send(connect(1, "websocket", &client_key.into_iter().collect::<Vec<_>>()));
+        client.send(frame(DATA, 0, 1, b"early"));
+        let mut backend = accept(&listener);
+        let head = backend.head();
+        assert_eq!(head.matches("sec-websocket-key: ").count(), 1, "{head}");
+        assert!(!head.contains("dGhlIHNhbXBsZSBub25jZQ=="), "{head}");
+        backend.say(&wrong);
+        assert_eq!(client.head(1).status(), Some(502), "{wrong}");
+        assert_eq!(backend.rest(), b"", "nothing before a switch");
+        proxy.access_where(|line| line["status"] == 502 && line["reason"] == "upstream_protocol_error");
+    }
+}
+
+#[test]
 fn an_idle_tunnel_is_reset() {
-    let (proxy, mut client, _backend, _) = tunnel("timeouts = { tunnel = '600ms' }");
-    client.until("a reset", |frame| frame.kind == RST_STREAM && frame.stream == 1);
+    let (proxy, mut client, mut backend, _) = tunnel("", "timeouts = { tunnel = '600ms' }");
+    let reset = client.until("a reset", |frame| frame.kind == RST_STREAM && frame.stream == 1);
+    assert_eq!(reset.number(0), 8, "CANCEL");
+    assert_eq!(backend.rest(), b"");
+    // It was the stream's, not the connection's.
+    client.sync();
     proxy.access_where(|line| line["reason"] == "tunnel_timeout");
 }
 
@@ -89,7 +137,7 @@ fn what_is_not_agreed_to_is_no_tunnel() {
     let mut client = Frames::connect(proxy.address());
     // Another protocol than those that the route lets through: nobody is asked.
     client.send(connect(1, "chat", &[]));
-    assert_ne!(client.head(1).status(), Some(200));
+    assert_eq!(client.head(1).status(), Some(405));
     proxy.access_where(|line| line["status"] == 405 && line["reason"] == "method_not_allowed");
     // A backend that declines is passed on; one that says 200 has not switched (CVE-2024-23326).
     for (stream, answer, status) in [
@@ -102,13 +150,14 @@ fn what_is_not_agreed_to_is_no_tunnel() {
         backend.head();
         backend.say(answer);
         backend.finish();
-        assert_ne!(client.head(stream).status(), Some(200));
+        assert_eq!(client.head(stream).status(), Some(status));
         proxy.access_where(|line| line["status"] == status);
         assert_eq!(backend.rest(), b"", "nothing before a switch");
     }
     // A plain CONNECT is refused, and the connection goes on.
     client.send(frame(HEADERS, END_HEADERS, 7, &block(&[(":method", "CONNECT"), (":authority", "a.example:80")])));
-    client.until("an answer", |frame| frame.stream == 7 && matches!(frame.kind, HEADERS | RST_STREAM));
+    let answer = client.until("an answer", |frame| frame.stream == 7 && matches!(frame.kind, HEADERS | RST_STREAM));
+    assert_eq!((answer.kind, answer.status()), (HEADERS, Some(400)));
     client.sync();
     poll("no tunnel", || (proxy.metric("shardgate_tunnels_open", &[]) == 0.0).then_some(()));
 }
@@ -119,8 +168,8 @@ fn a_library_s_client_is_told_that_it_may_and_gets_a_plain_answer() {
     let proxy = Proxy::start(&config(address, "", "upgrade = ['websocket']"));
     let backend = std::thread::spawn(move || {
         let mut backend = accept(&listener);
-        backend.head();
-        backend.say([AGREE.as_bytes(), b"hello"].concat());
+        let head = backend.head();
+        backend.say([agree(&head).as_bytes(), b"hello"].concat());
         backend.expect_end();
     });
     let address = proxy.address();

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Method, StatusCode};
-use http_body::Body as _;
+use http_body::Body;
 
 use super::flow::Part;
 use super::head;
@@ -25,7 +25,9 @@ use super::io::Lower;
 use super::tunnel;
 use super::{Connection, SEND_BUFFER};
 use crate::listen::incoming::{Incoming, Source};
-use crate::listen::watch::{Pace, Patience};
+use crate::listen::lasting::Lasting;
+use crate::listen::tunnel::Parting;
+use crate::listen::watch::Pace;
 use crate::listen::{BoxError, Service};
 use crate::message::ahead::LITTLE;
 use crate::message::framing::{Fault, Framing};
@@ -41,7 +43,7 @@ pub(super) struct Stream {
     /// The client does not take its answer, or not in time.
     pub(super) stalled: Cell<bool>,
     /// Set once the exchange has become a tunnel.
-    pub(super) tunnel: OnceCell<Patience>,
+    pub(super) tunnel: OnceCell<Rc<Lasting>>,
 }
 
 /// A request's body.
@@ -110,9 +112,9 @@ pub(super) async fn serve<S: Service>(
     };
     let answer = answer(&connection, Request { head: Rc::new(head), body }, &conn, &mut respond).await;
     let sent = match answer {
-        Some(response) if let Tunnel::Open { idle, .. } = conn.tunnel() => {
-            // A stream becomes one once.
-            let _ = stream.tunnel.set(Patience::new(idle, connection.watch.clock()));
+        Some(response) if let Tunnel::Open { idle, is_websocket } = conn.tunnel() => {
+            let times = stream.tunnel.get_or_init(|| Rc::new(Lasting::new(idle, connection.watch.clock())));
+            let response = response.map(|body| Parting::new(body, &conn, times, is_websocket));
             tunnel::run(&connection, &stream, response, &mut respond).await
         }
         Some(response) => send(&connection, &stream, response, is_head, &mut respond).await,
@@ -227,12 +229,12 @@ impl Sending {
         Self { piece: Bytes::new(), is_last: false, left: length, part: Part::new(), lower }
     }
 
-    pub(super) fn poll<S: Service>(
+    pub(super) fn poll<S, B: Body<Data = Bytes, Error = BoxError> + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         connection: &Connection<S>,
         stream: &Stream,
-        body: &mut S::Body,
+        body: &mut B,
         to: &mut SendStream<Bytes>,
     ) -> Poll<Sent> {
         loop {
@@ -363,7 +365,8 @@ impl Source for Upload {
             let ended = if self.whole.get() { None } else { Some(Err(io::ErrorKind::UnexpectedEof.into())) };
             return Poll::Ready(ended);
         };
-        if conn.fault().is_some() {
+        // A tunnel's fault is how it ends, which whoever drives it sees to.
+        if conn.fault().is_some() && self.stream.tunnel.get().is_none() {
             return Poll::Ready(Some(Err(io::ErrorKind::InvalidData.into())));
         }
         if self.expects.take() {

@@ -12,7 +12,7 @@ use http::{Method, Version, request};
 use crate::message::fields::{Known, Names, line};
 use crate::message::framing::{Fault, Scan};
 use crate::message::hop::HOP_BY_HOP;
-use crate::message::{RequestHead, ResponseHead, upgrade};
+use crate::message::{RequestHead, ResponseHead, upgrade, websocket};
 use crate::model::Limits;
 
 use crate::listen::stream::head_limits;
@@ -86,12 +86,14 @@ fn write(parts: &request::Parts, is_whole: bool, out: &mut Vec<u8>) -> Result<()
             (&HOST, Some(authority)) if value.eq_ignore_ascii_case(authority) => {}
             (&HOST, Some(_)) => return Err(Fault::bad(":authority and Host differ")),
             (&COOKIE, _) if std::mem::replace(&mut cookie, true) => {}
+            // A WebSocket's key is that of ours.
+            (&SEC_WEBSOCKET_KEY, _) if wanted.is_some() => {}
             (&COOKIE, _) => cookies(out, &parts.headers),
             _ => line(out, name.as_str().as_bytes(), value),
         }
     }
     if let Some(protocol) = wanted {
-        ask(out, protocol, &parts.headers);
+        ask(out, protocol);
     }
     // What says where the body ends, where a version of HTTP needs that said.
     if !is_whole && !parts.headers.contains_key(CONTENT_LENGTH) {
@@ -109,11 +111,11 @@ fn wanted(parts: &request::Parts) -> Option<&str> {
 
 /// The same asked for as HTTP/1.1 does (RFC 8441, 5.1). The key of the WebSocket protocol, which HTTP/2 has no use for, is
 /// made up: it proves to the client that the server speaks that protocol, and here we are the client.
-fn ask(out: &mut Vec<u8>, protocol: &str, headers: &HeaderMap) {
+fn ask(out: &mut Vec<u8>, protocol: &str) {
     upgrade::write(out, protocol.as_bytes());
-    if protocol.eq_ignore_ascii_case("websocket") && !headers.contains_key(SEC_WEBSOCKET_KEY) {
+    if protocol.eq_ignore_ascii_case("websocket") {
         let key = data_encoding::BASE64.encode(&fastrand::u128(..).to_le_bytes());
-        line(out, b"sec-websocket-key", key.as_bytes());
+        line(out, websocket::KEY.as_bytes(), key.as_bytes());
     }
 }
 

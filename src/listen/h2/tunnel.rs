@@ -1,5 +1,7 @@
 //! A tunnel on a stream (RFC 8441): the answer is 200, and from then on DATA is bytes, both ways, until both sides have
 //! ended theirs, or nothing has gone either way for too long. Windows hold back who is faster, as with any body.
+//!
+//! A WebSocket's client hears of a drain by a Close frame and the end of the stream, beside the GOAWAY of the connection.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -12,21 +14,21 @@ use http::StatusCode;
 use super::Connection;
 use super::exchange::{Sending, Sent, Stream};
 use super::head;
-use crate::listen::Service;
-use crate::message::Response;
-use crate::message::tunnel::Duplex as _;
+use crate::listen::BoxError;
+use crate::message::tunnel::Duplex;
+use crate::message::{Response, websocket};
 
 /// Sends the answer that opens the tunnel and stays until that has ended.
-pub(super) async fn run<S: Service>(
+pub(super) async fn run<S, B: Duplex<Error = BoxError> + Unpin>(
     connection: &Connection<S>,
     stream: &Stream,
-    response: Response<S::Body>,
+    response: Response<B>,
     respond: &mut SendResponse<Bytes>,
 ) -> Sent {
     let Response { mut head, mut body } = response;
     head.status = StatusCode::OK;
     // It answers the key, which was ours.
-    head.fields.remove_named(b"sec-websocket-accept");
+    head.fields.remove_named(websocket::ACCEPT.as_bytes());
     let Ok(mut to) = respond.send_response(head::response(head, None, false), false) else { return Sent::Gone };
     let mut sending = Sending::new(None, connection);
     let (mut is_up_over, mut is_down_over) = (false, false);

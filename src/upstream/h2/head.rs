@@ -3,6 +3,7 @@
 //! What a backend is sent is decided in one place, where the head is written as lines. Here those lines are taken apart
 //! again. What comes back obeys the rules of HTTP/1.1 as well, because that is what the client may speak.
 
+use h2::ext::Protocol;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, response};
 use smallvec::SmallVec;
@@ -11,13 +12,15 @@ use crate::message::ResponseHead;
 use crate::message::fields::{Known, Names};
 use crate::message::framing::{Fault, response::bad};
 use crate::message::hop::HOP_BY_HOP;
+use crate::message::websocket;
 use crate::upstream::client::MAX_FIELDS;
 
 /// What has no place in HTTP/2, or another one (RFC 9113, 8.2.2 and 8.3.1).
 const REPLACED: Names = HOP_BY_HOP.and(Names::of(&[Known::Host]));
 
-/// The request that these lines are, over TLS or in clear. `None`: they are none.
-pub(super) fn request(lines: &[u8], length: Option<u64>, is_tls: bool) -> Option<Request<()>> {
+/// The request that these lines are, over TLS or in clear. `None`: they are none. `protocol`: what they ask to switch to, as
+/// an extended CONNECT does (RFC 8441, 4); for that nobody needs a WebSocket's key (5).
+pub(super) fn request(lines: &[u8], length: Option<u64>, is_tls: bool, protocol: Option<&str>) -> Option<Request<()>> {
     let mut lines = lines.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let mut words = lines.next()?.split(|&byte| byte == b' ');
     let (method, target) = (Method::from_bytes(words.next()?).ok()?, words.next()?);
@@ -29,6 +32,9 @@ pub(super) fn request(lines: &[u8], length: Option<u64>, is_tls: bool) -> Option
         let known = Known::of(name);
         if known == Known::Host {
             authority = Some(value);
+        }
+        if protocol.is_some() && name.eq_ignore_ascii_case(websocket::KEY.as_bytes()) {
+            continue;
         }
         let is_trailers = known == Known::Te && value.eq_ignore_ascii_case(b"trailers");
         if is_trailers || !REPLACED.has(known) {
@@ -47,6 +53,10 @@ pub(super) fn request(lines: &[u8], length: Option<u64>, is_tls: bool) -> Option
     }
     let mut request = Request::new(());
     *request.method_mut() = method;
+    if let Some(protocol) = protocol {
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(Protocol::from(protocol));
+    }
     *request.uri_mut() = uri.build().ok()?;
     *request.headers_mut() = fields;
     Some(request)
@@ -101,7 +111,7 @@ mod tests {
     #[test]
     fn what_grpc_parses_is_not_put_into_the_table_that_all_share() {
         let lines = b"POST /a HTTP/1.1\r\nhost: h\r\ngrpc-timeout: S\r\nx-a-bin: !\r\nx-a: b\r\n";
-        let head = request(lines, Some(5), false).unwrap();
+        let head = request(lines, Some(5), false, None).unwrap();
         for (name, value) in head.headers() {
             assert_eq!(value.is_sensitive(), name == "grpc-timeout" || name == "x-a-bin", "{name}");
         }
@@ -110,7 +120,7 @@ mod tests {
     #[test]
     fn the_scheme_is_that_of_the_connection() {
         for (is_tls, expected) in [(false, "http"), (true, "https")] {
-            let head = request(b"GET /a HTTP/1.1\r\nhost: h\r\n", None, is_tls).unwrap();
+            let head = request(b"GET /a HTTP/1.1\r\nhost: h\r\n", None, is_tls, None).unwrap();
             assert_eq!(head.uri().scheme_str(), Some(expected));
         }
     }

@@ -424,6 +424,11 @@ impl Place {
         self.link.sender.clone()
     }
 
+    /// Whether the backend has said that it takes extended CONNECTs (RFC 8441, 3). Its SETTINGS have come.
+    pub(super) fn takes_tunnels(&self) -> bool {
+        self.link.sender.is_extended_connect_protocol_enabled()
+    }
+
     /// Bytes that the socket has taken so far.
     pub(super) fn written(&self) -> u64 {
         self.link.traffic.written()

@@ -41,6 +41,11 @@ where
         Self { stream, body: Some(body), piece: Bytes::new(), trailers: None, left }
     }
 
+    /// A body that is one side of a tunnel.
+    pub(super) fn unbounded(stream: SendStream<Bytes>, body: B) -> Self {
+        Self { left: None, ..Self::new(stream, body) }
+    }
+
     /// Ends the stream where it is, so that what was sent is not taken for the whole.
     pub(super) fn abort(&mut self) {
         self.stream.send_reset(Reason::CANCEL);

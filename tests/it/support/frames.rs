@@ -42,12 +42,34 @@ impl Frame {
         u32::from_be_bytes(bytes.try_into().unwrap())
     }
 
-    /// The status of a HEADERS frame, if it is one that the static table of HPACK has (RFC 7541, A).
+    /// The status of a HEADERS frame: one that the static table of HPACK has (RFC 7541, A), or a literal that has not been
+    /// said on the connection before.
     pub fn status(&self) -> Option<u16> {
-        let first = (self.kind == HEADERS).then(|| self.payload.first().copied())??;
+        let [first, rest @ ..] = &self.payload[..] else { return None };
         let known = [200, 204, 206, 304, 400, 404, 500];
-        known.get(usize::from(first.checked_sub(0x88)?)).copied()
+        match (self.kind, *first) {
+            (HEADERS, 0x88..=0x8e) => Some(known[usize::from(first - 0x88)]),
+            (HEADERS, 0x08 | 0x18 | 0x48) => literal(rest),
+            _ => None,
+        }
     }
+}
+
+/// A literal of digits, which may be in Huffman's code: there 0 to 2 have five bits, the others six (RFC 7541, B).
+fn literal(bytes: &[u8]) -> Option<u16> {
+    let (length, text) = bytes.split_first()?;
+    let text = text.get(..usize::from(length & 0x7f))?;
+    if length & 0x80 == 0 {
+        return str::from_utf8(text).ok()?.parse().ok();
+    }
+    let mut bits = text.iter().flat_map(|byte| (0..8).rev().map(move |at| u16::from(byte >> at & 1)));
+    let mut number = 0;
+    for _ in 0..3 {
+        let five = (0..5).try_fold(0, |code, _| Some(code << 1 | bits.next()?))?;
+        let digit = if five < 3 { five } else { (five << 1 | bits.next()?).checked_sub(0x16)? };
+        number = number * 10 + digit;
+    }
+    Some(number)
 }
 
 /// The bytes of a frame.

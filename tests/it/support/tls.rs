@@ -66,6 +66,11 @@ impl TlsClient {
         Arc::clone(&self.0)
     }
 
+    /// For a runtime.
+    pub fn connector(&self) -> tokio_rustls::TlsConnector {
+        Arc::clone(&self.0).into()
+    }
+
     /// A connection whose handshake is over.
     pub fn connect(&self, addr: SocketAddr, name: &str) -> Client {
         self.try_connect(addr, name).unwrap_or_else(|e| panic!("TLS to {name} at {addr}: {e}"))
