@@ -260,8 +260,7 @@ fn a_client_that_reads_slowly_slows_the_backend() {
     let proxy = Proxy::start(&config(&origin, ""));
     let mut client = Frames::connect_with(proxy.address(), &[(4, 1000)]);
     client.send(request(1, "/v1/BTC"));
-    let data = client.until("data", |f| f.kind == DATA);
-    assert_eq!(data.payload.len(), 1000);
+    takes(&mut client, 1000);
     // The backend comes to a stand with what buffers hold: sockets and the proxy, some megabytes.
     let mut last = usize::MAX;
     let stands = poll("the backend to stand", || {
@@ -274,11 +273,18 @@ fn a_client_that_reads_slowly_slows_the_backend() {
     client.send(request(3, "/nowhere"));
     assert_eq!(client.head(3).status(), Some(404));
     client.send(frame(WINDOW_UPDATE, 0, 1, &500u32.to_be_bytes()));
-    let data = client.until("more", |f| f.kind == DATA && f.stream == 1);
-    assert_eq!(data.payload.len(), 500);
+    takes(&mut client, 500);
     client.send(settings(&[(4, 2000)]));
-    let data = client.until("more", |f| f.kind == DATA && f.stream == 1);
-    assert_eq!(data.payload.len(), 1000);
+    takes(&mut client, 1000);
+}
+
+/// So many bytes on the first stream, in however many frames.
+fn takes(client: &mut Frames, bytes: usize) {
+    let mut taken = 0;
+    while taken < bytes {
+        taken += client.until("data", |f| f.kind == DATA && f.stream == 1).payload.len();
+    }
+    assert_eq!(taken, bytes);
 }
 
 #[test]
