@@ -19,26 +19,32 @@ use crate::model::SourceKind;
 pub struct View<'r> {
     /// As the client sent it.
     pub method: &'r Method,
-    /// The host without its port and without a trailing dot, in whatever case; empty if there is none.
-    pub host: &'r str,
     /// The path as it was sent: not decoded, not normalised; `*` for the asterisk form.
     pub path: &'r str,
     /// What stands after the first `?`.
     pub query: Option<&'r str>,
     /// All fields.
     pub fields: &'r Fields,
+    head: &'r RequestHead,
+}
+
+impl<'r> View<'r> {
+    /// The host without its port and without a trailing dot, in whatever case; empty if there is none. Found when it is
+    /// asked for: where no route names a host, nobody does.
+    pub fn host(&self) -> &'r str {
+        without_port(str::from_utf8(self.head.authority()).unwrap_or_default())
+    }
 }
 
 impl<'r> From<&'r RequestHead> for View<'r> {
     fn from(head: &'r RequestHead) -> Self {
-        let authority = str::from_utf8(head.authority()).unwrap_or_default();
         let target = head.path_and_query();
         let (path, query) = match memchr(b'?', target.as_bytes()).and_then(|at| target.split_at_checked(at)) {
             Some((path, query)) => (path, query.get(1..)),
             None => (target, None),
         };
         let path = if path.is_empty() { "/" } else { path };
-        Self { method: &head.method, host: without_port(authority), path, query, fields: &head.fields }
+        Self { method: &head.method, path, query, fields: &head.fields, head }
     }
 }
 
@@ -187,7 +193,7 @@ mod tests {
     fn hosts() {
         let host = |target: &str, host: &str| {
             let (parts, ()) = Request::get(target).header("host", host).body(()).unwrap().into_parts();
-            View::from(&RequestHead::from(&parts)).host.to_owned()
+            View::from(&RequestHead::from(&parts)).host().to_owned()
         };
         assert_eq!(host("/", "a.Example:80"), "a.Example");
         assert_eq!(host("/", "a.example.:80"), "a.example");

@@ -196,12 +196,12 @@ pub fn explain(
     };
     let mut told = Explanation {
         method: view.method.to_string(),
-        host: view.host.to_owned(),
+        host: view.host().to_owned(),
         path: view.path.to_owned(),
         client,
         route: route
             .and_then(|number| index.plan.routes.get(number))
-            .map(|route| route_taken(route, request, view.host)),
+            .map(|route| route_taken(route, request, view.host())),
         sources: notes.0,
         asset: None,
         region: None,

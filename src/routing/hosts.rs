@@ -136,7 +136,7 @@ impl Hosts {
 
     /// The route of a request.
     pub(super) fn find<'a>(&'a self, request: &View<'a>, routes: &[Route]) -> Result<Matched<'a>, Miss<'a>> {
-        let (site, host) = self.site(request.host);
+        let (site, host) = self.site(request);
         let site = site.and_then(|site| self.sites.get(site)).ok_or(Miss::NoRoute)?;
         let (leaf, params) = site.leaf(request.path).ok_or(Miss::NoRoute)?;
         match leaf.entry(request.method, routes) {
@@ -148,8 +148,12 @@ impl Hosts {
         }
     }
 
-    /// The most specific site that knows this host, with the host in two if a capture pattern matched.
-    fn site<'a>(&self, host: &'a str) -> (Option<usize>, Option<(&'a str, &'a str)>) {
+    /// The most specific site that knows the host, with the host in two if a capture pattern matched.
+    fn site<'a>(&self, request: &View<'a>) -> (Option<usize>, Option<(&'a str, &'a str)>) {
+        if !self.has_exact && !self.has_suffixes {
+            return (self.any, None);
+        }
+        let host = request.host();
         if self.has_exact
             && let Some(site) = self.exact.find(host)
         {
