@@ -1,5 +1,5 @@
 //! The admin address: metrics, probes of life and readiness, and the API that `shardgate status`, `explain` and `reload`
-//! speak to (interface.md 5).
+//! speak to (docs/operations.md).
 //!
 //! It is a listener of its own on the control plane's runtime, so that nothing asked here can slow a client's request:
 //! what takes long (a scrape of many series, the status of many pools) runs on a thread of its own, a few at a time, and

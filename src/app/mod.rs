@@ -1,8 +1,8 @@
 //! The wiring: planes, workers, signals, reload, shutdown. To be read top to bottom.
 //!
 //! The main thread is the control plane: one current-thread runtime on which health checks, discovery, the admin
-//! address, signals and reloads take turns; what takes long is done in the background. Each worker is a thread with a runtime of its own. They meet in the
-//! Snapshot, in the counts on backends, and in one bounded channel of orders per worker.
+//! address, signals and reloads take turns; what takes long is done in the background. Each worker is a thread with a runtime of
+//! its own. They meet in the Snapshot, in the counts on backends, and in one bounded channel of orders per worker.
 
 mod backend_files;
 mod background;

@@ -229,6 +229,14 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
         self.shared.as_ref().and_then(|shared| shared.fault.get())
     }
 
+    /// The same for whoever outlives the request. `None`: it has no bytes.
+    pub fn told(&self) -> Option<Rc<dyn Told>>
+    where
+        B: 'static,
+    {
+        self.shared.clone().map(|shared| shared as Rc<dyn Told>)
+    }
+
     /// When its last byte was read; `None`: there is more to come.
     pub fn done(&self) -> Option<Instant> {
         self.shared.as_ref().map_or(Some(self.began), |shared| shared.done.get())
@@ -253,6 +261,24 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
     /// Whether the worker's budget made it give up replaying.
     pub fn hit_budget(&self) -> bool {
         self.shared.as_ref().is_some_and(|shared| shared.budget_hit.get())
+    }
+}
+
+/// What has become of a request's body.
+pub trait Told {
+    /// Bytes received of it so far.
+    fn received(&self) -> u64;
+    /// What went wrong while reading it.
+    fn fault(&self) -> Option<BodyFault>;
+}
+
+impl<B> Told for Shared<B> {
+    fn received(&self) -> u64 {
+        self.received.get()
+    }
+
+    fn fault(&self) -> Option<BodyFault> {
+        self.fault.get()
     }
 }
 

@@ -3,8 +3,8 @@
 use super::fields::{Fields, Known, Names};
 
 /// The hop-by-hop fields. `Trailer` is one of them because trailers do not travel on, `HTTP2-Settings` also where `Connection`
-/// does not list it (RFC 7540, 3.2.1): with it a backend might be talked into another protocol behind our back. What speaks of authentication to a proxy is
-/// meant for the next one only (RFC 9110, 11.7), and we ask for none.
+/// does not list it (RFC 7540, 3.2.1): with it a backend might be talked into another protocol behind our back. What speaks of
+/// authentication to a proxy is meant for the next one only (RFC 9110, 11.7), and we ask for none.
 pub const HOP_BY_HOP: Names = Names::of(&[
     Known::Connection,
     Known::KeepAlive,

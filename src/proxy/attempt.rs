@@ -221,9 +221,9 @@ impl Try<'_> {
                 let took = Some(self.note(self.began.elapsed(), error.connect));
                 let failure = self.judge(&error);
                 let (backend, request_id, wrote) = (&*self.backend.label, ticket.request_id(), error.wrote);
-                // Clients that go away must not be able to fill the log.
-                if matches!(failure, Failure::Client(_)) {
-                    tracing::debug!(backend, request_id, wrote, %error, "a try ended with its client's body");
+                // Clients that go away, or ask for what a backend does not have, must not be able to fill the log.
+                if matches!(failure, Failure::Client(_)) || error.kind == ErrorKind::NoTunnel {
+                    tracing::debug!(backend, request_id, wrote, %error, "a try ended for its client's sake");
                 } else {
                     tracing::warn!(backend, request_id, wrote, %error, "a try failed");
                 }

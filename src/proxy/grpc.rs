@@ -17,8 +17,6 @@ pub(crate) struct Call {
     pub(crate) status: Option<u32>,
     /// It was us who ended it.
     pub(crate) is_ours: bool,
-    /// A try is under way, which the deadline may end.
-    pub(crate) is_tried: bool,
 }
 
 impl Call {
@@ -28,7 +26,6 @@ impl Call {
             deadline: grpc::timeout(&head.fields).and_then(|timeout| started.checked_add(timeout)),
             status: None,
             is_ours: false,
-            is_tried: false,
         })
     }
 

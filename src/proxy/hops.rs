@@ -31,7 +31,7 @@ pub(super) fn left(head: &RequestHead) -> Result<Option<u64>, Reason> {
 /// The answer where none is left. A TRACE would have its fields sent back, cookies and all; nobody needs that of us.
 pub(super) fn answer(head: &RequestHead) -> Result<Response<Bytes>, Refused> {
     if head.method == Method::TRACE {
-        let allow = Some(HeaderValue::from_static("OPTIONS"));
+        let allow = Some(HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
         return Err(Refused { reason: Reason::MethodNotAllowed, allow });
     }
     let mut head = ResponseHead::new(StatusCode::OK);

@@ -147,11 +147,7 @@ where
             Some(deadline) => {
                 // In memory of its own, so that it is not there twice.
                 let serving = Box::pin(self.serve(&snapshot, &head, body, &mut ticket, &mut edits));
-                timeout_at(deadline, serving).await.unwrap_or_else(|_| {
-                    let is_tried = ticket.call.as_ref().is_some_and(|call| call.is_tried);
-                    ticket.attempts += u32::from(is_tried);
-                    Err(Reason::UpstreamTimeout.into())
-                })
+                timeout_at(deadline, serving).await.unwrap_or_else(|_| Err(Reason::UpstreamTimeout.into()))
             }
         };
         let answer = answer.unwrap_or_else(|refused| Answer::Own(self.refuse(refused, &mut ticket)));
@@ -246,8 +242,10 @@ where
         let outgoing = Outgoing::new(head, route, protocol, ticket.deadline()).ok_or(Reason::BadRequest)?;
 
         // A backend, and another if that one fails.
+        ticket.upload = body.told();
         let sent = tries::run(self, snapshot, route, &target, &outgoing, &body, ticket).await;
         ticket.bytes_in = body.received();
+        let told = ticket.upload.take();
         let Sent { mut response, upload_pending, .. } = sent.map_err(|reason| self.blame(reason, &body, ticket))?;
 
         if is_connect && response.head.status.is_success() {
@@ -267,8 +265,7 @@ where
         if upload_pending || is_tunnel {
             // The answer came first: what is left of the request has no use.
             body.abandon_if_held();
-            let body = body.clone();
-            ticket.upload = Some(Box::new(move || (body.received(), body.fault())));
+            ticket.upload = told;
         }
         set_request_id(fields, ticket);
         Ok(Answer::Backend(response))
@@ -298,6 +295,7 @@ where
             status: None,
             reason: None,
             bytes_in: 0,
+            trying: None,
             upload: None,
             bytes_out: 0,
             complete: false,

@@ -177,7 +177,7 @@ where
                 Poll::Ready(Some(Err(error))) => {
                     let error = error.into();
                     // With the request's body ends the exchange, and then it is not the backend who ended it.
-                    match this.ticket.upload.as_ref().and_then(|upload| upload().1) {
+                    match this.ticket.upload.as_ref().and_then(|upload| upload.fault()) {
                         Some(fault) => {
                             this.ticket.reason = Some(this.ticket.client_fault(fault));
                             this.inner = Inner::Over;

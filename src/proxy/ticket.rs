@@ -12,14 +12,11 @@ use tokio::time::Instant;
 use super::attempt::Took;
 use super::grpc::Call;
 use super::slots::{KeySlot, ServerSlot};
-use crate::message::body::BodyFault;
+use crate::message::body::{BodyFault, Told};
 use crate::message::conn::Conn;
 use crate::message::{RequestHead, respond};
 use crate::model::Reason;
 use crate::telemetry::{AccessLog, AccessRecord, InFlight};
-
-/// What has become of a request's body: bytes received so far, and what went wrong.
-pub(crate) type Upload = Box<dyn Fn() -> (u64, Option<BodyFault>)>;
 
 /// One request, from its head to the end of its response.
 pub(crate) struct Ticket {
@@ -39,14 +36,16 @@ pub(crate) struct Ticket {
     /// That answered, else that was tried last.
     pub(crate) backend: Option<Rc<ServerSlot>>,
     pub(crate) attempts: u32,
+    /// Since when a try has been under way.
+    pub(crate) trying: Option<Instant>,
     pub(crate) connect: Option<Duration>,
     /// From the start of the last try to its response head.
     pub(crate) upstream: Option<Duration>,
     pub(crate) status: Option<StatusCode>,
     pub(crate) reason: Option<Reason>,
     pub(crate) bytes_in: u64,
-    /// If the answer came before the request's body had ended.
-    pub(crate) upload: Option<Upload>,
+    /// Of the request's body, until its end is known.
+    pub(crate) upload: Option<Rc<dyn Told>>,
     pub(crate) bytes_out: u64,
     /// The response has gone out whole.
     pub(crate) complete: bool,
@@ -58,12 +57,10 @@ impl Ticket {
         str::from_utf8(self.request_id.as_bytes()).unwrap_or_default()
     }
 
-    /// A try begins. Of a call, because its deadline may end it before anything is known of it.
-    pub(crate) fn begins(&mut self, server: &Rc<ServerSlot>) {
-        if let Some(call) = &mut self.call {
-            call.is_tried = true;
-            self.backend = Some(Rc::clone(server));
-        }
+    /// A try begins. It may be ended before anything else is known of it, by its client's leaving or its deadline.
+    pub(crate) fn begins(&mut self, server: &Rc<ServerSlot>, now: Instant) {
+        self.backend = Some(Rc::clone(server));
+        self.trying = Some(now);
     }
 
     /// Of a call: when its client stops waiting.
@@ -73,13 +70,19 @@ impl Ticket {
 
     /// A try is over.
     pub(crate) fn tried(&mut self, took: Took) {
-        if let Some(call) = &mut self.call {
-            call.is_tried = false;
-        }
+        self.trying = None;
         self.attempts += 1;
         self.backend = Some(took.server);
         self.upstream = Some(took.upstream);
         self.connect = took.connect;
+    }
+
+    /// There was none, for want of a connection.
+    pub(crate) fn not_tried(&mut self) {
+        self.trying = None;
+        if self.attempts == 0 {
+            self.backend = None;
+        }
     }
 
     /// The reason when the request's body is what ended the exchange.
@@ -94,7 +97,11 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(upload) = &self.upload {
-            (self.bytes_in, _) = upload();
+            self.bytes_in = upload.received();
+        }
+        if let Some(began) = self.trying {
+            self.attempts += 1;
+            self.upstream = Some(began.elapsed());
         }
         // An answer that did not go out whole, and no fault of the backend's is known: the client has left.
         if !self.complete && self.reason.is_none() {

@@ -1,6 +1,6 @@
 //! The tries of one request: which backend comes next, and whether there may be a next.
 //!
-//! Two kinds of failure, two rules (interface.md, 6). A try of which no byte was written is free: it goes on to
+//! Two kinds of failure, two rules (docs/failover.md). A try of which no byte was written is free: it goes on to
 //! backends not tried yet, tier by tier, at most [`FREE`] times, and after [`FREE_PER_TIER`] such failures in one tier
 //! to the next, because a tier in which nobody listens should not be worked through. A try that a backend may have seen
 //! is repeated only if that has no further effect ([`Outgoing::is_idempotent`]), only while its body can be sent again,
@@ -233,7 +233,7 @@ where
                 return ControlFlow::Break(self.last_word());
             };
             self.count_failover(&next);
-            self.ticket.begins(&next.server_slot);
+            self.ticket.begins(&next.server_slot, start.now);
             let result = if std::mem::take(&mut self.may_hedge) {
                 Box::pin(self.hedged(&next, place, start, order, index)).await
             } else {
@@ -303,8 +303,9 @@ where
     /// A try is over.
     #[inline(always)]
     fn note(&mut self, done: Done<UpstreamBody<B>>) -> Tried<B> {
-        if let Some(took) = done.took {
-            self.ticket.tried(took);
+        match done.took {
+            Some(took) => self.ticket.tried(took),
+            None => self.ticket.not_tried(),
         }
         done.result
     }

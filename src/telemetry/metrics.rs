@@ -96,7 +96,7 @@ impl<B: Default, const LABELS: usize> Table<B, LABELS> {
 
 /// What [`Metrics::retain`] asks about: does the configuration still speak of it?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "interface.md's words, in its order")]
+#[expect(missing_docs, reason = "the words of docs/metrics.md, in its order")]
 pub enum Subject<'a> {
     /// A region of `[regions]`.
     Region(&'a str),

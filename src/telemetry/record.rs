@@ -39,7 +39,7 @@ pub struct AccessRecord<'a> {
     pub bytes_in: u64,
     /// Bytes of the response body.
     pub bytes_out: u64,
-    /// The asset's label (interface.md 7); empty: none was read.
+    /// The asset's label (docs/metrics.md); empty: none was read.
     pub asset: &'a str,
     /// The region asked for; empty: none was read.
     pub region: &'a str,

@@ -28,7 +28,7 @@ impl WorkerMetrics {
         Self { metrics, number, local: PhantomData }
     }
 
-    /// The cells of a key, by the labels of interface.md 7: the asset's configured name, `*` or [`UNKNOWN`], and the
+    /// The cells of a key, by the labels of docs/metrics.md: the asset's configured name, `*` or [`UNKNOWN`], and the
     /// region asked for ([`UNKNOWN`] for a request that never got one). The same labels give the same cells, before a
     /// reload and after it.
     ///

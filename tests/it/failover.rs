@@ -343,7 +343,10 @@ fn a_client_that_leaves_cancels_the_exchange() {
     drop(client);
     in_flight(|n| n == 0.0);
     let line = proxy.access_where(|line| line["reason"] == "client_closed");
-    assert_eq!(line["status"], 499);
+    // Who had it, though nobody waited for the answer.
+    assert_eq!((&line["status"], &line["attempts"]), (&499.into(), &1.into()), "{line}");
+    assert!([&one, &two].iter().any(|origin| line["backend"] == origin.addr().to_string()), "{line}");
+    assert!(line["upstream_duration"].is_number(), "{line}");
     assert_eq!(proxy.metric("shardgate_requests_in_flight", &[]), 0.0);
     gates.iter().for_each(|gate| gate.open());
 }

@@ -104,6 +104,7 @@ fn clients_that_go_away_do_not_fill_the_log() {
     drop(client);
     let line = proxy.access_where(|line| line["method"] == "POST");
     assert_eq!((&line["status"], &line["reason"]), (&499.into(), &"client_closed".into()), "{line}");
+    assert_eq!((&line["attempts"], &line["bytes_in"]), (&1.into(), &4.into()), "{line}");
     // The try had ended before the request's own line was written.
     assert!(!proxy.log().contains("a try"), "{}", proxy.log());
 }
