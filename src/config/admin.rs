@@ -61,12 +61,14 @@ pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>, listeners: &Ha
         let lets_in = fields.get("token_file").is_some() || fields.get("tls").is_some_and(asks_for_certificates);
         if admin.protect_metrics && !lets_in {
             let at = fields.span("protect_metrics").unwrap_or(span);
-            cx.note(Fault::error(at, "`protect_metrics` needs a `token_file`").absence());
+            cx.note(
+                Fault::error(at, "`protect_metrics` needs a `token_file`, or a `client_ca` in `[admin.tls]`").absence(),
+            );
         }
         let beyond = matches!(admin.bind, Bind::Tcp(address) if !address.ip().to_canonical().is_loopback());
         if beyond && !lets_in {
             let fault = Fault::warning(span, "this admin address can be reached from elsewhere, and there is no token");
-            cx.note(fault.help("only /livez, /readyz and /metrics will answer; for the rest set `token_file`"));
+            cx.note(fault.help("only /livez, /readyz and /metrics will answer; for the rest set `token_file`, or a `client_ca` in `[admin.tls]`"));
         }
     }
     let any_port = matches!(admin.bind, Bind::Tcp(address) if address.port() == 0);

@@ -23,6 +23,8 @@ pub(super) struct Context<'e> {
     pub(super) trust: Trust,
     /// Values that something of the environment was put into, by their file and the byte at which they start.
     pub(super) from_environment: RefCell<HashSet<(u32, u32)>>,
+    /// What was put into them: names of variables, and their values, which may be secrets.
+    variables: RefCell<BTreeMap<String, String>>,
     /// Of each file, by its number.
     directories: Vec<PathBuf>,
 }
@@ -35,6 +37,7 @@ impl<'e> Context<'e> {
             captures: RefCell::default(),
             trust: Trust::default(),
             from_environment: RefCell::default(),
+            variables: RefCell::default(),
             directories: Vec::new(),
         }
     }
@@ -45,8 +48,17 @@ impl<'e> Context<'e> {
         u32::try_from(self.directories.len() - 1).unwrap_or(u32::MAX)
     }
 
-    pub(super) fn note(&self, fault: Fault) {
+    pub(super) fn note(&self, mut fault: Fault) {
+        for (name, value) in &*self.variables.borrow() {
+            fault.hide(value, &format!("${{{name}}}"));
+        }
         self.faults.note(fault);
+    }
+
+    /// The value that starts at `span` has this variable in it. From now on no finding shows its value.
+    pub(super) fn note_variable(&self, span: Span, name: &str, value: &str) {
+        self.from_environment.borrow_mut().insert((span.file, span.start));
+        self.variables.borrow_mut().insert(name.to_owned(), value.to_owned());
     }
 
     /// A pool hashes on a capture, which some route must have.

@@ -176,7 +176,18 @@ enum Kind {
     Absence,
 }
 
+/// A shorter value is no secret, and would be found in words.
+const SECRET: usize = 4;
+
 impl Fault {
+    /// Says `name` where it would say `value`.
+    pub(super) fn hide(&mut self, value: &str, name: &str) {
+        if value.len() >= SECRET {
+            let texts = [&mut self.message, &mut self.label].into_iter().chain(&mut self.help);
+            texts.filter(|text| text.contains(value)).for_each(|text| *text = text.replace(value, name));
+        }
+    }
+
     pub(super) fn error(span: Span, message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Error,

@@ -70,6 +70,12 @@ fn listener(cx: &Context<'_>, item: &Value<'_>) -> Option<(Listener, Span, Span)
         let fault = Fault::error(span, "`proxy_protocol` needs `trusted_proxies`").absence();
         cx.note(fault.help("the addresses of the proxies that send the header: `trusted_proxies = [\"10.0.0.0/8\"]`"));
     }
+    // Brackets mark what is no listener where names of listeners stand, such as the admin address. An address of IPv6
+    // that stands in for a name has a port behind them.
+    if let Some((name, span)) = name.filter(|(name, _)| name.contains(['[', ']'])) {
+        let fault = Fault::error(span, format!("`{name}` can't be the name of a listener"));
+        cx.note(fault.help("a name without `[` and `]`"));
+    }
     let (name, name_span) = match name {
         Some((name, span)) => (Arc::from(name), span),
         None => (Arc::from(bind.to_string()), at.span),

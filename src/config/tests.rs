@@ -215,6 +215,16 @@ fn the_environment_stands_in_strings() {
 }
 
 #[test]
+fn no_finding_shows_what_a_variable_brought() {
+    let text = format!(
+        "{BASE}{POOL}health = {{ path = \"/h?k=${{KEY}}\" }}\n[[routes]]\npath = \"/${{KEY}}\"\nredirect = \"ftp://u:${{KEY}}@h\""
+    );
+    let environment = |name: &str| (name == "KEY").then(|| OsString::from("s3cret word"));
+    let found = load_with(Path::new("x.toml"), Some(text), &environment).expect_err("a space in a target").to_string();
+    assert!(found.contains("/h?k=${KEY}") && !found.contains("s3cret"), "{found}");
+}
+
+#[test]
 fn routes_without_a_name_get_one_each() {
     let plan = plan(&format!(
         "{POOL}[[routes]]\npath = \"/v1/predict/{{asset}}\"\nmethods = [\"POST\"]\n

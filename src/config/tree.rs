@@ -191,7 +191,7 @@ impl Builder<'_, '_> {
         } else {
             match (self.cx.environment)(name).map(std::ffi::OsString::into_string) {
                 Some(Ok(value)) => {
-                    self.cx.from_environment.borrow_mut().insert((span.file, span.start));
+                    self.cx.note_variable(span, name, &value);
                     return Some(value);
                 }
                 Some(Err(_)) => Fault::error(span, format!("the environment variable `{name}` is not UTF-8")),

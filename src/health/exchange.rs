@@ -134,7 +134,14 @@ async fn answer(check: &Check, request: Option<&[u8]>, kept: Option<Http1>) -> R
 /// Connects for a check, and notes whether anybody listens.
 pub(super) async fn connect(check: &Check) -> Result<Stream, Failed> {
     let header = proxy_protocol::write_local(check.settings.proxy_protocol);
-    let stream = dial(&check.backend, &header).await.map_err(Failed::from);
+    let agrees = |stream: Stream| match check.backend.identity.protocol {
+        Protocol::H2 if !stream.may_speak(b"h2") => {
+            let why = Some("the backend did not agree to HTTP/2 (ALPN)".into());
+            Err(Failed { failure: Failure::Backend(Cause::Tls), why })
+        }
+        _ => Ok(stream),
+    };
+    let stream = dial(&check.backend, &header).await.map_err(Failed::from).and_then(agrees);
     match &stream {
         Ok(_) => check.backend.note_connect(false),
         Err(Failed { failure: Failure::Backend(cause), .. }) => check.backend.note_connect(*cause == Cause::Refused),

@@ -75,10 +75,6 @@ async fn answer(check: &Check, kept: Option<Link>) -> Result<(Reply, Http2), Fai
         return Ok((reply, link));
     }
     let stream = connect(check).await?;
-    if !stream.may_speak(b"h2") {
-        let why = Some("the backend did not agree to HTTP/2 (ALPN)".into());
-        return Err(Failed { failure: Failure::Backend(Cause::Tls), why });
-    }
     let shaken = Builder::new().enable_push(false).max_header_list_size(MAX_HEAD).handshake(stream).await;
     let (sender, connection) = shaken.map_err(|error| Failure::Backend(cause(&error)))?;
     let mut link = Http2 { sender, connection: Box::new(connection) };

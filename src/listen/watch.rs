@@ -24,8 +24,7 @@ const WINDOW: u32 = 41;
 pub(super) const DRAINED: Fault = Fault::new(Reason::Draining, "the tunnel was cut off by the drain");
 pub(super) const IDLE_TUNNEL: Fault = Fault::new(Reason::TunnelTimeout, "the tunnel was idle");
 const TOO_LONG: Fault = Fault::new(Reason::ExchangeTimeout, "the exchange took too long");
-pub(super) const SLOW_READER: Fault =
-    Fault::over("min_body_rate", Reason::SlowReader, "the answer was taken too slowly");
+pub(super) const SLOW_READER: Fault = Fault::new(Reason::SlowReader, "the answer was taken too slowly");
 pub(super) const TOO_SLOW: Fault = Fault::over("min_body_rate", Reason::BodyTimeout, "the body came too slowly");
 
 /// The worker's time, in ticks.

@@ -75,10 +75,12 @@ pub(super) fn route(route: &Route) -> Value {
 
 /// Where a redirect leads to, without a user's name and password.
 pub(super) fn redirect(to: &str) -> Value {
-    let hidden = to.split_once("://").and_then(|(scheme, rest)| {
+    // With a scheme, or with that of the request (RFC 3986, 4.2).
+    let parts = to.split_once("//").filter(|(scheme, _)| scheme.is_empty() || scheme.ends_with(':'));
+    let hidden = parts.and_then(|(scheme, rest)| {
         let authority = rest.split(['/', '?', '#', '{']).next().unwrap_or(rest);
         let (user, _) = authority.rsplit_once('@')?;
-        Some(format!("{scheme}://{HIDDEN}{}", rest.get(user.len()..)?))
+        Some(format!("{scheme}//{HIDDEN}{}", rest.get(user.len()..)?))
     });
     hidden.unwrap_or_else(|| to.to_owned()).into()
 }
@@ -158,6 +160,8 @@ mod tests {
             ("/a@b", "/a@b"),
             ("https://me:s3cret@example.com/x@y", "https://[hidden]@example.com/x@y"),
             ("https://me@s3cret@{host}{target}", "https://[hidden]@{host}{target}"),
+            ("//me:s3cret@example.com/x", "//[hidden]@example.com/x"),
+            ("/x//a@b", "/x//a@b"),
             ("http://example.com{target}?u=a@b", "http://example.com{target}?u=a@b"),
         ] {
             assert_eq!(redirect(to), shown);

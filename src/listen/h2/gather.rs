@@ -9,6 +9,9 @@ use smallvec::SmallVec;
 /// Parts that are sent at once at most.
 const PARTS: usize = 32;
 
+/// So many bytes that have been sent are forgotten, at least half of what is there.
+const FORGET: usize = 16 * 1024;
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct Gather {
@@ -66,13 +69,21 @@ impl Gather {
             self.large -= kept;
             bytes -= kept;
             if self.sent < *at || !piece.is_empty() {
-                return;
+                return self.forget_sent();
             }
             self.kept.pop_front();
         }
         self.sent = (self.sent + bytes).min(self.copied.len());
-        if self.sent == self.copied.len() {
-            self.copied.clear();
+        self.forget_sent();
+    }
+
+    /// A client that never takes all of it must not have what it has taken kept. Moving the rest to the front costs no more
+    /// than copying it did.
+    fn forget_sent(&mut self) {
+        let is_all = self.sent == self.copied.len();
+        if is_all || (self.sent >= FORGET && self.sent > self.copied.len() / 2) {
+            self.copied.drain(..self.sent);
+            self.kept.iter_mut().for_each(|(at, _)| *at -= self.sent);
             self.sent = 0;
         }
     }
@@ -110,6 +121,30 @@ mod tests {
             }
             assert_eq!(got, all, "{step}");
             assert!(gather.parts().is_empty() && gather.copied.is_empty());
+        }
+    }
+    #[test]
+    fn what_has_been_sent_is_forgotten_though_some_is_always_left() {
+        for large in [0, 500] {
+            let mut gather = Gather::default();
+            let (mut put, mut got) = (Vec::new(), Vec::new());
+            let mut fill = |gather: &mut Gather, n: u32| {
+                let piece = [n as u8; 1000];
+                gather.copy(&piece[large..]);
+                put.extend_from_slice(&piece);
+                if large > 0 {
+                    gather.keep(Bytes::copy_from_slice(&piece[..large]));
+                }
+            };
+            (0..30).for_each(|n| fill(&mut gather, n));
+            for n in 30..2000 {
+                fill(&mut gather, n);
+                let parts: Vec<u8> = gather.parts().iter().flat_map(|part| part.to_vec()).take(1000).collect();
+                gather.advance(parts.len());
+                got.extend_from_slice(&parts);
+                assert!(gather.copied.len() <= 2 * 31_000 + FORGET, "{} bytes", gather.copied.len());
+            }
+            assert!(put.starts_with(&got) && got.len() == 1_970_000);
         }
     }
 }
