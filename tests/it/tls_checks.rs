@@ -60,6 +60,22 @@ fn a_check_says_what_is_wrong_with_a_certificate() {
 }
 
 #[test]
+fn a_backend_that_does_not_agree_to_http_2_is_down() {
+    let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let ca = authority.write(directory.path(), "ca.pem");
+    let origin = Origin::start("a");
+    let mut server = authority.certify(&["127.0.0.1"]).server();
+    server.alpn_protocols.clear();
+    let front = Front::start(origin.addr(), server);
+    let defaults = format!("protocol = 'h2'\ntls = {{ ca = '{}' }}", ca.display());
+    let proxy = Proxy::start(&config(&front, &defaults));
+    let seen = backend(&proxy);
+    assert_eq!((seen["state"].as_str(), seen["cause"].as_str()), (Some("down"), Some("tls")), "{seen}");
+    let line = proxy.log_line("backend is down");
+    assert!(line["why"].as_str().unwrap().contains("did not agree to HTTP/2"), "{line}");
+}
+
+#[test]
 fn a_check_of_who_speaks_no_tls_or_wants_a_certificate() {
     let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new());
     let ca = authority.write(directory.path(), "ca.pem");
