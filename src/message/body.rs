@@ -111,19 +111,19 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
             return Self { shared: None, began: now };
         }
         let total = source.size_hint().exact();
-        Self::with(source, total, false, max, hold, budget, now)
+        Self::with(source, total, None, max, hold, budget, now)
     }
 
     /// Of a request that asks for a tunnel: a body of no bytes. The source is left alone until a backend has agreed, and
     /// what it has to say then is said by [`tunnelled`](Self::tunnelled).
     pub fn before_tunnel(source: B, budget: &ReplayBudget, now: Instant) -> Self {
-        Self::with(source, Some(0), true, 0, false, budget, now)
+        Self::with(source, Some(0), Some(now), 0, false, budget, now)
     }
 
     fn with(
         source: B,
         total: Option<u64>,
-        empty: bool,
+        done: Option<Instant>,
         max: u64,
         hold: bool,
         budget: &ReplayBudget,
@@ -141,11 +141,11 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
             budget: budget.clone(),
             budget_hit: Cell::new(false),
             received: Cell::new(0),
-            done: Cell::new(empty.then_some(now)),
+            done: Cell::new(done),
             progress: Cell::new(now),
             waiting_for_client: Cell::new(false),
             fault: Cell::new(None),
-            held: Cell::new(hold && !empty),
+            held: Cell::new(hold),
             waker: RefCell::new(None),
             end_waker: RefCell::new(None),
             attempt: Cell::new(0),

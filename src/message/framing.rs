@@ -96,11 +96,19 @@ fn whole_field(bytes: &[u8]) -> Option<(usize, usize)> {
     (name_len > 0 && rest.first() == Some(&b':') && bytes.get(len..)?.starts_with(b"\r\n")).then_some((name_len, len))
 }
 
-/// Where the name of a field ends (RFC 9112, 5.1): at its colon, with nothing but a token before it.
+/// Where the name of a field ends, of a line that is whole (RFC 9112, 5.1): at its colon, with nothing but a token before it
+/// and a value after it. What [`whole_field`] does not take is told here what is wrong with it.
 fn name_end(line: &[u8]) -> Result<usize, &'static str> {
     let len = token_len(line);
-    match line.get(len) {
-        Some(b':') if len > 0 => Ok(len),
+    match line.get(len..) {
+        // The colon is a character that may stand in a value.
+        Some(rest @ [b':', ..]) if len > 0 => {
+            if is_value(rest) {
+                Ok(len)
+            } else {
+                Err("control character in a field value")
+            }
+        }
         _ if memchr::memchr(b':', line).is_none() => Err("field without a colon"),
         _ => Err("invalid field name"),
     }
@@ -176,16 +184,35 @@ pub(super) fn trim_start(mut value: &[u8]) -> &[u8] {
     value
 }
 
-const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
+const TOKEN: [bool; 256] = alphanumeric_and(b"!#$%&'*+-.^_`|~");
+
+/// Letters, digits and these.
+const fn alphanumeric_and(others: &[u8]) -> [bool; 256] {
+    let mut table = with([false; 256], others, true);
     let mut b = 0u8;
     while b < 128 {
-        table[b as usize] = b.is_ascii_alphanumeric()
-            || matches!(
-                b,
-                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-            );
+        table[b as usize] |= b.is_ascii_alphanumeric();
         b += 1;
     }
     table
-};
+}
+
+/// What can be seen in ASCII, without these.
+const fn visible_but(others: &[u8]) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut b = 0x21u8;
+    while b < 0x7f {
+        table[b as usize] = true;
+        b += 1;
+    }
+    with(table, others, false)
+}
+
+const fn with(mut table: [bool; 256], bytes: &[u8], is_in: bool) -> [bool; 256] {
+    let mut at = 0;
+    while at < bytes.len() {
+        table[bytes[at] as usize] = is_in;
+        at += 1;
+    }
+    table
+}

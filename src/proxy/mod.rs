@@ -210,7 +210,8 @@ where
             return own_answer(&route.action, head, ticket);
         };
         self.count(snapshot, Some(target.key), ticket);
-        if hops::left(head)? == Some(0) {
+        let hops = hops::left(head)?;
+        if hops == Some(0) {
             let mut response = hops::answer(head)?;
             set_request_id(&mut response.head.fields, ticket);
             return Ok(Answer::Own(response));
@@ -239,7 +240,7 @@ where
         }
 
         // The head as backends see it.
-        let outgoing = Outgoing::new(head, route, protocol, ticket.deadline()).ok_or(Reason::BadRequest)?;
+        let outgoing = Outgoing::new(head, route, protocol, ticket.deadline(), hops).ok_or(Reason::BadRequest)?;
 
         // A backend, and another if that one fails.
         ticket.upload = body.told();

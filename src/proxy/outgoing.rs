@@ -47,12 +47,13 @@ const REPLACED: Names =
     hop::HOP_BY_HOP.and(Names::of(&[Known::ContentLength, Known::Host, Known::Expect, Known::Via, Known::RequestId]));
 
 impl<'a> Outgoing<'a> {
-    /// `upgrade`: what the client asks to switch to, and may. `None`: the rewritten target is not a target any more.
+    /// `upgrade`: what the client asks to switch to, and may. `hops`: see [`hops::left`]. `None`: the rewritten target is not a target any more.
     pub(crate) fn new(
         head: &'a RequestHead,
         route: &'a Route,
         upgrade: Option<&'a str>,
         deadline: Option<Instant>,
+        hops: Option<u64>,
     ) -> Option<Self> {
         let target = origin_form(head.target());
         let target = match &route.rewrite {
@@ -60,7 +61,6 @@ impl<'a> Outgoing<'a> {
             Some(rewrite) => Cow::Owned(rewritten(str::from_utf8(&target).ok()?, rewrite)?),
         };
         let edits = &route.request_headers;
-        let hops = hops::left(head).ok()?;
         Some(Self { head, target, edits, upgrade, idempotency_key: route.idempotency_key, deadline, hops })
     }
 

@@ -1,6 +1,7 @@
 //! The head that a backend would be sent, without sending it: for whoever wants to see what becomes of a request, such as
 //! the fuzz target `reserialise`. It is written by what writes those that are sent.
 
+use super::hops;
 use super::outgoing::{Caller, Outgoing};
 use crate::backend::Backend;
 use crate::message::framing::Framing;
@@ -18,7 +19,7 @@ pub fn preview(
     backend: &Backend,
     settings: &PoolSettings,
 ) -> Option<Vec<u8>> {
-    let outgoing = Outgoing::new(head, route, None, None)?;
+    let outgoing = Outgoing::new(head, route, None, None, hops::left(head).ok()?)?;
     let mut out = Vec::new();
     outgoing.write(&mut out, Caller { conn, request_id: request_id.as_bytes() }, backend, settings);
     match head.framing {

@@ -123,6 +123,7 @@ mod tests {
             assert!(gather.parts().is_empty() && gather.copied.is_empty());
         }
     }
+
     #[test]
     fn what_has_been_sent_is_forgotten_though_some_is_always_left() {
         for large in [0, 500] {

@@ -125,7 +125,7 @@ struct Entry {
 }
 
 /// All known names, each at the place that [`place`] gives it.
-const TABLE: [Entry; 128] = {
+static TABLE: [Entry; 128] = {
     const ALL: &[Entry] = &[
         Entry { name: b"te", known: Known::Te },
         Entry { name: b"via", known: Known::Via },

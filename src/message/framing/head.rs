@@ -8,7 +8,7 @@ use std::ops::Range;
 use http::Version;
 use memchr::memchr;
 
-use super::{Fault, Framing, MAX_OPTIONS, decimal, is_token, is_value, line_end, name_end, target, trim, whole_field};
+use super::{Fault, Framing, MAX_OPTIONS, decimal, is_token, line_end, name_end, target, trim, whole_field};
 use crate::message::fields::{Field, Known};
 use crate::model::Reason;
 
@@ -115,9 +115,10 @@ impl Scan {
                     let (target, version) = (target.clone(), *version);
                     return self.finish(target, version, next).map(Some);
                 }
+                Some(_) if line.starts_with(b" ") || line.starts_with(b"\t") => return Err(Fault::bad("line folding")),
                 Some((_, version)) => {
                     let version = *version;
-                    self.field(line, name_len(line)?, version, limits)?;
+                    self.field(line, name_end(line).map_err(Fault::bad)?, version, limits)?;
                 }
             }
             self.line = next;
@@ -301,18 +302,6 @@ impl Scan {
             fields: std::mem::take(&mut self.fields),
         })
     }
-}
-
-/// Of the line of a field, which is whole.
-fn name_len(line: &[u8]) -> Result<usize, Fault> {
-    if let [b' ' | b'\t', ..] = line {
-        return Err(Fault::bad("line folding"));
-    }
-    let name_len = name_end(line).map_err(Fault::bad)?;
-    if !is_value(line.get(name_len..).unwrap_or_default()) {
-        return Err(Fault::bad("control character in a field value"));
-    }
-    Ok(name_len)
 }
 
 /// Bytes of a method. No method in the registry has half of that.

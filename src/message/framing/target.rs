@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
-use super::{Fault, cut};
+use super::{Fault, alphanumeric_and, cut, visible_but};
 
 const INVALID: Fault = Fault::bad("invalid character in the target");
 
@@ -89,36 +89,8 @@ fn path_and_query(target: &[u8]) -> Result<(), Fault> {
 }
 
 /// `unreserved / sub-delims` of RFC 3986.
-const REG_NAME: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut b = 0x21u8;
-    while b < 0x7f {
-        table[b as usize] = b.is_ascii_alphanumeric()
-            || matches!(
-                b,
-                b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
-            );
-        b += 1;
-    }
-    table
-};
+const REG_NAME: [bool; 256] = alphanumeric_and(b"-._~!$&'()*+,;=");
 
-const PATH: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut b = 0x21u8;
-    while b < 0x7f {
-        table[b as usize] = !matches!(b, b'#' | b'<' | b'>' | b'?' | b'`');
-        b += 1;
-    }
-    table
-};
+const PATH: [bool; 256] = visible_but(b"#<>?`");
 
-const QUERY: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut b = 0x21u8;
-    while b < 0x7f {
-        table[b as usize] = !matches!(b, b'"' | b'#' | b'<' | b'>');
-        b += 1;
-    }
-    table
-};
+const QUERY: [bool; 256] = visible_but(b"\"#<>");
