@@ -8,6 +8,20 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// How jemalloc is set up (its manual, "TUNING"); `_RJEM_MALLOC_CONF` in the environment overrides it.
+///
+/// What a request needs is allocated when it comes and freed when it has been answered, and under load dozens are on their
+/// way at once. By default a thread's cache holds 20 pieces of a larger size and is looked through after every 64 KiB,
+/// which is every eighth request: each request went to the arenas, and a seventh of its instructions with it. With room
+/// for 200, looked through after every 4 MiB, it hardly ever does.
+#[allow(unsafe_code)]
+mod tuning {
+    // SAFETY: jemalloc looks for a pointer to a string that ends with a zero by this name, which is nobody else's.
+    #[unsafe(export_name = "_rjem_malloc_conf")]
+    static MALLOC_CONF: &[u8; 86] =
+        b"tcache_nslots_small_min:200,tcache_gc_incr_bytes:4194304,experimental_tcache_gc:false\0";
+}
+
 fn main() -> ExitCode {
     shardgate::cli::run()
 }

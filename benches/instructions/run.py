@@ -4,7 +4,8 @@
 Unlike CPU time, instructions are the same on a busy machine, so that a change of one percent is seen. They tell nothing of
 the kernel, which has most of the CPU time: benches/peers says what a request costs in all. The release binary runs under
 callgrind, with one worker and without health checks, between an origin and a client of our own; one keep-alive connection,
-one request after the other; over HTTP/2 a hundred at a time. Counts are set to zero after a warm-up and read after two runs of different length: the
+one request after the other; `busy` on 64 connections at once, as in benches/peers, where the allocator shows; over HTTP/2 a
+hundred at a time. Counts are set to zero after a warm-up and read after two runs of different length: the
 difference of the two has neither start nor end in it.
 
 Instructions that lock a cache line (a `lock` prefix, `xchg` with memory) are counted as well, by matching the executed
@@ -16,6 +17,7 @@ Fails if a shape needs over 3 % more than recorded; `--update` records what was 
 from Debian if they are missing and it may. SHARDGATE=FILE measures that binary instead of this tree's.
 """
 import argparse
+import contextlib
 import pathlib
 import socket
 import subprocess
@@ -34,6 +36,7 @@ TOLERANCE = 0.03
 ORIGINS = [23101, 23102, 23103]
 PORT = 23001
 SHORT, LONG = 200, 1200
+BUSY = 64
 COOKIES = "; ".join(f"{name}={value * 4}" for name, value in
                     [("session", "8f14e45fceea1"), ("theme", "dark"), ("_ga", "GA1.2.1094"), ("consent", "yes-all")])
 BROWSER = f"""\
@@ -57,6 +60,7 @@ GET = "GET /v1/predict/BTC{} HTTP/1.1\r\nHost: 127.0.0.1:23001\r\n\r\n"
 # name: (what, request, size of the answer's body, access log)
 SHAPES = {
     "small": ("a GET, 128 B back", GET.format("").encode(), 128, False),
+    "busy": (f"the same on {BUSY} connections at once", GET.format("").encode(), 128, False),
     "browser": (f"a browser's head of {len(BROWSER)} B, 10 fields and 1 KiB back", BROWSER, 1024, False),
     "post-16k": ("a POST of 16 KiB, 128 B back", b"POST /v1/predict/BTC HTTP/1.1\r\nHost: 127.0.0.1:23001\r\n"
                  b"Content-Length: 16384\r\n\r\n" + b"x" * 16384, 128, False),
@@ -88,26 +92,34 @@ primaries = [{origins}]
 """
 
 
-def asking(connection, request, size):
+def asking(connections, request, size):
     """What sends the request so often as it is told: bytes, or a path, which goes over HTTP/2."""
     if isinstance(request, str):
-        return http2.Client(connection, f"127.0.0.1:{PORT}", f"/v1/predict/BTC{request}", size).ask
-    return lambda times: ask(connection, request, size, times)
+        return http2.Client(connections[0], f"127.0.0.1:{PORT}", f"/v1/predict/BTC{request}", size).ask
+    return lambda times: ask(connections, request, size, times)
 
 
-def ask(connection, request, size, times):
-    """Sends the request so often, each time waiting for the whole answer."""
-    for _ in range(times):
-        connection.sendall(request)
-        got = b""
-        while b"\r\n\r\n" not in got:
-            got += connection.recv(262144) or sys.exit("the connection was closed")
-        head, _, body = got.partition(b"\r\n\r\n")
-        if not head.startswith(b"HTTP/1.1 200 "):
-            sys.exit(f"not the answer that was expected: {head.decode()}")
-        left = size - len(body)
-        while left > 0:
-            left -= len(connection.recv(262144)) or sys.exit("the connection was closed")
+def ask(connections, request, size, times):
+    """Sends the request so often, each time on all connections, waiting for the whole answers."""
+    while times > 0:
+        wave = connections[:times]
+        times -= len(wave)
+        for connection in wave:
+            connection.sendall(request)
+        for connection in wave:
+            take_answer(connection, size)
+
+
+def take_answer(connection, size):
+    got = b""
+    while b"\r\n\r\n" not in got:
+        got += connection.recv(262144) or sys.exit("the connection was closed")
+    head, _, body = got.partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 200 "):
+        sys.exit(f"not the answer that was expected: {head.decode()}")
+    left = size - len(body)
+    while left > 0:
+        left -= len(connection.recv(262144)) or sys.exit("the connection was closed")
 
 
 def measure(binary, shape, directory):
@@ -122,9 +134,10 @@ def measure(binary, shape, directory):
     daemon = spawn(command, directory / f"{shape}.log")
     try:
         wait_for(PORT, daemon, 120)
-        with socket.create_connection(("127.0.0.1", PORT)) as connection:
-            connection.settimeout(60)
-            asks = asking(connection, request, size)
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(socket.create_connection(("127.0.0.1", PORT), timeout=60))
+                           for _ in range(BUSY if shape == "busy" else 1)]
+            asks = asking(connections, request, size)
             asks(200)
             for times in (SHORT, LONG):
                 control(daemon, "zero")
