@@ -12,13 +12,12 @@ use std::task::{Poll, ready};
 
 use tokio::io::AsyncWriteExt as _;
 
-use super::Service;
 use super::h2;
 use super::serve::{self, linger};
 use super::stream::Stream;
 use super::watch::Watch;
 use super::wire::Wire;
-use crate::message::buffer::Memory;
+use super::{Common, Service};
 use crate::telemetry::Metrics;
 
 /// What a client of HTTP/2 begins with (RFC 9113, 3.4).
@@ -52,12 +51,11 @@ pub(super) async fn serve<W: Wire, S: Service>(
     wire: W,
     chosen: Option<Protocol>,
     watch: Rc<Watch>,
-    service: Rc<S>,
-    memory: Rc<Memory>,
+    common: Rc<Common<S>>,
     metrics: &Arc<Metrics>,
 ) {
     let speaks = watch.conn.listener.protocols;
-    let stream = Rc::new(Stream::new(wire, Rc::clone(&watch), Rc::clone(&memory)));
+    let stream = Rc::new(Stream::new(wire, Rc::clone(&watch), Rc::clone(&common.memory)));
     let protocol = match chosen {
         Some(protocol) => Some(protocol),
         None if !speaks.h2 => Some(Protocol::Http1),
@@ -68,7 +66,7 @@ pub(super) async fn serve<W: Wire, S: Service>(
         },
     };
     if protocol == Some(Protocol::Http1) && speaks.h1 {
-        serve::serve(stream, service).await;
+        serve::serve(stream, common).await;
         if watch.has_lagged() {
             metrics.limit_hit("min_body_rate");
         }
@@ -85,7 +83,7 @@ pub(super) async fn serve<W: Wire, S: Service>(
         };
         return Box::pin(refuse).await;
     }
-    Box::pin(h2::serve(wire, begun, watch, service, memory, Arc::clone(metrics))).await;
+    Box::pin(h2::serve(wire, begun, watch, common, Arc::clone(metrics))).await;
 }
 
 /// Whether the first line has the form of a request line, and what it asks for is no target of HTTP/1 and no version of it:

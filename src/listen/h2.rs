@@ -35,12 +35,11 @@ use tokio::task::coop::unconstrained;
 use self::exchange::Stream;
 use self::io::{Io, Lower};
 use self::meter::Verdict;
-use super::Service;
 use super::connection::PREFACE;
 use super::serve::linger;
 use super::watch::{DRAINED, SLOW_READER, TICK, TOO_SLOW, Watch, is_too_long};
 use super::wire::Wire;
-use crate::message::buffer::Memory;
+use super::{Common, Service};
 use crate::model::Limits;
 use crate::telemetry::Metrics;
 
@@ -72,8 +71,7 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 /// What the streams of a connection share.
 struct Connection<S> {
     watch: Rc<Watch>,
-    service: Rc<S>,
-    memory: Rc<Memory>,
+    common: Rc<Common<S>>,
     lower: Rc<Lower>,
     streams: RefCell<Slab<Rc<Stream>>>,
 }
@@ -101,18 +99,17 @@ pub(super) async fn serve<W: Wire, S: Service>(
     wire: W,
     begun: Bytes,
     watch: Rc<Watch>,
-    service: Rc<S>,
-    memory: Rc<Memory>,
+    common: Rc<Common<S>>,
     metrics: Arc<Metrics>,
 ) {
     let lower = Rc::new(Lower::new(PREFACE.len()));
-    let limits = service.limits();
+    let limits = common.service.limits();
     let wire = Rc::new(RefCell::new(wire));
     let io = Io::new(Rc::clone(&wire), Rc::clone(&lower), begun);
     let flush = |cx: &mut Context<'_>| lower.poll_flush(cx, &wire);
     let Some(library) = greet(io, &watch, &limits, flush).await else { return };
     let streams = RefCell::default();
-    let connection = Rc::new(Connection { watch, service, memory, lower, streams });
+    let connection = Rc::new(Connection { watch, common, lower, streams });
     let whole = drive(connection, library, &wire, metrics).await;
     // The last frames, which say why, must not be overtaken by a reset.
     if !whole {
@@ -297,11 +294,11 @@ impl<S: Service> Times<S> {
             if is_busy || self.left.is_some() {
                 watch.streams();
             } else {
-                watch.idle(connection.service.limits().idle_timeout);
+                watch.idle(connection.common.service.limits().idle_timeout);
             }
         }
         if self.block.map(|(number, _)| number) != block {
-            let timeout = connection.service.limits().header_timeout;
+            let timeout = connection.common.service.limits().header_timeout;
             self.block = block.map(|number| (number, watch.clock().after(timeout)));
         }
         let now = watch.clock().now();
@@ -365,7 +362,7 @@ impl<S: Service> Times<S> {
     fn sweep(&self, now: u32) -> Look {
         let connection = &self.connection;
         let watch = &connection.watch;
-        let limits = connection.service.limits();
+        let limits = connection.common.service.limits();
         let idle = u32::try_from(limits.idle_timeout.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX).max(1);
         connection.lower.meter.borrow_mut().tick();
         if connection.lower.writing.sweep(&limits, idle) {

@@ -13,6 +13,7 @@ mod shared;
 mod stream;
 mod tls;
 mod tunnel;
+mod turn;
 mod watch;
 mod wire;
 #[cfg(test)]
@@ -26,9 +27,11 @@ pub use shared::Shared;
 use std::future::Future;
 use std::rc::Rc;
 
+use crate::message::buffer::Memory;
 use crate::message::tunnel::Duplex;
 use crate::message::{Conn, Request, Response};
 use crate::model::Limits;
+use turn::Turns;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -43,4 +46,17 @@ pub trait Service: 'static {
 
     /// The limits in force now. Read for each connection and each head.
     fn limits(&self) -> Limits;
+}
+
+/// What the connections of one worker share.
+struct Common<S> {
+    service: Rc<S>,
+    memory: Rc<Memory>,
+    turns: Turns,
+}
+
+impl<S> Common<S> {
+    fn new(service: Rc<S>) -> Rc<Self> {
+        Rc::new(Self { service, memory: Rc::default(), turns: Turns::default() })
+    }
 }

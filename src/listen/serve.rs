@@ -2,33 +2,31 @@
 //! on, so that it is the same over TCP, a Unix socket, and TLS.
 //!
 //! A connection spends its life in two states. While it is idle it is a socket, a deadline and nothing else: no buffer, no
-//! future of a service. When something comes, a [`turn`] begins, in memory of its own; it reads a head, has the service
-//! answer, sends the answer, and goes on with what came meanwhile. When nothing has, its memory is given back. So
-//! thousands of idle connections cost what their sockets cost, and the connections that are busy share memory that is
+//! future of a service. When something comes, a [`turn`](super::turn) begins, in memory that it is lent; it reads a head, has
+//! the service answer, sends the answer, and goes on with what came meanwhile. When nothing has, that memory is given back.
+//! So thousands of idle connections cost what their sockets cost, and the connections that are busy share memory that is
 //! warm in the processor's caches.
 
 use std::future::poll_fn;
+use std::hint::cold_path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, StatusCode, Version};
+use http::{StatusCode, Version};
 use http_body::Body;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::incoming::{Incoming, Source};
-use super::stream::{Next, Stream, Writer};
-use super::tunnel;
+use super::stream::{Stream, Writer};
 use super::wire::Wire;
-use super::{BoxError, Service};
+use super::{BoxError, Common, Service};
+use crate::message::Response;
 use crate::message::fields::{Known, Names};
-use crate::message::framing::{Framing, Scan};
 use crate::message::hop::HOP_BY_HOP;
 use crate::message::send::{Coding, Failed, Sending};
 use crate::message::tunnel::Tunnel;
-use crate::message::{Request, Response};
 
 /// How long bytes that nobody wants are read off a connection, so that its last answer arrives.
 const LINGER: Duration = Duration::from_secs(2);
@@ -45,13 +43,15 @@ pub(super) enum End {
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve<W: Wire, S: Service>(stream: Rc<Stream<W>>, service: Rc<S>) {
+pub(super) async fn serve<W: Wire, S: Service>(stream: Rc<Stream<W>>, common: Rc<Common<S>>) {
     let watch = Rc::clone(&stream.watch);
+    let turns = common.turns.of_kind::<W>();
     let mut end = End::Idle;
     while end == End::Idle {
         let something = poll_fn(|cx| {
             watch.conn.set_waker(cx.waker());
             if watch.is_killed() {
+                cold_path();
                 return Poll::Ready(None);
             }
             // First what has come: it may be a request, and then the connection is not idle.
@@ -62,19 +62,25 @@ pub(super) async fn serve<W: Wire, S: Service>(stream: Rc<Stream<W>>, service: R
         });
         end = match something.await {
             Some(true) => {
-                let mut turn = Box::pin(turn(&stream, &*service));
-                poll_fn(|cx| {
+                let mut turn = turns.begin(&stream, &common.service);
+                let (end, is_over) = poll_fn(|cx| {
                     watch.conn.set_waker(cx.waker());
                     if watch.is_killed() {
-                        return Poll::Ready(End::Broken);
+                        cold_path();
+                        return Poll::Ready((End::Broken, false));
                     }
-                    let polled = turn.as_mut().poll(cx);
-                    if polled.is_pending() && stream.is_answering() {
-                        return poll_beside(&stream, cx);
+                    match turn.poll(cx) {
+                        Poll::Ready(end) => Poll::Ready((end, true)),
+                        Poll::Pending if stream.is_answering() => poll_beside(&stream, cx).map(|end| (end, false)),
+                        Poll::Pending => Poll::Pending,
                     }
-                    polled
                 })
-                .await
+                .await;
+                // Of one that is not over, the work is given up with it.
+                if is_over {
+                    turns.give_back(turn);
+                }
+                end
             }
             Some(false) => End::Closed,
             None => End::Broken,
@@ -97,52 +103,13 @@ pub(super) async fn serve<W: Wire, S: Service>(stream: Rc<Stream<W>>, service: R
     }
 }
 
-/// Requests and answers, until nothing is there to be read.
-async fn turn<W: Wire, S: Service>(stream: &Rc<Stream<W>>, service: &S) -> End {
-    loop {
-        let mut scan = Scan::default();
-        let head = match poll_fn(|cx| stream.poll_head(cx, &mut scan, || service.limits())).await {
-            Next::Head(head) => head,
-            Next::Idle => {
-                stream.watch.idle(service.limits().idle_timeout);
-                return End::Idle;
-            }
-            Next::Closed => return End::Closed,
-        };
-        let asked = Asked { is_head: head.method == Method::HEAD, version: head.version, keep: head.keep_alive };
-        let body = match head.framing {
-            // What follows may be a tunnel's, but not before a backend has agreed to one.
-            Framing::Empty if head.upgrade.is_some() => Incoming::new(Rc::clone(stream) as Rc<dyn Source>, Some(0)),
-            Framing::Empty => Incoming::empty(),
-            Framing::Length(length) => Incoming::new(Rc::clone(stream) as Rc<dyn Source>, Some(length)),
-            Framing::Chunked => Incoming::new(Rc::clone(stream) as Rc<dyn Source>, None),
-        };
-        // Awaited in place: moving a future of this size would cost more than what else happens here (see `poll_beside`).
-        stream.set_answering(true);
-        let response = service.call(Request { head, body }, Rc::clone(&stream.watch.conn)).await;
-        stream.set_answering(false);
-        stream.conn().set_answered();
-        // An answer that only says that the client has gone is for the log.
-        if stream.is_gone() {
-            return End::Closed;
-        }
-        if let Tunnel::Open { idle, is_websocket } = stream.conn().tunnel() {
-            return Box::pin(tunnel::run(stream, response, idle, is_websocket)).await;
-        }
-        match send(stream, response, asked).await {
-            End::Idle => {}
-            end => return end,
-        }
-    }
-}
-
 /// What of a request its answer depends on.
 #[derive(Debug, Clone, Copy)]
-struct Asked {
-    is_head: bool,
-    version: Version,
+pub(super) struct Asked {
+    pub(super) is_head: bool,
+    pub(super) version: Version,
     /// Whether the client may send another.
-    keep: bool,
+    pub(super) keep: bool,
 }
 
 /// What happens while the service is at work on an answer: interim responses go out, and the client may leave, which ends
@@ -155,21 +122,26 @@ fn poll_beside<W: Wire>(stream: &Stream<W>, cx: &mut Context<'_>) -> Poll<End> {
 }
 
 /// Sends an answer. [`End::Idle`]: the connection is ready for the next request.
-async fn send<W: Wire, B>(stream: &Rc<Stream<W>>, response: Response<B>, asked: Asked) -> End
+pub(super) async fn send<W: Wire, B>(stream: &Rc<Stream<W>>, response: Response<B>, asked: Asked) -> End
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
     let conn = stream.conn();
     let Response { head, body } = response;
-    // The connection's own; any other is held by a body that is still being read.
-    if Rc::strong_count(stream) == 1 {
+    // The connection's own and its turn's; any other is held by a body that is still being read.
+    if Rc::strong_count(stream) == 2 {
         stream.discard_body();
     }
     // A body that is not here yet may never be read to its end, and then there is no next request.
     let unfinished = conn.body_pending() || conn.verdict().is_some() || conn.fault().is_some();
     let no_body = asked.is_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let coding = if no_body { Coding::Length(0) } else { Coding::of(&body, asked.version == Version::HTTP_11) };
+    let coding = if no_body {
+        cold_path();
+        Coding::Length(0)
+    } else {
+        Coding::of(&body, asked.version == Version::HTTP_11)
+    };
     let declined = conn.tunnel() == Tunnel::Asked;
     let last = !asked.keep || conn.draining() || unfinished || declined || coding == Coding::Close;
 
@@ -187,8 +159,14 @@ where
         length.write(&mut front);
     }
     match (last, asked.version) {
-        (true, _) => front.extend_from_slice(b"connection: close\r\n"),
-        (false, Version::HTTP_10) => front.extend_from_slice(b"connection: keep-alive\r\n"),
+        (true, _) => {
+            cold_path();
+            front.extend_from_slice(b"connection: close\r\n");
+        }
+        (false, Version::HTTP_10) => {
+            cold_path();
+            front.extend_from_slice(b"connection: keep-alive\r\n");
+        }
         (false, _) => {}
     }
     front.extend_from_slice(b"\r\n");
@@ -202,8 +180,12 @@ where
         let flushed = Pin::new(&mut Writer(&**stream)).poll_flush(cx);
         match (polled, flushed) {
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(true),
-            (Poll::Ready(Err(Failed::Connection(_))), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(false),
+            (Poll::Ready(Err(Failed::Connection(_))), _) | (_, Poll::Ready(Err(_))) => {
+                cold_path();
+                Poll::Ready(false)
+            }
             (Poll::Ready(Err(Failed::Body(error))), _) => {
+                cold_path();
                 tracing::debug!(client = conn.peer_text(), %error, "an answer ended early");
                 Poll::Ready(false)
             }

@@ -13,7 +13,6 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::Service;
 use super::announced::{self, Missing};
 use super::bind::{Listening, Sockets};
 use super::connection;
@@ -22,9 +21,10 @@ use super::shared::{Place, Shared};
 use super::tls;
 use super::watch::{Clock, TICK, Watch};
 use super::wire::{Peek, Wire};
-use crate::message::buffer::Memory;
+use super::{Common, Service};
 use crate::message::conn::Ends;
 use crate::message::proxy_protocol::Header;
+use crate::message::socket::Socket;
 use crate::message::{Conn, forwarded, respond};
 use crate::model::{Listener, Reason};
 use crate::telemetry::{ClientConnection, ListenerCells};
@@ -53,7 +53,7 @@ struct Inner<S> {
     shared: Arc<Shared>,
     worker: usize,
     clock: Rc<Clock>,
-    memory: Rc<Memory>,
+    common: Rc<Common<S>>,
     listeners: RefCell<Vec<Rc<Bound>>>,
     connections: RefCell<Slab<Rc<Watch>>>,
     /// Set once the worker drains: until when.
@@ -103,10 +103,10 @@ impl<S: Service> Server<S> {
     /// A worker's server without listeners. `worker` is its number, below what `shared` was made for.
     pub fn new(service: Rc<S>, shared: Arc<Shared>, worker: usize) -> Self {
         let inner = Rc::new(Inner {
+            common: Common::new(Rc::clone(&service)),
             service,
             worker,
             clock: Rc::default(),
-            memory: Rc::default(),
             listeners: RefCell::default(),
             connections: RefCell::default(),
             draining: Cell::default(),
@@ -238,8 +238,12 @@ impl<S: Service> Inner<S> {
         // A listener that has been removed in the meantime serves nobody any more.
         let Some(bound) = self.find(&listener) else { return };
         let begun = match stream {
-            Stream::Tcp(stream) => TcpStream::from_std(stream).map(|stream| self.begin(stream, peer, &bound, place)),
-            Stream::Unix(stream) => UnixStream::from_std(stream).map(|stream| self.begin(stream, peer, &bound, place)),
+            Stream::Tcp(stream) => {
+                TcpStream::from_std(stream).map(|stream| self.begin(Socket(stream), peer, &bound, place))
+            }
+            Stream::Unix(stream) => {
+                UnixStream::from_std(stream).map(|stream| self.begin(Socket(stream), peer, &bound, place))
+            }
         };
         if let Err(error) = begun {
             tracing::warn!(%error, "a connection could not be taken over");
@@ -262,7 +266,7 @@ impl<S: Service> Inner<S> {
         }
         let number = self.connections.borrow_mut().insert(Rc::clone(&watch));
         let mut open = Open { server: Rc::clone(self), number, place, _counted: cells.connected() };
-        let (service, memory) = (Rc::clone(&self.service), Rc::clone(&self.memory));
+        let common = Rc::clone(&self.common);
         let metrics = Arc::clone(&self.shared.metrics);
         spawn_local(async move {
             // `open` is dropped at the end, also of a panic. What a beginning needs is in memory of its own, so that an open
@@ -270,13 +274,13 @@ impl<S: Service> Inner<S> {
             let begun = if announced { Box::pin(open.announced(stream, watch)).await } else { Some((stream, watch)) };
             let Some((stream, watch)) = begun else { return };
             let Some(front) = front else {
-                return connection::serve(stream, None, watch, service, memory, &metrics).await;
+                return connection::serve(stream, None, watch, common, &metrics).await;
             };
             let shaken = Box::pin(tls::handshake(stream, &front, &watch, &cells)).await;
             drop((front, cells));
             if let Some(stream) = shaken {
                 let chosen = stream.protocol();
-                connection::serve(stream, chosen, watch, service, memory, &metrics).await;
+                connection::serve(stream, chosen, watch, common, &metrics).await;
             }
         });
     }
@@ -405,18 +409,18 @@ trait Acceptor: 'static {
 }
 
 impl Acceptor for TcpListener {
-    type Stream = TcpStream;
+    type Stream = Socket<TcpStream>;
 
-    async fn accept(&self) -> io::Result<(TcpStream, Option<SocketAddr>)> {
-        Self::accept(self).await.map(|(stream, peer)| (stream, Some(peer)))
+    async fn accept(&self) -> io::Result<(Self::Stream, Option<SocketAddr>)> {
+        Self::accept(self).await.map(|(stream, peer)| (Socket(stream), Some(peer)))
     }
 }
 
 impl Acceptor for UnixListener {
-    type Stream = UnixStream;
+    type Stream = Socket<UnixStream>;
 
-    async fn accept(&self) -> io::Result<(UnixStream, Option<SocketAddr>)> {
-        Self::accept(self).await.map(|(stream, _)| (stream, None))
+    async fn accept(&self) -> io::Result<(Self::Stream, Option<SocketAddr>)> {
+        Self::accept(self).await.map(|(stream, _)| (Socket(stream), None))
     }
 }
 
@@ -434,23 +438,23 @@ trait Accept: Wire + Peek {
     }
 }
 
-impl Accept for TcpStream {
+impl Accept for Socket<TcpStream> {
     fn local(&self) -> Option<SocketAddr> {
-        self.local_addr().ok()
+        self.0.local_addr().ok()
     }
 
     fn into_std(self) -> io::Result<Stream> {
-        self.into_std().map(Stream::Tcp)
+        self.0.into_std().map(Stream::Tcp)
     }
 }
 
-impl Accept for UnixStream {
+impl Accept for Socket<UnixStream> {
     fn local(&self) -> Option<SocketAddr> {
         None
     }
 
     fn into_std(self) -> io::Result<Stream> {
-        self.into_std().map(Stream::Unix)
+        self.0.into_std().map(Stream::Unix)
     }
 }
 

@@ -14,6 +14,7 @@
 //! read, when a backend answers before it has the whole request.
 
 use std::cell::{Cell, RefCell};
+use std::hint::cold_path;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -206,8 +207,10 @@ impl<W: Wire> Stream<W> {
                 let mut buffer = self.buffer.borrow_mut();
                 let found = scan.feed(&buffer, &head_limits(&limits));
                 let fault = match found {
-                    Ok(None) if self.watch.take_expired() => Some(HEAD_TIMEOUT),
-                    Ok(None) => None,
+                    Ok(None) => {
+                        cold_path();
+                        self.watch.take_expired().then_some(HEAD_TIMEOUT)
+                    }
                     Ok(Some(found)) => {
                         let end = found.end;
                         if let Some(head) = RequestHead::read(&buffer, found).map(Rc::new) {
@@ -220,6 +223,7 @@ impl<W: Wire> Stream<W> {
                     }
                     Err(fault) => Some(fault),
                 };
+                cold_path();
                 if let Some(fault) = fault {
                     let head = self.refuse(fault, scan, &buffer);
                     return Poll::Ready(Next::Head(Rc::new(head)));

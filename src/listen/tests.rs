@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::serve;
 use super::watch::{Clock, TICK, Watch};
-use super::{Incoming, Service};
+use super::{Common, Incoming, Service};
 use crate::message::tunnel::Duplex;
 use crate::message::{Conn, Request, RequestHead, Response, ResponseHead, respond};
 use crate::model::{Bind, Limits, Listener, Reason};
@@ -209,7 +209,7 @@ async fn with_limits<T>(room: usize, limits: Limits, client: impl AsyncFnOnce(&m
         drop(pipe);
         out
     };
-    let both = async { tokio::join!(run, serve(server_end, None, watch, service, Rc::default(), &metrics)).0 };
+    let both = async { tokio::join!(run, serve(server_end, None, watch, Common::new(service), &metrics)).0 };
     tokio::select! {
         out = timeout(Duration::from_secs(3600), both) => out.expect("the connection does not end"),
         () = sweep => unreachable!(),

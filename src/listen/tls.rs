@@ -25,6 +25,7 @@ use super::watch::Watch;
 use super::wire::{Peek, Peeked, Wire};
 use crate::message::Secure;
 use crate::message::respond;
+use crate::message::socket::Arriving;
 use crate::model::{Reason, TlsVersion};
 use crate::telemetry::{Handshake, ListenerCells};
 use crate::tls::{Front, subject};
@@ -155,6 +156,8 @@ fn facts(session: &ServerConnection) -> Result<(Secure, Handshake), &'static str
     };
     Ok((secure, if is_resumed { Handshake::Resumed } else { Handshake::Full }))
 }
+
+impl<W: Wire> Arriving for Encrypted<W> {}
 
 impl<W: Wire> Wire for Encrypted<W> {
     fn undelivered(&self) -> usize {

@@ -44,7 +44,9 @@ impl Clock {
 
     /// The tick at which at least this much time will have passed.
     pub(super) fn after(&self, time: Duration) -> u32 {
-        let ticks = time.as_millis().div_ceil(TICK.as_millis()).saturating_add(1);
+        // By 64 bits: this is asked for each head, and wider divisions are slow.
+        let millis = time.as_secs().saturating_mul(1000).saturating_add(u64::from(time.subsec_millis()));
+        let ticks = millis.div_ceil(TICK.as_millis() as u64).saturating_add(1);
         self.now().saturating_add(u32::try_from(ticks).unwrap_or(u32::MAX))
     }
 }

@@ -12,11 +12,13 @@ use std::time::Duration;
 
 use rustix::ioctl::{Getter, Opcode, ioctl};
 use rustix::net::{RecvFlags, recv};
-use tokio::io::{AsyncRead, AsyncWrite, Interest};
+use tokio::io::{AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::message::socket::{Arriving, Socket};
+
 /// A byte stream to a client.
-pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + 'static {
+pub(super) trait Wire: Arriving + AsyncWrite + Unpin + 'static {
     /// Bytes written that the other side has not acknowledged yet.
     fn undelivered(&self) -> usize;
 
@@ -82,35 +84,35 @@ macro_rules! peek {
     ($($stream:ty),*) => {$(
         impl Peek for $stream {
             fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                self.poll_read_ready(cx)
+                self.0.poll_read_ready(cx)
             }
 
             fn wait_for_more(&self) {
                 // The kernel tells of each arrival once, and the runtime keeps that until a read finds nothing.
-                let _ = self.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                let _ = self.0.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
             }
 
             fn receive(&self, into: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
-                self.try_io(Interest::READABLE, || Ok(recv(self, into, flags)?.0))
+                self.0.try_io(Interest::READABLE, || Ok(recv(self, into, flags)?.0))
             }
         }
     )*};
 }
 
-peek!(TcpStream, UnixStream);
+peek!(Socket<TcpStream>, Socket<UnixStream>);
 
-impl Wire for TcpStream {
+impl Wire for Socket<TcpStream> {
     fn undelivered(&self) -> usize {
         outq(self.as_fd())
     }
 
     fn abort(&self) {
         // It fails only on a socket that is gone, and then there is nothing to end.
-        let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
+        let _ = socket2::SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
     }
 }
 
-impl Wire for UnixStream {
+impl Wire for Socket<UnixStream> {
     fn undelivered(&self) -> usize {
         outq(self.as_fd())
     }
@@ -118,6 +120,9 @@ impl Wire for UnixStream {
     /// A Unix socket knows no reset: the client sees the end of a body that is not whole.
     fn abort(&self) {}
 }
+
+#[cfg(test)]
+impl Arriving for tokio::io::DuplexStream {}
 
 #[cfg(test)]
 impl Wire for tokio::io::DuplexStream {

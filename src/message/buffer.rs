@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 
 use super::ahead::LITTLE;
 use super::framing::{Chunks, Decoded, Fault};
+use super::socket::Arriving;
 
 /// Bytes of a block: a body of 64 KiB comes with its head in one reading.
 const BLOCK: usize = 80 * 1024;
@@ -104,8 +105,13 @@ impl Buffer {
     /// Reads once; the number of bytes, 0 at the end of the stream.
     pub fn poll_fill<R>(&mut self, cx: &mut Context<'_>, from: &mut R, memory: &Memory) -> Poll<io::Result<usize>>
     where
-        R: AsyncRead + Unpin,
+        R: Arriving,
     {
+        // Every second time there is nothing yet.
+        if from.poll_arrival(cx).is_pending() {
+            self.rest(memory);
+            return Poll::Pending;
+        }
         self.make_room(memory);
         let polled = pin!(from.read_buf(&mut self.0)).poll(cx);
         if polled.is_pending() {
@@ -163,6 +169,9 @@ impl Buffer {
 
     /// Holds on to no block while nothing comes.
     pub fn rest(&mut self, memory: &Memory) {
+        if self.0.capacity() == 0 {
+            return;
+        }
         if !self.0.is_empty() && self.0.len() <= LEAST && self.0.capacity() > LEAST {
             let kept = BytesMut::from(&**self);
             self.0.clear();
@@ -244,6 +253,8 @@ mod tests {
 
     /// Says this and then nothing.
     struct Says<'a>(&'a [u8]);
+
+    impl Arriving for Says<'_> {}
 
     impl AsyncRead for Says<'_> {
         fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

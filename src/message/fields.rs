@@ -10,6 +10,8 @@
 
 mod known;
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 pub use known::{Known, Names};
@@ -32,22 +34,30 @@ impl Field {
     pub fn at(start: usize, line: &[u8], name_len: usize) -> Option<Self> {
         let name = line.get(..name_len)?;
         let rest = line.get(name_len + 1..)?;
-        let after = super::framing::trim_start(rest);
-        let value = super::framing::trim(after);
-        let value_at = start + name_len + 1 + (rest.len() - after.len());
+        let (value, is_plain) = match rest {
+            // Nearly all lines have one space there, and none at their end.
+            [b' ', value @ ..] if !is_padded(value) => (1..rest.len(), true),
+            _ => (unpadded(rest), false),
+        };
+        let value_at = start + name_len + 1;
         Some(Self {
             known: Known::of(name),
-            is_plain: rest.first() == Some(&b' ') && value.len() + 1 == rest.len(),
+            is_plain,
             name_len: u16::try_from(name_len).ok()?,
             start: u32::try_from(start).ok()?,
-            value: u32::try_from(value_at).ok()?,
-            value_end: u32::try_from(value_at + value.len()).ok()?,
+            value: u32::try_from(value_at + value.start).ok()?,
+            value_end: u32::try_from(value_at + value.end).ok()?,
         })
     }
 
     /// What its name is to us.
     pub fn known(&self) -> Known {
         self.known
+    }
+
+    /// Its value in its own line.
+    pub fn value_in<'t>(&self, line: &'t [u8]) -> &'t [u8] {
+        line.get((self.value - self.start) as usize..(self.value_end - self.start) as usize).unwrap_or_default()
     }
 
     fn name<'t>(&self, text: &'t [u8]) -> &'t [u8] {
@@ -59,6 +69,19 @@ impl Field {
     pub fn value<'t>(&self, text: &'t [u8]) -> &'t [u8] {
         text.get(self.value as usize..self.value_end as usize).unwrap_or_default()
     }
+}
+
+fn is_padded(value: &[u8]) -> bool {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    is_space(value.first()) || is_space(value.last())
+}
+
+/// Where the value is, of what follows a colon (RFC 9110, 5.6.3).
+#[cold]
+fn unpadded(rest: &[u8]) -> Range<usize> {
+    let after = super::framing::trim_start(rest);
+    let start = rest.len() - after.len();
+    start..start + super::framing::trim(after).len()
 }
 
 /// The fields of a message, in their order. `Default`: none.

@@ -11,6 +11,7 @@ pub mod ahead;
 pub mod body;
 pub mod buffer;
 pub mod send;
+pub mod socket;
 pub mod tunnel;
 pub mod upgrade;
 pub mod websocket;

@@ -1,5 +1,6 @@
 //! One try: a request sent to one backend, and what came of it.
 
+use std::hint::cold_path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -141,7 +142,10 @@ impl Try<'_> {
         };
         let announced = match self.settings.proxy_protocol {
             ProxyProtocol::Off => None,
-            version => Some(ticket.conn.announcement(version, &ticket.head.fields)),
+            version => {
+                cold_path();
+                Some(ticket.conn.announcement(version, &ticket.head.fields))
+            }
         };
         let terms = Terms {
             began: self.began,
@@ -185,6 +189,7 @@ impl Try<'_> {
                 let noted = Some(self.note(took, connect));
                 let is_tunnel = response.head.status == StatusCode::SWITCHING_PROTOCOLS;
                 if is_tunnel {
+                    cold_path();
                     // Agreeing to a tunnel is not the work that is measured.
                     measure.void();
                 } else {
@@ -194,6 +199,7 @@ impl Try<'_> {
                     measure.answered(&response.head, at, body.done());
                 }
                 if connect.is_some() {
+                    cold_path();
                     self.backend.note_connect(false);
                 }
                 let is_unavailable = ticket.call.is_some() && grpc::is_unavailable(&response.head.fields);
@@ -202,6 +208,7 @@ impl Try<'_> {
                     false => Outcome::Ok,
                 });
                 if is_tunnel {
+                    cold_path();
                     serving.agreed();
                     let is_websocket = outgoing.upgrade() == Some("websocket");
                     conn.set_tunnel(Tunnel::Open { idle: self.timeouts.tunnel, is_websocket });
@@ -214,10 +221,12 @@ impl Try<'_> {
                 Done { result: Ok(sent), took: noted }
             }
             Err(error) if error.kind == ErrorKind::Limit => {
+                cold_path();
                 measure.void();
                 Done { result: Err(Failure::Full), took: None }
             }
             Err(error) => {
+                cold_path();
                 let took = Some(self.note(self.began.elapsed(), error.connect));
                 let failure = self.judge(&error);
                 let (backend, request_id, wrote) = (&*self.backend.label, ticket.request_id(), error.wrote);

@@ -25,6 +25,7 @@ pub use preview::preview;
 pub use response::ResponseBody;
 
 use std::cell::{Cell, RefCell};
+use std::hint::cold_path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -145,18 +146,25 @@ where
         let answer = match ticket.deadline() {
             None => self.serve(&snapshot, &head, body, &mut ticket, &mut edits).await,
             Some(deadline) => {
+                cold_path();
                 // In memory of its own, so that it is not there twice.
                 let serving = Box::pin(self.serve(&snapshot, &head, body, &mut ticket, &mut edits));
                 timeout_at(deadline, serving).await.unwrap_or_else(|_| Err(Reason::UpstreamTimeout.into()))
             }
         };
-        let answer = answer.unwrap_or_else(|refused| Answer::Own(self.refuse(refused, &mut ticket)));
+        let answer = answer.unwrap_or_else(|refused| {
+            cold_path();
+            Answer::Own(self.refuse(refused, &mut ticket))
+        });
         ticket.status = Some(match &answer {
             Answer::Own(response) => response.head.status,
             Answer::Backend(response) => response.head.status,
         });
         let mut response = match answer {
-            Answer::Own(response) => response.map(|body| ResponseBody::own(body, ticket)),
+            Answer::Own(response) => {
+                cold_path();
+                response.map(|body| ResponseBody::own(body, ticket))
+            }
             Answer::Backend(response) => response.map(|relay| ResponseBody::backend(relay, ticket)),
         };
         if let Some(edits) = edits {
@@ -177,6 +185,7 @@ where
     ) -> Result<Answer<UpstreamBody<B>>, Refused> {
         // A head that was refused has no more to it than the verdict.
         if let Some(verdict) = ticket.conn.verdict() {
+            cold_path();
             self.count(snapshot, None, ticket);
             return Err(verdict.into());
         }
@@ -185,10 +194,12 @@ where
         let index = &*snapshot.index;
         let conn = Rc::clone(&ticket.conn);
         if is_misdirected(&conn, head) {
+            cold_path();
             self.count(snapshot, None, ticket);
             return Err(Reason::MisdirectedRequest.into());
         }
         if let Some(redirect) = &conn.listener.redirect {
+            cold_path();
             self.count(snapshot, None, ticket);
             return own_answer(redirect, head, ticket);
         }
@@ -198,7 +209,10 @@ where
         }
         let resolved = match index.resolve(head, client) {
             Ok(resolved) => resolved,
-            Err(refusal) => return Err(self.refused(snapshot, refusal, ticket, edits)),
+            Err(refusal) => {
+                cold_path();
+                return Err(self.refused(snapshot, refusal, ticket, edits));
+            }
         };
         let route = &index.plan.routes[resolved.route];
         ticket.route = Some(self.slots.borrow_mut().route(index, resolved.route));
@@ -206,12 +220,14 @@ where
 
         // Answers that need no backend.
         let Some(target) = resolved.target else {
+            cold_path();
             self.count(snapshot, None, ticket);
             return own_answer(&route.action, head, ticket);
         };
         self.count(snapshot, Some(target.key), ticket);
         let hops = hops::left(head)?;
         if hops == Some(0) {
+            cold_path();
             let mut response = hops::answer(head)?;
             set_request_id(&mut response.head.fields, ticket);
             return Ok(Answer::Own(response));
@@ -224,17 +240,20 @@ where
         // HTTP/1.1 means nothing without one, and a 200 would promise one.
         let is_connect = head.version == Version::HTTP_2 && head.upgrade.is_some();
         if is_connect && protocol.is_none() {
+            cold_path();
             let allow = Some(HeaderValue::from_static("GET"));
             return Err(Refused { reason: Reason::MethodNotAllowed, allow });
         }
         let body = match protocol {
             None => RequestBody::new(body, max, head.expects_continue, &self.replay, ticket.started),
             Some(_) => {
+                cold_path();
                 conn.set_tunnel(Tunnel::Asked);
                 RequestBody::before_tunnel(body, &self.replay, ticket.started)
             }
         };
         if body.is_declared_too_large() {
+            cold_path();
             self.slots.borrow().metrics().metrics().limit_hit("max_body_bytes");
             return Err(Reason::RequestTooLarge.into());
         }
@@ -247,9 +266,13 @@ where
         let sent = tries::run(self, snapshot, route, &target, &outgoing, &body, ticket).await;
         ticket.bytes_in = body.received();
         let told = ticket.upload.take();
-        let Sent { mut response, upload_pending, .. } = sent.map_err(|reason| self.blame(reason, &body, ticket))?;
+        let Sent { mut response, upload_pending, .. } = sent.map_err(|reason| {
+            cold_path();
+            self.blame(reason, &body, ticket)
+        })?;
 
         if is_connect && response.head.status.is_success() {
+            cold_path();
             return Err(Reason::UpstreamProtocolError.into());
         }
 
@@ -264,6 +287,7 @@ where
             in_flight.tunnelled();
         }
         if upload_pending || is_tunnel {
+            cold_path();
             // The answer came first: what is left of the request has no use.
             body.abandon_if_held();
             ticket.upload = told;

@@ -18,6 +18,7 @@ mod hedged;
 mod race;
 
 use std::cell::Cell;
+use std::hint::cold_path;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -94,6 +95,7 @@ where
             }
         }
         // In memory of its own, for few requests ever wait.
+        cold_path();
         match Box::pin(tries.wait(snapshot, order)).await {
             End::Place(place) => {
                 tries.past.get_or_insert_default().place = Some(place);
@@ -225,16 +227,19 @@ where
     async fn round(&mut self, order: &mut Order<'_>, index: &Index) -> ControlFlow<Answer<B>> {
         while let Some(next) = self.next(order, index) {
             let Some(place) = self.place(&next) else {
+                cold_path();
                 self.last.get_or_insert(Reason::Overloaded);
                 continue;
             };
             let Some(start) = self.start() else {
+                cold_path();
                 self.last.get_or_insert(Reason::UpstreamTimeout);
                 return ControlFlow::Break(self.last_word());
             };
             self.count_failover(&next);
             self.ticket.begins(&next.server_slot, start.now);
             let result = if std::mem::take(&mut self.may_hedge) {
+                cold_path();
                 Box::pin(self.hedged(&next, place, start, order, index)).await
             } else {
                 let attempt = self.attempt(&next, start, false);
@@ -247,15 +252,19 @@ where
                     return ControlFlow::Break(Ok(sent));
                 }
                 Err(Failure::Full) => {
+                    cold_path();
                     self.last.get_or_insert(Reason::Overloaded);
                     self.past.get_or_insert_default().lacks(&next.server.backend);
                 }
-                failed => match self.failed(failed, &next.server.backend, order) {
-                    Err(reason) => return ControlFlow::Break(Err(reason)),
-                    Ok(Then::Free) => {}
-                    Ok(Then::Retry(terms)) if self.may_retry(&terms, order).await => {}
-                    Ok(Then::Retry(_) | Then::Nothing) => return ControlFlow::Break(self.last_word()),
-                },
+                failed => {
+                    cold_path();
+                    match self.failed(failed, &next.server.backend, order) {
+                        Err(reason) => return ControlFlow::Break(Err(reason)),
+                        Ok(Then::Free) => {}
+                        Ok(Then::Retry(terms)) if self.may_retry(&terms, order).await => {}
+                        Ok(Then::Retry(_) | Then::Nothing) => return ControlFlow::Break(self.last_word()),
+                    }
+                }
             }
         }
         self.note_lack_of_room(order);

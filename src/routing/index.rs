@@ -107,6 +107,9 @@ impl Index {
 
     /// The region whose `clients` hold the longest prefix of this address. `::ffff:10.1.0.1` is 10.1.0.1.
     pub fn region_of(&self, address: IpAddr) -> Option<RegionId> {
+        if self.clients_v4.is_empty() && self.clients_v6.is_empty() {
+            return None;
+        }
         match address.to_canonical() {
             IpAddr::V4(v4) => self.clients_v4.get_lpm(&host_v4(v4)?).map(|(_, region)| *region),
             IpAddr::V6(v6) => self.clients_v6.get_lpm(&host_v6(v6)?).map(|(_, region)| *region),

@@ -4,6 +4,7 @@
 //! for: a backend may answer early, and may have to say 100 before it gets a body.
 
 use std::future::poll_fn;
+use std::hint::cold_path;
 use std::io;
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -92,6 +93,7 @@ where
         request: Outgoing<B>,
     ) -> Result<Reply<B>, Error> {
         if backend.identity.protocol == Protocol::H2 {
+            cold_path();
             // In memory of its own, so that the other protocol does not carry it along.
             return Box::pin(h2::exchange(&self.worker, backend, terms, request)).await;
         }
@@ -101,6 +103,7 @@ where
             coding.write(&mut head);
         }
         if let Some(upgrade) = &upgrade {
+            cold_path();
             upgrade::write(&mut head, upgrade.protocol.as_bytes());
         }
         head.extend_from_slice(b"\r\n");
@@ -116,7 +119,10 @@ where
             let (mut connection, connect) = match idle {
                 Some(connection) => (connection, None),
                 // In memory of its own: most requests go over a connection that is there.
-                None => Box::pin(self.open(backend, terms)).await?,
+                None => {
+                    cold_path();
+                    Box::pin(self.open(backend, terms)).await?
+                }
             };
             connection.ahead = terms.ahead.cloned();
             let mut talk = Talk {
@@ -134,6 +140,7 @@ where
                 Ok(head) => {
                     let at = Instant::now();
                     if head.head.status == StatusCode::SWITCHING_PROTOCOLS {
+                        cold_path();
                         // Whoever switches before it has the request whole would take its rest for the tunnel's.
                         let agreed = upgrade.filter(|_| upload.is_none() && !broken);
                         let Some(Upgrade { body, .. }) = agreed else {
@@ -145,14 +152,21 @@ where
                     }
                     let back = self.way_back(terms, &head, broken);
                     let body = ResponseBody::new(head.end, connection, upload, back, at);
-                    let mut body = body.map_err(|fault| Error { wrote, connect, ..Error::from(fault) })?;
+                    let mut body = body.map_err(|fault| {
+                        cold_path();
+                        Error { wrote, connect, ..Error::from(fault) }
+                    })?;
                     if let Err(error) = poll_fn(|cx| Poll::Ready(body.look_ahead(cx))).await {
+                        cold_path();
                         return Err(Error { connect, ..Error::new(ErrorKind::Truncated, wrote).because(error) });
                     }
                     return Ok(Reply { response: Response { head: head.head, body }, connect, at });
                 }
-                Err(error) if reused && !wrote && error.kind == ErrorKind::Reset => {}
-                Err(error) => return Err(Error { wrote, connect, ..error }),
+                Err(error) if reused && !wrote && error.kind == ErrorKind::Reset => cold_path(),
+                Err(error) => {
+                    cold_path();
+                    return Err(Error { wrote, connect, ..error });
+                }
             }
         }
     }
@@ -226,6 +240,7 @@ impl Inbound<'_> {
             if !head.head.status.is_informational() {
                 return Ok(Some(head));
             }
+            cold_path();
             if head.head.status == StatusCode::SWITCHING_PROTOCOLS {
                 let Some((asked, proof)) = self.asked else { return Err(bad("a switch that nobody asked for")) };
                 upgrade::agrees(&head.head, asked).and_then(|()| proof.check(&head.head)).map_err(bad)?;
@@ -281,6 +296,7 @@ where
     fn poll_head(&mut self, cx: &mut Context<'_>, inbound: &mut Inbound<'_>) -> Poll<Result<Head, Error>> {
         loop {
             if let Err(error) = self.send(cx) {
+                cold_path();
                 return Poll::Ready(Err(error));
             }
             // What comes before anything was asked is no answer.
@@ -290,6 +306,7 @@ where
             match self.connection.poll_fill(cx, self.worker) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0)) => {
+                    cold_path();
                     return Poll::Ready(Err(Error::new(ErrorKind::Reset, true).because("closed before an answer")));
                 }
                 Poll::Ready(Ok(_)) => {}
@@ -298,7 +315,10 @@ where
             match inbound.read(self.connection, self.terms) {
                 Ok(None) => {}
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
-                Err(fault) => return Poll::Ready(Err(fault.into())),
+                Err(fault) => {
+                    cold_path();
+                    return Poll::Ready(Err(fault.into()));
+                }
             }
         }
     }

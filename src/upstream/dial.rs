@@ -11,15 +11,16 @@ use tokio::task::coop::unconstrained;
 
 use super::tls::{self, Secured};
 use crate::backend::{Backend, Tls};
+use crate::message::socket::{Arriving, Socket};
 use crate::model::Address;
 
 /// A connection of any kind.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP, with NODELAY: every write is a whole message or a large piece of one, and must not wait for an ACK.
-    Tcp(TcpStream),
+    Tcp(Socket<TcpStream>),
     /// A Unix socket.
-    Unix(UnixStream),
+    Unix(Socket<UnixStream>),
     /// TLS inside one of the two. In a box, so that a connection in clear is not the larger for it.
     Tls(Box<Secured>),
 }
@@ -58,9 +59,9 @@ async fn connect(address: &Address) -> io::Result<Stream> {
         Address::Ip(addr) => {
             let stream = TcpStream::connect(addr).await?;
             stream.set_nodelay(true)?;
-            Ok(Stream::Tcp(stream))
+            Ok(Stream::Tcp(Socket(stream)))
         }
-        Address::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
+        Address::Unix(path) => Ok(Stream::Unix(Socket(UnixStream::connect(path).await?))),
         Address::Name(host, _) => {
             Err(io::Error::new(io::ErrorKind::InvalidInput, format!("`{host}` has not been resolved")))
         }
@@ -95,8 +96,8 @@ impl Stream {
     pub fn is_quiet(&mut self) -> bool {
         // Nearly always there was no event, which is known without asking to be woken.
         let nothing_happened = match self {
-            Self::Tcp(stream) => stream.try_io(Interest::READABLE, || Ok(())).is_err(),
-            Self::Unix(stream) => stream.try_io(Interest::READABLE, || Ok(())).is_err(),
+            Self::Tcp(stream) => stream.0.try_io(Interest::READABLE, || Ok(())).is_err(),
+            Self::Unix(stream) => stream.0.try_io(Interest::READABLE, || Ok(())).is_err(),
             Self::Tls(_) => false,
         };
         if nothing_happened {
@@ -107,6 +108,16 @@ impl Stream {
         let read = unconstrained(poll_fn(|cx| Pin::new(&mut *self).poll_read(cx, &mut byte)));
         let is_silent = pin!(read).poll(&mut Context::from_waker(Waker::noop())).is_pending();
         is_silent && !matches!(self, Self::Tls(secured) if !secured.is_sent())
+    }
+}
+
+impl Arriving for Stream {
+    fn poll_arrival(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Tcp(stream) => stream.poll_arrival(cx),
+            Self::Unix(stream) => stream.poll_arrival(cx),
+            Self::Tls(_) => Poll::Ready(()),
+        }
     }
 }
 

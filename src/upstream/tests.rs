@@ -26,6 +26,7 @@ use super::*;
 use crate::backend::{Backend, Identity};
 use crate::message::Response;
 use crate::message::fields::{Fields, line};
+use crate::message::socket::Socket;
 use crate::model::{Address, Protocol};
 
 /// A client with a backend that nobody listens for: all connections are put into the pool.
@@ -72,7 +73,7 @@ where
     fn connect(&self) -> UnixStream {
         let (near, far) = UnixStream::pair().unwrap();
         let place = self.backend.try_connection(100).unwrap();
-        let connection = Connection::new(Stream::Unix(near), place);
+        let connection = Connection::new(Stream::Unix(Socket(near)), place);
         self.client.worker.pool.put(connection, Instant::now() + Duration::from_secs(60));
         far
     }

@@ -138,9 +138,9 @@ fn read_head<S: Service>(
     parts: &http::request::Parts,
     is_whole: bool,
 ) -> RequestHead {
-    let mut scratch = connection.memory.scratch();
-    let read = head::read(parts, is_whole, &connection.service.limits(), &mut scratch);
-    connection.memory.give_back(scratch);
+    let mut scratch = connection.common.memory.scratch();
+    let read = head::read(parts, is_whole, &connection.common.service.limits(), &mut scratch);
+    connection.common.memory.give_back(scratch);
     match read {
         Ok(head) => {
             conn.begin(&head);
@@ -160,7 +160,7 @@ async fn answer<S: Service>(
     conn: &Rc<Conn>,
     respond: &mut SendResponse<Bytes>,
 ) -> Option<Response<S::Body>> {
-    let mut call = pin!(connection.service.call(request, Rc::clone(conn)));
+    let mut call = pin!(connection.common.service.call(request, Rc::clone(conn)));
     let response = poll_fn(|cx| {
         conn.set_waker(cx.waker());
         // Of an answer that will have to wait only the head is read, or little more.

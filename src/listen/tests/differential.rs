@@ -79,7 +79,7 @@ async fn through_us(bytes: &[u8], room: usize) -> (Vec<String>, bool) {
     let conn = Conn::new(None, listener());
     let watch = Watch::new(conn, Rc::default(), &Limits::default());
     let (service, metrics) = (Rc::new(Rc::clone(&recorder)), Metrics::new(1));
-    tokio::join!(feed(client, bytes), serve(server, None, watch, service, Rc::default(), &metrics));
+    tokio::join!(feed(client, bytes), serve(server, None, watch, Common::new(service), &metrics));
     (recorder.seen.take(), recorder.refused.get())
 }
 

@@ -215,7 +215,52 @@ async fn an_idle_connection_holds_no_room_for_what_it_is_not_doing() {
     let (_client, server) = duplex(64);
     let watch = Watch::new(Conn::new(None, listener()), Rc::default(), &Limits::default());
     let metrics = Metrics::new(1);
-    let connection = serve(server, None, watch, Echo::new(Limits::default()), Rc::default(), &metrics);
+    let connection = serve(server, None, watch, Common::new(Echo::new(Limits::default())), &metrics);
     // The future of a connection lives as long as it does; what a request or the end needs is allocated then.
     assert!(size_of_val(&connection) <= 512, "{} bytes", size_of_val(&connection));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_is_over_is_the_next_connections() {
+    let service = Echo::new(Limits::default());
+    let (common, metrics) = (Common::new(Rc::clone(&service)), Metrics::new(1));
+    let waiting = common.turns.of_kind::<DuplexStream>();
+    let connect = || {
+        let (client, server) = duplex(4096);
+        let watch = Watch::new(Conn::new(None, listener()), Rc::default(), &Limits::default());
+        (client, serve(server, None, watch, Rc::clone(&common), &metrics))
+    };
+    let say = async |client: &mut DuplexStream, path: &str| {
+        client.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+    };
+    let hear = async |client: &mut DuplexStream| {
+        let mut answer = [0; 1024];
+        let read = client.read(&mut answer).await.unwrap();
+        assert!(answer.get(..read).unwrap().starts_with(b"HTTP/1.1 200 "));
+    };
+    let ((mut a, serve_a), (mut b, serve_b), (mut c, serve_c)) = (connect(), connect(), connect());
+    let clients = async {
+        for client in [&mut a, &mut b] {
+            say(client, "/").await;
+            hear(client).await;
+            tokio::task::yield_now().await;
+            assert_eq!(waiting.len(), 1, "one turn is enough for one connection after the other");
+        }
+        // Both at once take two, which are there for whoever comes next.
+        say(&mut a, "/slow").await;
+        say(&mut b, "/slow").await;
+        hear(&mut a).await;
+        hear(&mut b).await;
+        tokio::task::yield_now().await;
+        assert_eq!(waiting.len(), 2);
+        // What a client has left is given up, and its turn with it.
+        say(&mut c, "/never").await;
+        while service.served.get() < 5 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(waiting.len(), 1);
+        drop((a, b, c));
+    };
+    tokio::join!(clients, serve_a, serve_b, serve_c);
+    assert_eq!((waiting.len(), service.cancelled.get()), (1, 1));
 }

@@ -175,11 +175,20 @@ const fn place(len: usize, last: u8) -> usize {
 /// Whether a name is this one, in lower case and as long. By words: names are too short for anything that has to begin.
 fn is_same(name: &[u8], lower: &[u8]) -> bool {
     let (Some(name_end), Some(end)) = (name.last_chunk::<8>(), lower.last_chunk::<8>()) else {
-        return name.eq_ignore_ascii_case(lower);
+        return match (ends(name), ends(lower)) {
+            (Some(name), Some(lower)) => to_lower(name) == lower,
+            _ => name.eq_ignore_ascii_case(lower),
+        };
     };
     let same = |a: &[u8; 8], b: &[u8; 8]| to_lower(u64::from_le_bytes(*a)) == u64::from_le_bytes(*b);
     let ((words, _), (lower_words, _)) = (name.as_chunks::<8>(), lower.as_chunks::<8>());
     same(name_end, end) && words.iter().zip(lower_words).all(|(a, b)| same(a, b))
+}
+
+/// The first four bytes and the last four: all of a name of four to eight.
+fn ends(name: &[u8]) -> Option<u64> {
+    let (first, last) = (name.first_chunk()?, name.last_chunk()?);
+    Some(u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last)))
 }
 
 /// Eight bytes, the capital letters among them in lower case. Of each byte that is ASCII the seventh bit says, once this has

@@ -3,6 +3,7 @@
 //! [`Scan`] keeps what it has learned, so that a head that trickles in is looked at once, not once per packet, and so
 //! that a bad line is refused when it is complete and not only at the end of the head.
 
+use std::hint::cold_path;
 use std::ops::Range;
 
 use http::Version;
@@ -115,8 +116,12 @@ impl Scan {
                     let (target, version) = (target.clone(), *version);
                     return self.finish(target, version, next).map(Some);
                 }
-                Some(_) if line.starts_with(b" ") || line.starts_with(b"\t") => return Err(Fault::bad("line folding")),
+                Some(_) if line.starts_with(b" ") || line.starts_with(b"\t") => {
+                    cold_path();
+                    return Err(Fault::bad("line folding"));
+                }
                 Some((_, version)) => {
+                    cold_path();
                     let version = *version;
                     self.field(line, name_end(line).map_err(Fault::bad)?, version, limits)?;
                 }
@@ -124,6 +129,7 @@ impl Scan {
             self.line = next;
             self.searched = next;
         }
+        cold_path();
         self.searched = bytes.len();
         self.check_partial(bytes, limits)?;
         Ok(None)
@@ -220,7 +226,7 @@ impl Scan {
             return Ok(());
         }
         self.fields.push(field);
-        let value = || trim(line.get(name_len + 1..).unwrap_or_default());
+        let value = || field.value_in(line);
         match field.known() {
             Known::Host => self.host(value()),
             Known::Expect => {

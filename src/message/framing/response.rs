@@ -4,6 +4,8 @@
 //! another way by the client behind us. A bare LF in particular is how a field that reflects user input becomes two.
 //! [`Scan`] keeps what it has learned, so that a head that trickles in is looked at once.
 
+use std::hint::cold_path;
+
 use http::{StatusCode, Version};
 
 use super::{Fault, MAX_OPTIONS, decimal, is_value, line_end, name_end, trim, whole_field};
@@ -128,6 +130,7 @@ impl Scan {
                     return Ok(Some((self.finish(head, begun)?, head.len())));
                 }
                 Some(begun) => {
+                    cold_path();
                     let (status, version) = (begun.0, begun.1);
                     self.begun = Some(begun);
                     // A folded line has no name that is a token.
@@ -137,6 +140,7 @@ impl Scan {
             self.line = end + 1;
             self.searched = self.line;
         }
+        cold_path();
         self.searched = bytes.len();
         if bytes.len() >= max { Err(TOO_LARGE) } else { Ok(None) }
     }
@@ -151,7 +155,7 @@ impl Scan {
             self.fields = Vec::with_capacity(USUAL_FIELDS);
         }
         self.fields.push(field);
-        let value = || trim(line.get(name_len + 1..).unwrap_or_default());
+        let value = || field.value_in(line);
         // An interim response ends with its head whatever the fields say.
         let framed = !status.is_informational();
         match field.known() {

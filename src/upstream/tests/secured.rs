@@ -74,7 +74,7 @@ async fn connected() -> (Stream, UnixStream, ServerConnection, Vec<u8>) {
         }
         said(&mut server)
     };
-    let handshake = tls::handshake(backend.tls.as_deref().unwrap(), Stream::Unix(near), true);
+    let handshake = tls::handshake(backend.tls.as_deref().unwrap(), Stream::Unix(Socket(near)), true);
     let (stream, tickets) = tokio::join!(handshake, play);
     (stream.unwrap(), far, server, tickets)
 }
@@ -83,7 +83,7 @@ async fn connected() -> (Stream, UnixStream, ServerConnection, Vec<u8>) {
 async fn arrived(stream: &Stream) {
     let Stream::Tls(secured) = stream else { panic!("in clear") };
     match secured.beneath() {
-        Stream::Unix(socket) => socket.readable().await.unwrap(),
+        Stream::Unix(socket) => socket.0.readable().await.unwrap(),
         _ => panic!("no Unix socket"),
     }
 }
