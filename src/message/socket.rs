@@ -4,21 +4,23 @@
 //! may be cancelled: two locked instructions each, for nobody. Here the system call is made directly, and the waker is
 //! left with the runtime only when there is nothing to be had. Otherwise this does what the runtime does: a task's budget
 //! counts, and a call that moved less than was asked for means that the kernel has no more, or takes no more, until its
-//! next event (epoll(7), "edge-triggered").
+//! next event (epoll(7), "edge-triggered"). The error by which the runtime is told so holds no memory; it is forgotten,
+//! because dropping one is a call.
 
 #![expect(unsafe_code, reason = "reading into memory that nobody has written yet; argued where it stands")]
 
 use std::io::{self, IoSlice};
+use std::mem::forget;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::coop::poll_proceed;
 
-/// Pieces that the kernel takes in one call (IOV_MAX, limits.h(0p)).
+/// Pieces that the kernel takes in one call, and refuses more of (IOV_MAX, limits.h(0p)).
 const MOST_PARTS: usize = 1024;
 
 /// A connected socket of the runtime's. See the module.
@@ -77,8 +79,9 @@ impl<S: Evented> Socket<S> {
                 if 0 < bytes && bytes < most { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
             match (moved, tried) {
-                (Some(bytes), _) => {
+                (Some(bytes), tried) => {
                     budget.made_progress();
+                    forget(tried);
                     return Poll::Ready(Ok(bytes));
                 }
                 (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
@@ -93,7 +96,10 @@ impl<S: Evented> Arriving for Socket<S> {
     fn poll_arrival(&self, cx: &mut Context<'_>) -> Poll<()> {
         match self.0.try_io(Interest::READABLE, || Ok(())) {
             Ok(()) => Poll::Ready(()),
-            Err(_) => self.0.poll_ready(Interest::READABLE, cx).map(drop),
+            Err(word) => {
+                forget(word);
+                self.0.poll_ready(Interest::READABLE, cx).map(drop)
+            }
         }
     }
 }
@@ -122,9 +128,12 @@ impl<S: Evented> AsyncWrite for Socket<S> {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // Beyond that the call takes less for another reason.
-        let most = if parts.len() <= MOST_PARTS { parts.iter().map(|part| part.len()).sum() } else { 0 };
-        self.poll_call(cx, Interest::WRITABLE, most, |socket| rustix::io::writev(socket, parts))
+        let parts = parts.get(..MOST_PARTS).unwrap_or(parts);
+        let most = parts.iter().map(|part| part.len()).sum();
+        // Not by writev(2), whose way to a socket leads through all that is done for files.
+        self.poll_call(cx, Interest::WRITABLE, most, |socket| {
+            sendmsg(socket, parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
+        })
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -218,7 +218,7 @@ impl Known {
     /// Whether a server could take it for one of these that it is not: many turn `-` and `_` into the same when they make
     /// variables of names, as CGI does (RFC 3875, 4.1.18).
     pub fn is_mimicked_by(name: &[u8]) -> bool {
-        if memchr::memchr(b'_', name).is_none() || Self::of(name) != Self::Other {
+        if !name.contains(&b'_') || Self::of(name) != Self::Other {
             return false;
         }
         // What is longer than any of them may still begin like some.

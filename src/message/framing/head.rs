@@ -186,7 +186,8 @@ impl Scan {
 
     /// `method SP request-target SP HTTP-version` (RFC 9112, 3), with exactly these two spaces.
     fn request_line(&mut self, line: &[u8], limits: &HeadLimits) -> Result<(), Fault> {
-        let method_end = memchr(b' ', line).unwrap_or(line.len());
+        // Near enough for a loop.
+        let method_end = line.iter().position(|&b| b == b' ').unwrap_or(line.len());
         let (method, rest) = line.split_at(method_end);
         if method.is_empty() || method.len() > MAX_METHOD || !is_token(method) {
             return Err(Fault::bad("invalid method"));
