@@ -1,7 +1,7 @@
 //! What a client connection runs over, and the two questions to the kernel that tokio has no words for.
 //!
-//! This is the one file of the data plane with `unsafe` in it: one `ioctl` that writes an int, and taking over the
-//! descriptors that systemd passed on, which are ours by the protocol of sd_listen_fds(3).
+//! `unsafe` are here one `ioctl` that writes an int, and taking over the descriptors that systemd passed on, which are ours
+//! by the protocol of sd_listen_fds(3).
 
 #![expect(unsafe_code, reason = "see above; each use is argued where it stands")]
 

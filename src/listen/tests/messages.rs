@@ -228,7 +228,7 @@ async fn a_turn_that_is_over_is_the_next_connections() {
     let connect = || {
         let (client, server) = duplex(4096);
         let watch = Watch::new(Conn::new(None, listener()), Rc::default(), &Limits::default());
-        (client, serve(server, None, watch, Rc::clone(&common), &metrics))
+        (client, Rc::clone(&watch), serve(server, None, watch, Rc::clone(&common), &metrics))
     };
     let say = async |client: &mut DuplexStream, path: &str| {
         client.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
@@ -238,7 +238,7 @@ async fn a_turn_that_is_over_is_the_next_connections() {
         let read = client.read(&mut answer).await.unwrap();
         assert!(answer.get(..read).unwrap().starts_with(b"HTTP/1.1 200 "));
     };
-    let ((mut a, serve_a), (mut b, serve_b), (mut c, serve_c)) = (connect(), connect(), connect());
+    let ((mut a, _, serve_a), (mut b, _, serve_b), (mut c, of_c, serve_c)) = (connect(), connect(), connect());
     let clients = async {
         for client in [&mut a, &mut b] {
             say(client, "/").await;
@@ -253,13 +253,14 @@ async fn a_turn_that_is_over_is_the_next_connections() {
         hear(&mut b).await;
         tokio::task::yield_now().await;
         assert_eq!(waiting.len(), 2);
-        // What a client has left is given up, and its turn with it.
+        // What is cut off is given up, and its turn with it.
         say(&mut c, "/never").await;
         while service.served.get() < 5 {
             tokio::task::yield_now().await;
         }
         assert_eq!(waiting.len(), 1);
-        drop((a, b, c));
+        of_c.kill();
+        drop((a, b));
     };
     tokio::join!(clients, serve_a, serve_b, serve_c);
     assert_eq!((waiting.len(), service.cancelled.get()), (1, 1));
