@@ -14,7 +14,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// way at once. By default a thread's cache holds 20 pieces of a larger size and is looked through after every 64 KiB,
 /// which is every eighth request: each request went to the arenas, and a seventh of its instructions with it. With room
 /// for 200, looked through after every 4 MiB, it hardly ever does.
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "a symbol that jemalloc looks for; see below")]
 mod tuning {
     // SAFETY: jemalloc looks for a pointer to a string that ends with a zero by this name, which is nobody else's.
     #[unsafe(export_name = "_rjem_malloc_conf")]

@@ -49,7 +49,6 @@ impl<S: Service> Clone for Server<S> {
 }
 
 struct Inner<S> {
-    service: Rc<S>,
     shared: Arc<Shared>,
     worker: usize,
     clock: Rc<Clock>,
@@ -103,8 +102,7 @@ impl<S: Service> Server<S> {
     /// A worker's server without listeners. `worker` is its number, below what `shared` was made for.
     pub fn new(service: Rc<S>, shared: Arc<Shared>, worker: usize) -> Self {
         let inner = Rc::new(Inner {
-            common: Common::new(Rc::clone(&service)),
-            service,
+            common: Common::new(service),
             worker,
             clock: Rc::default(),
             listeners: RefCell::default(),
@@ -203,7 +201,7 @@ impl<S: Service> Inner<S> {
 
     /// A connection has been accepted here: served here or by another worker, or refused.
     fn take<W: Accept>(self: &Rc<Self>, bound: &Bound, stream: W, peer: Option<SocketAddr>) {
-        let (listener, limits) = (Arc::clone(&bound.listener.borrow()), self.service.limits());
+        let (listener, limits) = (Arc::clone(&bound.listener.borrow()), self.common.service.limits());
         let address = peer.map(|peer| peer.ip().to_canonical());
         // Who the client is, a proxy has yet to say. It has to be one that is believed.
         let announced = listener.proxy_protocol;
@@ -260,7 +258,7 @@ impl<S: Service> Inner<S> {
         let announced = listener.proxy_protocol;
         let ends = Ends { source: peer, destination: stream.local(), is_anonymous: false };
         let conn = Conn::between(ends, listener);
-        let watch = Watch::new(conn, Rc::clone(&self.clock), &self.service.limits());
+        let watch = Watch::new(conn, Rc::clone(&self.clock), &self.common.service.limits());
         if let Some(until) = self.draining.get() {
             drain(&watch, until.saturating_duration_since(Instant::now()));
         }
@@ -334,7 +332,7 @@ impl<S: Service> Open<S> {
             }
         }
         let watch = watch.of(Conn::between(ends, listener));
-        if let Err(limit) = self.place.count_for(watch.conn.peer, &self.server.service.limits()) {
+        if let Err(limit) = self.place.count_for(watch.conn.peer, &self.server.common.service.limits()) {
             self.server.refuse(stream, &watch.conn.listener, limit);
             return None;
         }
@@ -363,7 +361,7 @@ async fn sweep<S: Service>(server: Weak<Inner<S>>) {
         ticks.tick().await;
         let Some(server) = server.upgrade() else { return };
         server.clock.set(began.elapsed());
-        let limits = server.service.limits();
+        let limits = server.common.service.limits();
         for (_, watch) in &*server.connections.borrow() {
             watch.sweep(&limits);
         }

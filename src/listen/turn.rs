@@ -35,11 +35,11 @@ pub(super) struct Turns(RefCell<Vec<Rc<dyn Any>>>);
 
 impl Turns {
     /// Those of connections that run over this.
-    pub(super) fn of_kind<W: Wire>(&self) -> Rc<Waiting<W>> {
+    pub(super) fn of_kind<W: Wire>(&self) -> Rc<Idle<W>> {
         let mut kinds = self.0.borrow_mut();
         let known = kinds.iter().find_map(|kind| Rc::clone(kind).downcast().ok());
         known.unwrap_or_else(|| {
-            let kind = Rc::new(Waiting(RefCell::default()));
+            let kind = Rc::new(Idle(RefCell::default()));
             kinds.push(Rc::clone(&kind) as Rc<dyn Any>);
             kind
         })
@@ -47,10 +47,11 @@ impl Turns {
 }
 
 /// Turns that are over.
-pub(super) struct Waiting<W>(RefCell<Vec<Turn<W>>>);
+pub(super) struct Idle<W>(RefCell<Vec<Turn<W>>>);
 
-impl<W: Wire> Waiting<W> {
-    /// A turn for this connection, which is to be given back when it is over.
+impl<W: Wire> Idle<W> {
+    /// A turn for this connection, which is to be given back when it is over. The service is always the same one: a turn
+    /// keeps that for which it was made.
     pub(super) fn begin<S: Service>(&self, stream: &Rc<Stream<W>>, service: &Rc<S>) -> Turn<W> {
         let turn = self.0.borrow_mut().pop().unwrap_or_else(|| Turn::new(service));
         turn.errand.stream.set(Some(Rc::clone(stream)));

@@ -107,7 +107,7 @@ impl Buffer {
     where
         R: Arriving,
     {
-        // Every second time there is nothing yet.
+        // Every second time there is nothing yet, and no block is needed to find that out.
         if from.poll_arrival(cx).is_pending() {
             self.rest(memory);
             return Poll::Pending;

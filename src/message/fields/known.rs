@@ -271,6 +271,22 @@ mod tests {
         }
     }
 
+    /// A name of which any byte is another one is another name.
+    #[test]
+    fn every_byte_of_a_name_counts() {
+        for entry in TABLE.iter().filter(|entry| !entry.name.is_empty()) {
+            for at in 0..entry.name.len() {
+                let mut name = entry.name.to_vec();
+                name[at].make_ascii_uppercase();
+                assert_eq!(Known::of(&name), entry.known);
+                for other in [b'_', b'0', 0x80, entry.name[at] ^ 1] {
+                    name[at] = other;
+                    assert_ne!(Known::of(&name), entry.known, "{}", name.escape_ascii());
+                }
+            }
+        }
+    }
+
     #[test]
     fn every_byte_is_lowered_as_ascii() {
         for byte in 0..=u8::MAX {
