@@ -207,10 +207,8 @@ impl<W: Wire> Stream<W> {
                 let mut buffer = self.buffer.borrow_mut();
                 let found = scan.feed(&buffer, &head_limits(&limits));
                 let fault = match found {
-                    Ok(None) => {
-                        cold_path();
-                        self.watch.take_expired().then_some(HEAD_TIMEOUT)
-                    }
+                    Ok(None) if self.watch.take_expired() => Some(HEAD_TIMEOUT),
+                    Ok(None) => None,
                     Ok(Some(found)) => {
                         let end = found.end;
                         if let Some(head) = RequestHead::read(&buffer, found).map(Rc::new) {

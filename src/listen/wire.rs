@@ -15,7 +15,7 @@ use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::message::socket::{Arriving, Socket};
+use crate::message::socket::{Arriving, Evented, Socket};
 
 /// A byte stream to a client.
 pub(super) trait Wire: Arriving + AsyncWrite + Unpin + 'static {
@@ -80,26 +80,20 @@ pub(super) trait Peek: AsFd {
     }
 }
 
-macro_rules! peek {
-    ($($stream:ty),*) => {$(
-        impl Peek for $stream {
-            fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                self.0.poll_read_ready(cx)
-            }
+impl<S: Evented> Peek for Socket<S> {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_ready(Interest::READABLE, cx)
+    }
 
-            fn wait_for_more(&self) {
-                // The kernel tells of each arrival once, and the runtime keeps that until a read finds nothing.
-                let _ = self.0.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
-            }
+    fn wait_for_more(&self) {
+        // The kernel tells of each arrival once, and the runtime keeps that until a read finds nothing.
+        let _ = self.0.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+    }
 
-            fn receive(&self, into: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
-                self.0.try_io(Interest::READABLE, || Ok(recv(self, into, flags)?.0))
-            }
-        }
-    )*};
+    fn receive(&self, into: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
+        self.0.try_io(Interest::READABLE, || Ok(recv(self, into, flags)?.0))
+    }
 }
-
-peek!(Socket<TcpStream>, Socket<UnixStream>);
 
 impl Wire for Socket<TcpStream> {
     fn undelivered(&self) -> usize {

@@ -38,7 +38,7 @@ pub trait Arriving: AsyncRead + Unpin {
 /// What the runtime's sockets have in common.
 pub trait Evented: AsFd + AsyncWrite + Unpin {
     /// Does this if the socket may be ready; `WouldBlock`: it is not ready any more.
-    fn try_io(&self, interest: Interest, call: impl FnOnce() -> io::Result<()>) -> io::Result<()>;
+    fn try_io<R>(&self, interest: Interest, call: impl FnOnce() -> io::Result<R>) -> io::Result<R>;
 
     /// Waits until it may be ready.
     fn poll_ready(&self, interest: Interest, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
@@ -47,7 +47,7 @@ pub trait Evented: AsFd + AsyncWrite + Unpin {
 macro_rules! evented {
     ($($stream:ty),*) => {$(
         impl Evented for $stream {
-            fn try_io(&self, interest: Interest, call: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+            fn try_io<R>(&self, interest: Interest, call: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
                 self.try_io(interest, call)
             }
 
@@ -61,6 +61,12 @@ macro_rules! evented {
 evented!(TcpStream, UnixStream);
 
 impl<S: Evented> Socket<S> {
+    /// Whether nothing has come since the last reading, as far as the runtime has been told: without a system call, and
+    /// without asking to be woken.
+    pub fn is_silent(&self) -> bool {
+        self.0.try_io(Interest::READABLE, || Ok(())).map_err(forget).is_err()
+    }
+
     /// Makes a call that moves bytes, once the socket is ready for it. How many it moved, of at most `most`.
     fn poll_call(
         &self,
@@ -96,15 +102,8 @@ impl<S: Evented> Socket<S> {
 }
 
 impl<S: Evented> Arriving for Socket<S> {
-    /// Without a system call.
     fn poll_arrival(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.0.try_io(Interest::READABLE, || Ok(())) {
-            Ok(()) => Poll::Ready(()),
-            Err(word) => {
-                forget(word);
-                self.0.poll_ready(Interest::READABLE, cx).map(drop)
-            }
-        }
+        if self.is_silent() { self.0.poll_ready(Interest::READABLE, cx).map(drop) } else { Poll::Ready(()) }
     }
 }
 

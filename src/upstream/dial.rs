@@ -5,7 +5,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::coop::unconstrained;
 
@@ -94,10 +94,10 @@ impl Stream {
     /// As long as no event came from the kernel this asks for nothing: the runtime knows that there is nothing to read.
     /// The runtime's budget must not play a part, since a task that has used it up would find every connection good.
     pub fn is_quiet(&mut self) -> bool {
-        // Nearly always there was no event, which is known without asking to be woken.
+        // Nearly always there was no event.
         let nothing_happened = match self {
-            Self::Tcp(stream) => stream.0.try_io(Interest::READABLE, || Ok(())).is_err(),
-            Self::Unix(stream) => stream.0.try_io(Interest::READABLE, || Ok(())).is_err(),
+            Self::Tcp(stream) => stream.is_silent(),
+            Self::Unix(stream) => stream.is_silent(),
             Self::Tls(_) => false,
         };
         if nothing_happened {
