@@ -88,6 +88,8 @@ struct Shared<B> {
     held_bytes: Cell<u64>,
     keep_max: Cell<u64>,
     keeping: Cell<bool>,
+    /// What is kept has a use only as long as no backend can have seen the request.
+    until_seen: Cell<bool>,
     budget: ReplayBudget,
     budget_hit: Cell<bool>,
     received: Cell<u64>,
@@ -138,6 +140,7 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
             held_bytes: Cell::new(0),
             keep_max: Cell::new(0),
             keeping: Cell::new(true),
+            until_seen: Cell::new(false),
             budget: budget.clone(),
             budget_hit: Cell::new(false),
             received: Cell::new(0),
@@ -154,10 +157,20 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
         Self { shared: Some(Rc::new(shared)), began: now }
     }
 
-    /// How much may be kept for replay. To be set before the first try.
-    pub fn keep(&self, bytes: u64) {
+    /// How much may be kept for replay. To be set before the first try. `until_seen`: the request is not sent again once
+    /// a backend may have [seen](Self::seen) it.
+    pub fn keep(&self, bytes: u64, until_seen: bool) {
         if let Some(shared) = &self.shared {
             shared.keep_max.set(bytes);
+            shared.until_seen.set(until_seen);
+        }
+    }
+
+    /// A backend may have seen the request. What was kept for no other case is let go of: the memory that the next request
+    /// is read into, and budget for bodies that can be replayed.
+    pub fn seen(&self) {
+        if let Some(shared) = self.shared.as_ref().filter(|shared| shared.until_seen.get()) {
+            shared.forget();
         }
     }
 
@@ -310,11 +323,15 @@ impl<B> Shared<B> {
             return true;
         }
         self.budget_hit.set(fits);
+        self.forget();
+        false
+    }
+
+    fn forget(&self) {
         self.keeping.set(false);
         self.kept.borrow_mut().clear();
         self.kept_bytes.set(0);
         self.budget.give(self.held_bytes.replace(0));
-        false
     }
 }
 

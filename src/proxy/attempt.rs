@@ -306,6 +306,10 @@ where
     fn progress(&self) -> (Instant, bool) {
         RequestBody::progress(self)
     }
+
+    fn seen(&self) {
+        RequestBody::seen(self);
+    }
 }
 
 /// Whether a check that only connects would have seen the same: nobody can be reached, or what was found closed was a

@@ -179,7 +179,8 @@ where
     ) -> Self {
         let retry = route.retry.over(home.settings.retry);
         let end = route.timeouts.over(home.settings.timeouts).exchange.map(|limit| ticket.started + limit);
-        body.keep(retry.map_or(KEEP_FOR_FREE, |retry| retry.body_limit));
+        let until_seen = !retry.is_some_and(|retry| outgoing.is_idempotent() || retry.on.grpc_unavailable);
+        body.keep(retry.map_or(KEEP_FOR_FREE, |retry| retry.body_limit), until_seen);
         if let Some(end) = end {
             ticket.conn.must_end(end);
         }

@@ -342,6 +342,10 @@ where
         let Some(upload) = self.upload else { return Ok(()) };
         let polled = upload.poll_send(cx, &mut self.connection.stream);
         self.wrote = upload.written() > 0;
+        // On a new connection it may still turn out that nobody was there, see `broke`.
+        if self.wrote && !self.is_new {
+            self.terms.upload.seen();
+        }
         match polled {
             Poll::Pending => return Ok(()),
             Poll::Ready(Ok(())) => {}

@@ -78,6 +78,8 @@ pub trait Upload {
     fn done(&self, waker: &Waker) -> Option<Instant>;
     /// When anything was last handed over, and whether it is the sender of the body who is being waited for.
     fn progress(&self) -> (Instant, bool);
+    /// From now on the backend may have seen the request, whatever comes of it.
+    fn seen(&self);
 }
 
 /// Why an exchange gave no response.

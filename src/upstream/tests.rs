@@ -56,6 +56,8 @@ impl Upload for Sent {
     fn progress(&self) -> (Instant, bool) {
         (self.0, false)
     }
+
+    fn seen(&self) {}
 }
 
 impl<B> Rig<B>

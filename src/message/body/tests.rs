@@ -20,7 +20,7 @@ async fn read<B: Body<Data = Bytes, Error = BodyFault>>(body: B) -> Result<Strin
 
 fn body(pieces: Pieces, max: u64, keep: u64) -> RequestBody<impl Body<Data = Bytes> + Unpin> {
     let body = RequestBody::new(source(pieces), max, false, &ReplayBudget::new(100), Instant::now());
-    body.keep(keep);
+    body.keep(keep, false);
     body
 }
 
@@ -79,14 +79,35 @@ async fn past_its_bound_a_body_streams_on_but_can_t_be_replayed() {
 async fn the_budget_of_a_worker_is_given_back() {
     let budget = ReplayBudget::new(15);
     let one = RequestBody::new(source(vec![data("0123456789")]), 100, false, &budget, Instant::now());
-    one.keep(64);
+    one.keep(64, false);
     let two = RequestBody::new(source(vec![data("0123456789")]), 100, false, &budget, Instant::now());
-    two.keep(64);
+    two.keep(64, false);
     read(one.attempt()).await.unwrap();
     read(two.attempt()).await.unwrap();
     assert!(one.is_replayable() && !two.is_replayable() && two.hit_budget());
     drop(one);
     assert_eq!(budget.0.get(), 15);
+}
+
+#[tokio::test]
+async fn what_was_kept_until_a_backend_saw_the_request_is_let_go_of_then() {
+    let budget = ReplayBudget::new(30);
+    for (until_seen, expected) in [(false, (true, 15)), (true, (false, 30))] {
+        let pieces = vec![data("0123456789"), data("01234"), data("last")];
+        let body = RequestBody::new(source(pieces), 100, false, &budget, Instant::now());
+        body.keep(64, until_seen);
+        let mut attempt = body.attempt();
+        attempt.frame().await.unwrap().unwrap();
+        assert!(body.is_replayable() && budget.0.get() == 20);
+        attempt.frame().await.unwrap().unwrap();
+        body.seen();
+        assert_eq!((body.is_replayable(), budget.0.get()), expected);
+        // The try that goes on loses nothing, and nothing more is kept for another.
+        assert_eq!(read(attempt).await.unwrap(), "last");
+        assert_eq!((body.received(), body.is_replayable()), (19, !until_seen));
+        drop(body);
+        assert_eq!(budget.0.get(), 30);
+    }
 }
 
 #[tokio::test]

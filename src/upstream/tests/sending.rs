@@ -420,6 +420,8 @@ impl Upload for Stalled {
     fn progress(&self) -> (Instant, bool) {
         (self.0, self.1)
     }
+
+    fn seen(&self) {}
 }
 
 #[tokio::test(start_paused = true)]
@@ -437,4 +439,51 @@ async fn a_body_that_stalls_is_told_from_a_backend_that_does() {
         };
         assert_eq!((error.kind, began.elapsed()), (kind, Duration::from_secs(60)));
     }
+}
+
+/// Hears whether a backend may have seen the request.
+struct Hears(Instant, Cell<bool>);
+
+impl Upload for Hears {
+    fn done(&self, _: &Waker) -> Option<Instant> {
+        Some(self.0)
+    }
+
+    fn progress(&self) -> (Instant, bool) {
+        (self.0, false)
+    }
+
+    fn seen(&self) {
+        self.1.set(true);
+    }
+}
+
+#[tokio::test]
+async fn on_a_connection_that_has_served_what_is_written_may_have_been_seen() {
+    let hears = Hears(Instant::now(), Cell::new(false));
+    let wait = Duration::from_secs(10);
+
+    // Closed before anything was written, and there is nobody to connect to.
+    let rig = Rig::new();
+    drop(rig.connect());
+    let error = rig.exchange_as(request(Method::GET), &hears, wait).await.err().unwrap();
+    assert_eq!((error.kind, error.wrote), (ErrorKind::Refused, false));
+    assert!(!hears.1.get());
+
+    // A new one may turn out to be one to nobody, whatever was written.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let address = Address::Unix(path.into());
+    let backend = Backend::new(Identity { region: "north".into(), address, protocol: Protocol::H1, tls: None });
+    let rig = Rig { backend, ..Rig::new() };
+    let (got, _far) = tokio::join!(rig.exchange_as(request(Method::GET), &hears, wait), async {
+        say(listener.accept().await.unwrap().0, OK, false).await
+    });
+    assert!(got.is_ok() && !hears.1.get());
+
+    let rig = Rig::new();
+    let far = rig.connect();
+    let (got, _far) = tokio::join!(rig.exchange_as(request(Method::GET), &hears, wait), say(far, OK, false));
+    assert!(got.is_ok() && hears.1.get());
 }
