@@ -97,9 +97,13 @@ pub(super) async fn serve<W: Wire, S: Service>(stream: Rc<Stream<W>>, common: Rc
     })
     .await;
     // A body that somebody still holds keeps the socket, and with it nothing that is waited for.
-    if let (true, Some(stream)) = (linger_first, Rc::into_inner(stream)) {
+    let lingering = linger_first.then(|| Rc::into_inner(stream)).flatten().map(|stream| {
+        let mut wire = stream.into_wire();
         // In memory of its own: this future is what an idle connection holds.
-        Box::pin(linger(&mut stream.into_wire())).await;
+        Box::pin(async move { linger(&mut wire).await })
+    });
+    if let Some(lingering) = lingering {
+        lingering.await;
     }
 }
 
@@ -122,7 +126,13 @@ fn poll_beside<W: Wire>(stream: &Stream<W>, cx: &mut Context<'_>) -> Poll<End> {
 }
 
 /// Sends an answer. [`End::Idle`]: the connection is ready for the next request.
-pub(super) async fn send<W: Wire, B>(stream: &Rc<Stream<W>>, response: Response<B>, asked: Asked) -> End
+///
+/// Not an `async fn`, which would hold the response twice, and its parts besides.
+pub(super) fn send<'a, W: Wire, B>(
+    stream: &'a Rc<Stream<W>>,
+    response: Response<B>,
+    asked: Asked,
+) -> impl Future<Output = End> + use<'a, W, B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
@@ -172,32 +182,34 @@ where
     front.extend_from_slice(b"\r\n");
 
     let mut sending = Sending::new(front, body, coding);
-    let mut is_sent = false;
-    let sent = poll_fn(|cx| {
-        let polled = if is_sent { Poll::Ready(Ok(())) } else { sending.poll_send(cx, &mut Writer(&**stream)) };
-        is_sent = matches!(polled, Poll::Ready(Ok(())));
-        // What is encrypted may have been taken and not be on its way yet.
-        let flushed = Pin::new(&mut Writer(&**stream)).poll_flush(cx);
-        match (polled, flushed) {
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(true),
-            (Poll::Ready(Err(Failed::Connection(_))), _) | (_, Poll::Ready(Err(_))) => {
-                cold_path();
-                Poll::Ready(false)
+    async move {
+        let mut is_sent = false;
+        let sent = poll_fn(|cx| {
+            let polled = if is_sent { Poll::Ready(Ok(())) } else { sending.poll_send(cx, &mut Writer(&**stream)) };
+            is_sent = matches!(polled, Poll::Ready(Ok(())));
+            // What is encrypted may have been taken and not be on its way yet.
+            let flushed = Pin::new(&mut Writer(&**stream)).poll_flush(cx);
+            match (polled, flushed) {
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(true),
+                (Poll::Ready(Err(Failed::Connection(_))), _) | (_, Poll::Ready(Err(_))) => {
+                    cold_path();
+                    Poll::Ready(false)
+                }
+                (Poll::Ready(Err(Failed::Body(error))), _) => {
+                    cold_path();
+                    tracing::debug!(client = conn.peer_text(), %error, "an answer ended early");
+                    Poll::Ready(false)
+                }
+                _ => stream.poll_gone(cx).map(|()| false),
             }
-            (Poll::Ready(Err(Failed::Body(error))), _) => {
-                cold_path();
-                tracing::debug!(client = conn.peer_text(), %error, "an answer ended early");
-                Poll::Ready(false)
-            }
-            _ => stream.poll_gone(cx).map(|()| false),
+        })
+        .await;
+        stream.memory().give_back(sending.into_scratch());
+        match (sent, last) {
+            (false, _) => End::Broken,
+            (true, true) => End::Closed,
+            (true, false) => End::Idle,
         }
-    })
-    .await;
-    stream.memory().give_back(sending.into_scratch());
-    match (sent, last) {
-        (false, _) => End::Broken,
-        (true, true) => End::Closed,
-        (true, false) => End::Idle,
     }
 }
 

@@ -110,8 +110,11 @@ async fn turns<W: Wire, S: Service>(errand: Rc<Errand<W>>, service: Rc<S>) -> In
 /// Requests and answers, until nothing is there to be read.
 async fn turn<W: Wire, S: Service>(stream: &Rc<Stream<W>>, service: &S) -> End {
     loop {
-        let mut scan = Scan::default();
-        let head = match poll_fn(|cx| stream.poll_head(cx, &mut scan, || service.limits())).await {
+        let next = {
+            let mut scan = Scan::default();
+            poll_fn(|cx| stream.poll_head(cx, &mut scan, || service.limits())).await
+        };
+        let head = match next {
             Next::Head(head) => head,
             Next::Idle => {
                 stream.watch.idle(service.limits().idle_timeout);

@@ -20,7 +20,7 @@ use super::ticket::Ticket;
 use super::words;
 use super::{BoxError, Proxy, UpstreamBody};
 use crate::backend::{self, Backend};
-use crate::message::body::RequestBody;
+use crate::message::body::{Attempt, RequestBody};
 use crate::message::fields::{Fields, Known, Names};
 use crate::message::tunnel::Tunnel;
 use crate::message::{Response, ResponseHead, hop};
@@ -92,9 +92,8 @@ pub(crate) struct Try<'a> {
     pub(crate) server: &'a Rc<ServerSlot>,
     pub(crate) pool: &'a PoolSlot,
     pub(crate) settings: &'a PoolSettings,
+    /// For this try alone.
     pub(crate) timeouts: Timeouts,
-    /// For this try alone, if the retry settings say so.
-    pub(crate) per_try: Option<Duration>,
     /// For all tries.
     pub(crate) total: Duration,
     /// For the exchange as a whole.
@@ -107,148 +106,162 @@ pub(crate) struct Try<'a> {
 
 impl Try<'_> {
     /// `place`: this request's, among those in flight at the backend.
-    pub(crate) async fn send<B>(
-        &self,
+    ///
+    /// Not an `async fn`, which would hold what it is given twice.
+    pub(crate) fn send<'a, B>(
+        &'a self,
         place: backend::InFlight,
-        proxy: &Proxy<B>,
-        outgoing: &Outgoing<'_>,
-        body: &RequestBody<B>,
-        ticket: &Ticket,
-    ) -> Done<UpstreamBody<B>>
+        proxy: &'a Proxy<B>,
+        outgoing: &'a Outgoing<'a>,
+        body: &'a RequestBody<B>,
+        ticket: &'a Ticket,
+    ) -> impl Future<Output = Done<UpstreamBody<B>>> + use<'a, B>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let limits = &self.settings.limits;
-        let mut serving = Serving {
-            server: Rc::clone(self.server),
-            outcome: None,
-            complete: false,
-            shallow: false,
-            is_blameless: false,
-            in_flight: place,
-        };
-        let measure = Measure::begin(self.settings, self.backend, self.began);
-        let conn = Rc::clone(&ticket.conn);
-        let interim = |mut head: ResponseHead| {
-            if head.status == StatusCode::CONTINUE {
-                body.release();
-            } else {
-                // An interim response has no body, so a length would be a lie (RFC 9110, 8.6).
-                head.fields.remove(words::FIELDS.and(Names::of(&[Known::ContentLength])));
-                hop::strip_listed(&mut head.fields);
-                conn.interim(&head);
+        async move {
+            let limits = &self.settings.limits;
+            let mut serving = Serving {
+                server: Rc::clone(self.server),
+                outcome: None,
+                complete: false,
+                shallow: false,
+                is_blameless: false,
+                in_flight: place,
+            };
+            let measure = Measure::begin(self.settings, self.backend, self.began);
+            let conn = Rc::clone(&ticket.conn);
+            let interim = |mut head: ResponseHead| {
+                if head.status == StatusCode::CONTINUE {
+                    body.release();
+                } else {
+                    // An interim response has no body, so a length would be a lie (RFC 9110, 8.6).
+                    head.fields.remove(words::FIELDS.and(Names::of(&[Known::ContentLength])));
+                    hop::strip_listed(&mut head.fields);
+                    conn.interim(&head);
+                }
+            };
+            let announced = match self.settings.proxy_protocol {
+                ProxyProtocol::Off => None,
+                version => {
+                    cold_path();
+                    Some(ticket.conn.announcement(version, &ticket.head.fields))
+                }
+            };
+            let terms = Terms {
+                began: self.began,
+                timeouts: &self.timeouts,
+                since: ticket.started,
+                total: self.total,
+                end: self.end,
+                max_connections: limits.max_connections,
+                announced: announced.as_deref(),
+                ahead: ticket.conn.ahead(),
+                upload: body,
+                interim: &interim,
+            };
+            let request = self.request(proxy, outgoing, body, ticket);
+            match proxy.client.exchange(self.backend, &terms, request).await {
+                Ok(upstream::Reply { mut response, connect, at }) => {
+                    if response.head.fields.has(words::FIELDS) {
+                        words::hear(&mut response.head.fields, self.backend, self.server);
+                    }
+                    let took = at.saturating_duration_since(self.began);
+                    let noted = Some(self.note(took, connect));
+                    let is_tunnel = response.head.status == StatusCode::SWITCHING_PROTOCOLS;
+                    if is_tunnel {
+                        cold_path();
+                        // Agreeing to a tunnel is not the work that is measured.
+                        measure.void();
+                    } else {
+                        if limits.adaptive {
+                            serving.in_flight.answered(took);
+                        }
+                        measure.answered(&response.head, at, body.done());
+                    }
+                    if connect.is_some() {
+                        cold_path();
+                        self.backend.note_connect(false);
+                    }
+                    let is_unavailable = ticket.call.is_some() && grpc::is_unavailable(&response.head.fields);
+                    serving.outcome = Some(match is_unavailable || is_gateway_error(response.head.status) {
+                        true => Outcome::GatewayError,
+                        false => Outcome::Ok,
+                    });
+                    if is_tunnel {
+                        cold_path();
+                        serving.agreed();
+                        let is_websocket = outgoing.upgrade() == Some("websocket");
+                        conn.set_tunnel(Tunnel::Open { idle: self.timeouts.tunnel, is_websocket });
+                    }
+                    let idle = self.timeouts.idle;
+                    let deadline = ticket.deadline();
+                    let relay = |body| Box::new(Relay { body, serving, idle, deadline, waiting: None, timer: None });
+                    let upload_pending = body.done().is_none();
+                    let sent = Sent { response: response.map(relay), upload_pending, is_unavailable };
+                    Done { result: Ok(sent), took: noted }
+                }
+                Err(error) if error.kind == ErrorKind::Limit => {
+                    cold_path();
+                    measure.void();
+                    Done { result: Err(Failure::Full), took: None }
+                }
+                Err(error) => {
+                    cold_path();
+                    let took = Some(self.note(self.began.elapsed(), error.connect));
+                    let failure = self.judge(&error);
+                    let (backend, request_id, wrote) = (&*self.backend.label, ticket.request_id(), error.wrote);
+                    // Clients that go away, or ask for what a backend does not have, must not be able to fill the log.
+                    if matches!(failure, Failure::Client(_)) || error.kind == ErrorKind::NoTunnel {
+                        tracing::debug!(backend, request_id, wrote, %error, "a try ended for its client's sake");
+                    } else {
+                        tracing::warn!(backend, request_id, wrote, %error, "a try failed");
+                    }
+                    serving.outcome = outcome(error.kind);
+                    serving.shallow = is_shallow(&error);
+                    // A backend need not wait for ever for what a client does not send.
+                    serving.is_blameless = error.kind == ErrorKind::Reset && body.done().is_none();
+                    if limits.adaptive && error.kind == ErrorKind::Timeout {
+                        serving.in_flight.answered(self.began.elapsed());
+                    }
+                    match serving.outcome {
+                        Some(_) => measure.failed(),
+                        None => measure.void(),
+                    }
+                    Done { result: Err(failure), took }
+                }
             }
-        };
-        let announced = match self.settings.proxy_protocol {
-            ProxyProtocol::Off => None,
-            version => {
-                cold_path();
-                Some(ticket.conn.announcement(version, &ticket.head.fields))
-            }
-        };
-        let terms = Terms {
-            began: self.began,
-            connect: self.timeouts.connect,
-            response: self.per_try.map_or(self.timeouts.response, |limit| limit.min(self.timeouts.response)),
-            since: ticket.started,
-            total: self.total,
-            end: self.end,
-            idle: self.timeouts.idle,
-            keepalive: self.timeouts.keepalive,
-            max_connections: limits.max_connections,
-            announced: announced.as_deref(),
-            ahead: ticket.conn.ahead(),
-            upload: body,
-            interim: &interim,
-        };
+        }
+    }
+
+    /// As this backend is sent it.
+    fn request<B>(
+        &self,
+        proxy: &Proxy<B>,
+        outgoing: &Outgoing<'_>,
+        body: &RequestBody<B>,
+        ticket: &Ticket,
+    ) -> upstream::Outgoing<Attempt<B>>
+    where
+        B: Body<Data = Bytes> + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
         let mut head = proxy.client.scratch();
         let from = Caller { conn: &ticket.conn, request_id: ticket.request_id.as_bytes() };
         outgoing.write(&mut head, from, self.backend, self.settings);
         let is_head = *outgoing.method() == Method::HEAD;
         let body_sent = if self.beside { body.beside() } else { body.attempt() };
-        let upgrade = outgoing.upgrade().map(|name| upstream::Upgrade {
-            protocol: name.into(),
-            proof: outgoing.proof(),
-            body: body.tunnelled(),
+        let upgrade = outgoing.upgrade().map(|name| {
+            Box::new(upstream::Upgrade { protocol: name.into(), proof: outgoing.proof(), body: body.tunnelled() })
         });
-        let request = upstream::Outgoing {
+        upstream::Outgoing {
             head,
             is_head,
             says_length: outgoing.says_length(),
             is_apart: outgoing.is_apart(),
             body: body_sent,
             upgrade,
-        };
-        match proxy.client.exchange(self.backend, &terms, request).await {
-            Ok(upstream::Reply { mut response, connect, at }) => {
-                if response.head.fields.has(words::FIELDS) {
-                    words::hear(&mut response.head.fields, self.backend, self.server);
-                }
-                let took = at.saturating_duration_since(self.began);
-                let noted = Some(self.note(took, connect));
-                let is_tunnel = response.head.status == StatusCode::SWITCHING_PROTOCOLS;
-                if is_tunnel {
-                    cold_path();
-                    // Agreeing to a tunnel is not the work that is measured.
-                    measure.void();
-                } else {
-                    if limits.adaptive {
-                        serving.in_flight.answered(took);
-                    }
-                    measure.answered(&response.head, at, body.done());
-                }
-                if connect.is_some() {
-                    cold_path();
-                    self.backend.note_connect(false);
-                }
-                let is_unavailable = ticket.call.is_some() && grpc::is_unavailable(&response.head.fields);
-                serving.outcome = Some(match is_unavailable || is_gateway_error(response.head.status) {
-                    true => Outcome::GatewayError,
-                    false => Outcome::Ok,
-                });
-                if is_tunnel {
-                    cold_path();
-                    serving.agreed();
-                    let is_websocket = outgoing.upgrade() == Some("websocket");
-                    conn.set_tunnel(Tunnel::Open { idle: self.timeouts.tunnel, is_websocket });
-                }
-                let idle = self.timeouts.idle;
-                let deadline = ticket.deadline();
-                let relay = |body| Box::new(Relay { body, serving, idle, deadline, waiting: None, timer: None });
-                let upload_pending = body.done().is_none();
-                let sent = Sent { response: response.map(relay), upload_pending, is_unavailable };
-                Done { result: Ok(sent), took: noted }
-            }
-            Err(error) if error.kind == ErrorKind::Limit => {
-                cold_path();
-                measure.void();
-                Done { result: Err(Failure::Full), took: None }
-            }
-            Err(error) => {
-                cold_path();
-                let took = Some(self.note(self.began.elapsed(), error.connect));
-                let failure = self.judge(&error);
-                let (backend, request_id, wrote) = (&*self.backend.label, ticket.request_id(), error.wrote);
-                // Clients that go away, or ask for what a backend does not have, must not be able to fill the log.
-                if matches!(failure, Failure::Client(_)) || error.kind == ErrorKind::NoTunnel {
-                    tracing::debug!(backend, request_id, wrote, %error, "a try ended for its client's sake");
-                } else {
-                    tracing::warn!(backend, request_id, wrote, %error, "a try failed");
-                }
-                serving.outcome = outcome(error.kind);
-                serving.shallow = is_shallow(&error);
-                // A backend need not wait for ever for what a client does not send.
-                serving.is_blameless = error.kind == ErrorKind::Reset && body.done().is_none();
-                if limits.adaptive && error.kind == ErrorKind::Timeout {
-                    serving.in_flight.answered(self.began.elapsed());
-                }
-                match serving.outcome {
-                    Some(_) => measure.failed(),
-                    None => measure.void(),
-                }
-                Done { result: Err(failure), took }
-            }
         }
     }
 

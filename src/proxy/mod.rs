@@ -137,41 +137,48 @@ where
     }
 
     /// Answers one request.
-    pub async fn handle(&self, request: Request<B>, conn: Rc<Conn>) -> Response<ResponseBody<UpstreamBody<B>>> {
-        let snapshot = self.table.borrow_mut().current();
-        self.slots.borrow_mut().follow(&snapshot.index);
-        let Request { head, body } = request;
-        let mut ticket = self.ticket(Rc::clone(&head), &conn);
-        let mut edits = None;
-        let answer = match ticket.deadline() {
-            None => self.serve(&snapshot, &head, body, &mut ticket, &mut edits).await,
-            Some(deadline) => {
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` holds what it is given twice")]
+    pub fn handle<'a>(
+        &'a self,
+        request: Request<B>,
+        conn: Rc<Conn>,
+    ) -> impl Future<Output = Response<ResponseBody<UpstreamBody<B>>>> + use<'a, B> {
+        async move {
+            let snapshot = self.table.borrow_mut().current();
+            self.slots.borrow_mut().follow(&snapshot.index);
+            let Request { head, body } = request;
+            let mut ticket = self.ticket(Rc::clone(&head), &conn);
+            let mut edits = None;
+            let answer = match ticket.deadline() {
+                None => self.serve(&snapshot, &head, body, &mut ticket, &mut edits).await,
+                Some(deadline) => {
+                    cold_path();
+                    // In memory of its own, so that it is not there twice.
+                    let serving = Box::pin(self.serve(&snapshot, &head, body, &mut ticket, &mut edits));
+                    timeout_at(deadline, serving).await.unwrap_or_else(|_| Err(Reason::UpstreamTimeout.into()))
+                }
+            };
+            let answer = answer.unwrap_or_else(|refused| {
                 cold_path();
-                // In memory of its own, so that it is not there twice.
-                let serving = Box::pin(self.serve(&snapshot, &head, body, &mut ticket, &mut edits));
-                timeout_at(deadline, serving).await.unwrap_or_else(|_| Err(Reason::UpstreamTimeout.into()))
+                Answer::Own(self.refuse(refused, &mut ticket))
+            });
+            ticket.status = Some(match &answer {
+                Answer::Own(response) => response.head.status,
+                Answer::Backend(response) => response.head.status,
+            });
+            let mut response = match answer {
+                Answer::Own(response) => {
+                    cold_path();
+                    response.map(|body| ResponseBody::own(body, ticket))
+                }
+                Answer::Backend(response) => response.map(|relay| ResponseBody::backend(relay, ticket)),
+            };
+            if let Some(edits) = edits {
+                apply(&snapshot.index.plan.routes[edits].response_headers, &mut response.head.fields);
             }
-        };
-        let answer = answer.unwrap_or_else(|refused| {
-            cold_path();
-            Answer::Own(self.refuse(refused, &mut ticket))
-        });
-        ticket.status = Some(match &answer {
-            Answer::Own(response) => response.head.status,
-            Answer::Backend(response) => response.head.status,
-        });
-        let mut response = match answer {
-            Answer::Own(response) => {
-                cold_path();
-                response.map(|body| ResponseBody::own(body, ticket))
-            }
-            Answer::Backend(response) => response.map(|relay| ResponseBody::backend(relay, ticket)),
-        };
-        if let Some(edits) = edits {
-            apply(&snapshot.index.plan.routes[edits].response_headers, &mut response.head.fields);
+            self.add_date(&mut response.head);
+            response
         }
-        self.add_date(&mut response.head);
-        response
     }
 
     /// The phases of a request.

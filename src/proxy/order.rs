@@ -27,7 +27,8 @@ use crate::routing::{Chain, Index, Loads, PoolState, Server, Snapshot, Tier};
 
 /// The tiers of one request, and where it is among them.
 pub(crate) struct Order<'a> {
-    pools: [Option<&'a PoolState>; Chain::MAX],
+    snapshot: &'a Snapshot,
+    chain: &'a Chain,
     count: usize,
     first: usize,
     /// How many tiers have been left behind.
@@ -39,7 +40,7 @@ pub(crate) struct Order<'a> {
     /// Tries in this pool that got no answer in time.
     silent: u32,
     /// `None`: the first tier is whole, so it takes everything and no tier is in panic.
-    loads: Option<Loads>,
+    loads: Option<Box<Loads>>,
     /// Those it was sent to first, then those that were full.
     tried: Tried,
     /// How many it was sent to.
@@ -80,30 +81,25 @@ impl<'a> Order<'a> {
     /// `tried`: where the request has been sent already.
     pub(crate) fn new(
         snapshot: &'a Snapshot,
-        chain: &Chain,
+        chain: &'a Chain,
         sender: Sender<'a>,
         random: fastrand::Rng,
         tried: Tried,
     ) -> Self {
-        let mut pools = [None; Chain::MAX];
-        let mut count = 0;
-        for (place, id) in pools.iter_mut().zip(chain.iter()) {
-            *place = Some(snapshot.pool(id));
-            count += Role::ALL.len();
-        }
+        let count = chain.len() * Role::ALL.len();
         let (passed, spent) = (0, tried.len());
         let (first, again, unseen, silent, loads) = (0, false, 0, 0, None);
         let mut order =
-            Self { pools, count, first, passed, again, unseen, silent, loads, tried, spent, sender, random };
+            Self { snapshot, chain, count, first, passed, again, unseen, silent, loads, tried, spent, sender, random };
         // Nearly always the first tier is whole, and nothing else has to be looked at.
         if order.tier(0).is_none_or(|(_, tier, _)| tier.health < 100) {
             let loads = Loads::new(snapshot, chain);
             // By hash, where there is one: a key stays in its tier as well.
-            let home = order.pools[0].filter(|home| !home.settings.hash_on.is_empty());
+            let home = order.tier(0).map(|(home, ..)| home).filter(|home| !home.settings.hash_on.is_empty());
             let hash = home.and_then(|home| order.sender.hash(&snapshot.index, &home.settings.hash_on));
             let draw = hash.map_or_else(|| order.random.u8(0..100), balance::percent);
             order.first = tiers::choose(loads.shares(), draw).unwrap_or(0);
-            order.loads = Some(loads);
+            order.loads = Some(Box::new(loads));
         }
         order
     }
@@ -251,7 +247,7 @@ impl<'a> Order<'a> {
     }
 
     fn tier(&self, at: usize) -> Option<(&'a PoolState, &'a Tier, Role)> {
-        let pool = self.pools.get(at / 2).copied().flatten()?;
+        let pool = self.snapshot.pool(self.chain.get(at / 2)?);
         let role = Role::ALL[at % 2];
         Some((pool, &pool.tiers[at % 2], role))
     }

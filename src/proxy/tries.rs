@@ -1,7 +1,7 @@
 //! The tries of one request: which backend comes next, and whether there may be a next.
 //!
 //! Two kinds of failure, two rules (docs/failover.md). A try of which no byte was written is free: it goes on to
-//! backends not tried yet, tier by tier, at most [`FREE`] times, and after [`FREE_PER_TIER`] such failures in one tier
+//! backends not tried yet, tier by tier, at most [`FREE`](after::FREE) times, and after [`FREE_PER_TIER`] such failures in one tier
 //! to the next, because a tier in which nobody listens should not be worked through. A try that a backend may have seen
 //! is repeated only if that has no further effect ([`Outgoing::is_idempotent`]), only while its body can be sent again,
 //! within `retry.max` and the budget, and after a pause.
@@ -14,6 +14,7 @@
 //! When all that could be tried are full, the request waits for one of them, without holding anything that others wait
 //! for: where a backend has given an answer that is not liked, that answer is as good as a place in a queue.
 
+mod after;
 mod hedged;
 mod race;
 
@@ -26,7 +27,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Body;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::attempt::{Done, Failure, Sent, Try};
 use super::budget::Counted;
@@ -41,13 +42,10 @@ use crate::message::body::RequestBody;
 use crate::model::{PoolId, Reason, Retry, Role, Route, Timeouts};
 use crate::routing::{Chain, Index, PoolState, Snapshot, Target};
 use crate::telemetry::RetryResult;
+use after::Then;
 
-/// Free tries of one request.
-const FREE: u32 = 8;
 /// Free tries in one tier before the next is asked; what is left of the tier comes after all others.
 pub(super) const FREE_PER_TIER: u32 = 2;
-/// So many backends that ask for time end the tries.
-const WAITS: u32 = 2;
 /// Tries in one pool that may wait for an answer in vain, before another pool is asked.
 pub(super) const SILENT_PER_POOL: u32 = 2;
 /// Bytes of a body that are kept so that a free try can be followed by another, where no retry is configured.
@@ -62,53 +60,56 @@ type Tried<B> = Result<Sent<UpstreamBody<B>>, Failure>;
 ///
 /// In rounds: each goes through the backends as they are judged at its beginning. Another follows where those that are
 /// left were full, and the request has waited for one of them.
-pub(super) async fn run<B>(
-    proxy: &Proxy<B>,
-    snapshot: &Snapshot,
-    route: &Route,
-    target: &Target,
-    outgoing: &Outgoing<'_>,
-    body: &RequestBody<B>,
-    ticket: &mut Ticket,
-) -> Answer<B>
+#[expect(clippy::manual_async_fn, reason = "an `async fn` holds what it is given twice")]
+pub(super) fn run<'a, B>(
+    proxy: &'a Proxy<B>,
+    snapshot: &'a Snapshot,
+    route: &'a Route,
+    target: &'a Target,
+    outgoing: &'a Outgoing<'a>,
+    body: &'a RequestBody<B>,
+    ticket: &'a mut Ticket,
+) -> impl Future<Output = Answer<B>> + use<'a, B>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    let Some(home) = target.chain.iter().next().map(|id| snapshot.pool(id)) else {
-        return Err(Reason::NoHealthyBackend);
-    };
-    let slot = proxy.slots.borrow_mut().pool(&snapshot.index, home.id);
-    let _active = slot.budget.enter();
-    let mut tries = Tries::new(proxy, home, &slot, route, outgoing, body, ticket);
-    let mut newer: Option<Arc<Snapshot>> = None;
-    let mut is_queued = false;
-    loop {
-        let snapshot = newer.as_deref().unwrap_or(snapshot);
-        let mut order = tries.order(snapshot, &target.chain);
-        if !is_queued {
-            if let ControlFlow::Break(answer) = tries.round(&mut order, &snapshot.index).await {
-                return answer;
+    async move {
+        let Some(home) = target.chain.iter().next().map(|id| snapshot.pool(id)) else {
+            return Err(Reason::NoHealthyBackend);
+        };
+        let slot = proxy.slots.borrow_mut().pool(&snapshot.index, home.id);
+        let _active = slot.budget.enter();
+        let mut tries = Tries::new(proxy, home, &slot, route, outgoing, body, ticket);
+        let mut newer: Option<Arc<Snapshot>> = None;
+        let mut is_queued = false;
+        loop {
+            let snapshot = newer.as_deref().unwrap_or(snapshot);
+            let mut order = tries.order(snapshot, &target.chain);
+            if !is_queued {
+                if let ControlFlow::Break(answer) = tries.round(&mut order, &snapshot.index).await {
+                    return answer;
+                }
+                if !tries.may_wait(&order) {
+                    return tries.last_word();
+                }
             }
-            if !tries.may_wait(&order) {
-                return tries.last_word();
-            }
-        }
-        // In memory of its own, for few requests ever wait.
-        cold_path();
-        match Box::pin(tries.wait(snapshot, order)).await {
-            End::Place(place) => {
-                tries.past.get_or_insert_default().place = Some(place);
-                is_queued = false;
-            }
-            End::Newer(snapshot) => {
-                newer = Some(snapshot);
-                is_queued = true;
-            }
-            End::Nothing(reason) => {
-                // What became of a try that a backend may have seen says more.
-                tries.last = tries.last.filter(|_| tries.retrying.is_some()).or(Some(reason));
-                return tries.last_word();
+            // In memory of its own, for few requests ever wait.
+            cold_path();
+            match Box::pin(tries.wait(snapshot, order)).await {
+                End::Place(place) => {
+                    tries.past.get_or_insert_default().place = Some(place);
+                    is_queued = false;
+                }
+                End::Newer(snapshot) => {
+                    newer = Some(snapshot);
+                    is_queued = true;
+                }
+                End::Nothing(reason) => {
+                    // What became of a try that a backend may have seen says more.
+                    tries.last = tries.last.filter(|_| tries.retrying.is_some()).or(Some(reason));
+                    return tries.last_word();
+                }
             }
         }
     }
@@ -128,7 +129,7 @@ struct Tries<'a, B> {
     /// When the exchange must be over, its answer included.
     end: Option<Instant>,
     /// An answer that is not liked; the best one so far.
-    held: Option<Sent<UpstreamBody<B>>>,
+    held: Option<Box<Sent<UpstreamBody<B>>>>,
     /// Why there is none.
     last: Option<Reason>,
     free: u32,
@@ -152,15 +153,6 @@ struct Start {
     now: Instant,
     /// Of the route's time.
     left: Duration,
-}
-
-/// What a failed try may be followed by.
-enum Then {
-    /// Another one for free.
-    Free,
-    /// A retry by these terms.
-    Retry(Retry),
-    Nothing,
 }
 
 impl<'a, B> Tries<'a, B>
@@ -212,7 +204,7 @@ where
     }
 
     /// The backends as they are judged now, without those that the request has been sent to.
-    fn order<'s>(&mut self, snapshot: &'s Snapshot, chain: &Chain) -> Order<'s>
+    fn order<'s>(&mut self, snapshot: &'s Snapshot, chain: &'s Chain) -> Order<'s>
     where
         'a: 's,
     {
@@ -226,7 +218,8 @@ where
     /// Goes through the backends of this order. It ends with what the tries have come to, or because none of the backends
     /// that are left has room.
     async fn round(&mut self, order: &mut Order<'_>, index: &Index) -> ControlFlow<Answer<B>> {
-        while let Some(next) = self.next(order, index) {
+        loop {
+            let Some(next) = self.next(order, index) else { break };
             let Some(place) = self.place(&next) else {
                 cold_path();
                 self.last.get_or_insert(Reason::Overloaded);
@@ -247,24 +240,12 @@ where
                 let done = attempt.send(place, self.proxy, self.outgoing, self.body, self.ticket).await;
                 self.note(done)
             };
-            match result {
-                Ok(sent) if !sent.is_gateway_error() => {
-                    self.count_retry(RetryResult::Success);
-                    return ControlFlow::Break(Ok(sent));
-                }
-                Err(Failure::Full) => {
-                    cold_path();
-                    self.last.get_or_insert(Reason::Overloaded);
-                    self.past.get_or_insert_default().lacks(&next.server.backend);
-                }
-                failed => {
-                    cold_path();
-                    match self.failed(failed, &next.server.backend, order) {
-                        Err(reason) => return ControlFlow::Break(Err(reason)),
-                        Ok(Then::Free) => {}
-                        Ok(Then::Retry(terms)) if self.may_retry(&terms, order).await => {}
-                        Ok(Then::Retry(_) | Then::Nothing) => return ControlFlow::Break(self.last_word()),
-                    }
+            match self.judged(result, &next.server.backend, order) {
+                ControlFlow::Break(answer) => return ControlFlow::Break(answer),
+                ControlFlow::Continue(Then::Free) => {}
+                ControlFlow::Continue(Then::Retry(terms)) if self.may_retry(&terms, order).await => {}
+                ControlFlow::Continue(Then::Retry(_) | Then::Nothing) => {
+                    return ControlFlow::Break(self.last_word());
                 }
             }
         }
@@ -296,13 +277,14 @@ where
     fn attempt<'t>(&self, next: &'t Next<'_>, start: Start, beside: bool) -> Try<'t> {
         let settings = &*next.pool.settings;
         let timeouts = self.route.timeouts.over(settings.timeouts);
+        let per_try = self.retry.and_then(|retry| retry.per_try_timeout);
+        let response = per_try.map_or(timeouts.response, |limit| limit.min(timeouts.response));
         Try {
             backend: &next.server.backend,
             server: &next.server_slot,
             pool: &next.slot,
             settings,
-            timeouts: Timeouts { connect: timeouts.connect.min(start.left), ..timeouts },
-            per_try: self.retry.and_then(|retry| retry.per_try_timeout),
+            timeouts: Timeouts { connect: timeouts.connect.min(start.left), response, ..timeouts },
             total: self.route.timeout,
             end: self.end,
             began: start.now,
@@ -318,62 +300,6 @@ where
             None => self.ticket.not_tried(),
         }
         done.result
-    }
-
-    /// Remembers how a try failed, and says what may follow. When it was the client who failed, nothing may.
-    fn failed(&mut self, result: Tried<B>, backend: &Arc<Backend>, order: &mut Order<'_>) -> Result<Then, Reason> {
-        order.note_spent(backend);
-        if let Err(Failure::Unseen(reason)) = result {
-            self.last = Some(reason);
-            order.note_unseen();
-            self.free += 1;
-            if self.free < FREE && self.body.is_replayable() && self.is_any_left(order) {
-                // If it was a retry, it still is the same one.
-                return Ok(Then::Free);
-            }
-        }
-        self.count_retry(RetryResult::Failure);
-        let terms = self.retry.filter(|_| self.outgoing.is_idempotent());
-        let terms = match result {
-            Ok(sent) if sent.is_unavailable => {
-                // That calls may be repeated is what whoever has asked for this has said.
-                self.held = Some(sent);
-                self.retry.filter(|retry| retry.on.grpc_unavailable)
-            }
-            Ok(sent) => {
-                self.asked_to_wait += u32::from(sent.asks_to_wait());
-                self.held = Some(sent);
-                terms.filter(|retry| retry.on.gateway_error && self.asked_to_wait < WAITS)
-            }
-            Err(Failure::Client(reason)) => return Err(reason),
-            Err(Failure::Full | Failure::Unseen(_)) => terms.filter(|retry| retry.on.connect_failure),
-            Err(Failure::Seen(reason)) => {
-                self.last = Some(reason);
-                if reason == Reason::UpstreamTimeout {
-                    order.note_silent();
-                }
-                terms.filter(|retry| retry.on.reset)
-            }
-        };
-        let is_any_left = self.is_any_left(order);
-        if !is_any_left {
-            self.note_lack_of_room(order);
-        }
-        let terms = terms.filter(|terms| self.retries < terms.max && self.body.is_replayable());
-        Ok(terms.filter(|_| is_any_left).map_or(Then::Nothing, Then::Retry))
-    }
-
-    /// Pauses, and waits for room in the budget.
-    async fn may_retry(&mut self, terms: &Retry, order: &mut Order<'_>) -> bool {
-        sleep(pause(self.retries, &mut order.random)).await;
-        self.retrying = self.slot.budget.wait(terms, &mut order.random).await;
-        self.retries += 1;
-        if self.retrying.is_none()
-            && let Some(key) = &self.ticket.key
-        {
-            key.cells.retry(RetryResult::NoBudget);
-        }
-        self.retrying.is_some()
     }
 
     /// Waits until a backend of this order has room, or is judged otherwise.
@@ -395,7 +321,7 @@ where
     fn last_word(&mut self) -> Answer<B> {
         let answer = self.held.take().ok_or_else(|| self.last.unwrap_or(Reason::NoHealthyBackend))?;
         self.ticket.backend = Some(Rc::clone(answer.server()));
-        Ok(answer)
+        Ok(*answer)
     }
 
     /// That another region would serve it, had it room, says more than that nobody listens at home.
@@ -471,27 +397,4 @@ impl Past {
 fn room(backend: &Backend, max: u32, has_queue: bool) -> Option<InFlight> {
     let room = backend.try_request(max);
     if room.is_none() && !has_queue { backend.try_request_past(max) } else { room }
-}
-
-/// Before a retry: at random between 25 ms and a bound that doubles from 50 to 250 ms, so that the requests that failed
-/// together do not come back together.
-fn pause(retries: u32, random: &mut fastrand::Rng) -> Duration {
-    let most = 50_u64.checked_shl(retries).unwrap_or(250).clamp(50, 250);
-    Duration::from_millis(random.u64(25..=most))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_are_bounded_and_differ() {
-        let mut random = fastrand::Rng::with_seed(7);
-        for retries in [0, 1, 2, 3, 31, 32, 99] {
-            let pauses: Vec<_> = (0..50).map(|_| pause(retries, &mut random).as_millis()).collect();
-            assert!(pauses.iter().all(|pause| (25..=250).contains(pause)), "{retries}: {pauses:?}");
-            assert!(pauses.iter().any(|pause| *pause != pauses[0]));
-        }
-        assert!((0..50).all(|_| pause(0, &mut random).as_millis() <= 50));
-    }
 }

@@ -31,6 +31,11 @@ impl Chain {
         self.pools.iter().take(usize::from(self.len)).copied()
     }
 
+    /// The one that comes after so many others.
+    pub fn get(&self, place: usize) -> Option<PoolId> {
+        self.pools.get(..self.len())?.get(place).copied()
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         usize::from(self.len)

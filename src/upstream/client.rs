@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::body::Return;
 use super::connection::{Connection, Worker};
 use super::pool::To as _;
-use super::tunnel::{Proof, Tunnel, Upgrade};
+use super::tunnel::{Tunnel, Upgrade};
 use super::{BoxError, Error, ErrorKind, ResponseBody, Terms, dial, h2, refusal};
 use crate::backend::Backend;
 use crate::message::Response;
@@ -57,7 +57,7 @@ pub struct Outgoing<B> {
     /// Its body.
     pub body: B,
     /// What the backend is asked to switch to; such a request has no body.
-    pub upgrade: Option<Upgrade<B>>,
+    pub upgrade: Option<Box<Upgrade<B>>>,
 }
 
 /// A response, and what getting it took.
@@ -86,86 +86,55 @@ where
     /// # Errors
     /// See [`Error`]. An idle connection that turns out closed before anything was written is not an error: the next
     /// one, or a new one, is taken.
-    pub async fn exchange(
-        &self,
-        backend: &Arc<Backend>,
-        terms: &Terms<'_>,
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` holds what it is given twice")]
+    pub fn exchange<'a>(
+        &'a self,
+        backend: &'a Arc<Backend>,
+        terms: &'a Terms<'a>,
         request: Outgoing<B>,
-    ) -> Result<Reply<B>, Error> {
-        if backend.identity.protocol == Protocol::H2 {
-            cold_path();
-            // In memory of its own, so that the other protocol does not carry it along.
-            return Box::pin(h2::exchange(&self.worker, backend, terms, request)).await;
-        }
-        let Outgoing { mut head, is_head: to_head, says_length, body, upgrade, .. } = request;
-        let coding = Coding::of(&body, true);
-        if says_length || coding != Coding::Length(0) {
-            coding.write(&mut head);
-        }
-        if let Some(upgrade) = &upgrade {
-            cold_path();
-            upgrade::write(&mut head, upgrade.protocol.as_bytes());
-        }
-        head.extend_from_slice(b"\r\n");
-        let mut upload = Some(Sending::new(head, body, coding));
-        let asked = upgrade.as_ref().map(|upgrade| (&*upgrade.protocol, &upgrade.proof));
-        let mut inbound = Inbound { to_head, asked, scan: Scan::new(to_head, MAX_FIELDS), seen: 0, interims: 0 };
-        loop {
-            let idle = match terms.announced {
-                None => self.worker.pool.take(backend, terms.began, Connection::usable),
-                Some(_) => None,
-            };
-            let reused = idle.is_some();
-            let (mut connection, connect) = match idle {
-                Some(connection) => (connection, None),
-                // In memory of its own: most requests go over a connection that is there.
-                None => {
+    ) -> impl Future<Output = Result<Reply<B>, Error>> + use<'a, B> {
+        async move {
+            if backend.identity.protocol == Protocol::H2 {
+                cold_path();
+                // In memory of its own, so that the other protocol does not carry it along.
+                return Box::pin(h2::exchange(&self.worker, backend, terms, request)).await;
+            }
+            let mut asked = Asked::new(request);
+            loop {
+                // In one place from here to the answer's body: each move would cost as much as what is done here.
+                let mut connection = match terms.announced {
+                    None => self.worker.pool.take(backend, terms.began, Connection::usable),
+                    Some(_) => None,
+                };
+                let reused = connection.is_some();
+                let mut connect = None;
+                if !reused {
                     cold_path();
-                    Box::pin(self.open(backend, terms)).await?
+                    // In memory of its own: most requests go over a connection that is there.
+                    let (opened, took) = Box::pin(self.open(backend, terms)).await?;
+                    (connection, connect) = (Some(opened), took);
                 }
-            };
-            connection.ahead = terms.ahead.cloned();
-            let mut talk = Talk {
-                worker: &self.worker,
-                terms,
-                connection: &mut connection,
-                upload: &mut upload,
-                is_new: !reused,
-                wrote: false,
-                broken: false,
-            };
-            let result = talk.head(&mut inbound, if reused { terms.began } else { Instant::now() }).await;
-            let Talk { wrote, broken, .. } = talk;
-            match result {
-                Ok(head) => {
-                    let at = Instant::now();
-                    if head.head.status == StatusCode::SWITCHING_PROTOCOLS {
-                        cold_path();
-                        // Whoever switches before it has the request whole would take its rest for the tunnel's.
-                        let agreed = upgrade.filter(|_| upload.is_none() && !broken);
-                        let Some(Upgrade { body, .. }) = agreed else {
-                            let fault = bad("a switch before the end of the request");
-                            return Err(Error { wrote, connect, ..Error::from(fault) });
-                        };
-                        let body = ResponseBody::tunnel(Tunnel::new(connection, &self.worker, body));
-                        return Ok(Reply { response: Response { head: head.head, body }, connect, at });
-                    }
-                    let back = self.way_back(terms, &head, broken);
-                    let body = ResponseBody::new(head.end, connection, upload, back, at);
-                    let mut body = body.map_err(|fault| {
-                        cold_path();
-                        Error { wrote, connect, ..Error::from(fault) }
-                    })?;
-                    if let Err(error) = poll_fn(|cx| Poll::Ready(body.look_ahead(cx))).await {
-                        cold_path();
-                        return Err(Error { connect, ..Error::new(ErrorKind::Truncated, wrote).because(error) });
-                    }
-                    return Ok(Reply { response: Response { head: head.head, body }, connect, at });
+                if let Some(connection) = &mut connection {
+                    connection.ahead = terms.ahead.cloned();
                 }
-                Err(error) if reused && !wrote && error.kind == ErrorKind::Reset => cold_path(),
-                Err(error) => {
-                    cold_path();
-                    return Err(Error { wrote, connect, ..error });
+                let began = if reused { terms.began } else { Instant::now() };
+                let mut talk = Talk {
+                    client: self,
+                    terms,
+                    connection: &mut connection,
+                    asked: &mut asked,
+                    connect,
+                    is_new: !reused,
+                    wrote: false,
+                    broken: false,
+                };
+                match talk.reply(began).await {
+                    Err(error) if reused && !talk.wrote && error.kind == ErrorKind::Reset => cold_path(),
+                    Err(error) => {
+                        cold_path();
+                        return Err(Error { wrote: talk.wrote, connect, ..error });
+                    }
+                    reply => return reply,
                 }
             }
         }
@@ -191,7 +160,7 @@ where
         };
         let began = Instant::now();
         let dialling = dial(backend, terms.announced.unwrap_or_default());
-        let dialled = tokio::time::timeout(terms.connect, dialling).await;
+        let dialled = tokio::time::timeout(terms.timeouts.connect, dialling).await;
         let connect = Some(began.elapsed());
         match dialled {
             Ok(Ok(stream)) => Ok((Connection::new(stream, place), connect)),
@@ -203,7 +172,7 @@ where
     /// How long the server lets us keep the connection: a second less than it says, or our own setting.
     fn way_back(&self, terms: &Terms<'_>, head: &Head, broken: bool) -> Return {
         let theirs = head.keep_seconds.map(|seconds| Duration::from_secs(u64::from(seconds.saturating_sub(1))));
-        let keep = theirs.unwrap_or(terms.keepalive);
+        let keep = theirs.unwrap_or(terms.timeouts.keepalive);
         let keep = (head.keep_alive && !broken && !keep.is_zero() && terms.announced.is_none()).then_some(keep);
         Return { worker: Rc::clone(&self.worker), keep }
     }
@@ -219,18 +188,39 @@ pub(super) fn failed_to_connect(error: io::Error) -> Error {
     Error::new(kind, false).because(error)
 }
 
-/// What comes back, until its head is whole.
-struct Inbound<'a> {
+/// A request that is on its way, and what has come back, until a head is whole.
+struct Asked<B> {
+    /// `None`: the request has been sent whole.
+    upload: Option<Sending<B>>,
+    /// What the backend may switch to, and has to prove.
+    upgrade: Option<Box<Upgrade<B>>>,
     to_head: bool,
-    /// The protocol that a 101 may switch to, and what it has to prove.
-    asked: Option<(&'a str, &'a Proof)>,
     scan: Scan,
     /// Bytes of interim responses.
     seen: usize,
     interims: usize,
 }
 
-impl Inbound<'_> {
+impl<B> Asked<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    fn new(request: Outgoing<B>) -> Self {
+        let Outgoing { mut head, is_head: to_head, says_length, body, upgrade, .. } = request;
+        let coding = Coding::of(&body, true);
+        if says_length || coding != Coding::Length(0) {
+            coding.write(&mut head);
+        }
+        if let Some(upgrade) = &upgrade {
+            cold_path();
+            upgrade::write(&mut head, upgrade.protocol.as_bytes());
+        }
+        head.extend_from_slice(b"\r\n");
+        let upload = Some(Sending::new(head, body, coding));
+        Self { upload, upgrade, to_head, scan: Scan::new(to_head, MAX_FIELDS), seen: 0, interims: 0 }
+    }
+
     /// The final head, if it is there.
     fn read(&mut self, connection: &mut Connection, terms: &Terms<'_>) -> Result<Option<Head>, Fault> {
         while !connection.buffer.is_empty() {
@@ -242,8 +232,9 @@ impl Inbound<'_> {
             }
             cold_path();
             if head.head.status == StatusCode::SWITCHING_PROTOCOLS {
-                let Some((asked, proof)) = self.asked else { return Err(bad("a switch that nobody asked for")) };
-                upgrade::agrees(&head.head, asked).and_then(|()| proof.check(&head.head)).map_err(bad)?;
+                let Some(upgrade) = &self.upgrade else { return Err(bad("a switch that nobody asked for")) };
+                let agrees = upgrade::agrees(&head.head, &upgrade.protocol);
+                agrees.and_then(|()| upgrade.proof.check(&head.head)).map_err(bad)?;
                 return Ok(Some(head));
             }
             self.scan = Scan::new(self.to_head, MAX_FIELDS);
@@ -259,11 +250,13 @@ impl Inbound<'_> {
 
 /// One request on one connection.
 struct Talk<'a, B> {
-    worker: &'a Worker,
+    client: &'a Client<B>,
     terms: &'a Terms<'a>,
-    connection: &'a mut Connection,
-    /// `None`: the request has been sent whole.
-    upload: &'a mut Option<Sending<B>>,
+    /// `None`: the answer's body has it.
+    connection: &'a mut Option<Connection>,
+    asked: &'a mut Asked<B>,
+    /// How long connecting took.
+    connect: Option<Duration>,
     /// Nothing was sent on the connection before.
     is_new: bool,
     /// Whether the socket has taken any of it.
@@ -274,16 +267,16 @@ struct Talk<'a, B> {
 
 impl<B> Talk<'_, B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     /// Waits for the response head, passing interim responses on and keeping to the terms.
-    async fn head(&mut self, inbound: &mut Inbound<'_>, began: Instant) -> Result<Head, Error> {
+    async fn reply(&mut self, began: Instant) -> Result<Reply<B>, Error> {
         let mut now = Some(began);
-        let mut alarm = self.worker.alarms.alarm();
+        let mut alarm = self.client.worker.alarms.alarm();
         poll_fn(|cx| {
-            if let Poll::Ready(result) = self.poll_head(cx, inbound) {
-                return Poll::Ready(result);
+            if let Poll::Ready(result) = self.poll_head(cx) {
+                return Poll::Ready(result.and_then(|head| self.answered(head, cx)));
             }
             let (at, kind) = due(self.terms, began, cx.waker());
             // At first the clock need not be read again.
@@ -293,7 +286,7 @@ where
         .await
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, inbound: &mut Inbound<'_>) -> Poll<Result<Head, Error>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Error>> {
         loop {
             if let Err(error) = self.send(cx) {
                 cold_path();
@@ -303,16 +296,17 @@ where
             if !self.wrote {
                 return Poll::Pending;
             }
-            match self.connection.poll_fill(cx, self.worker) {
+            let Some(connection) = self.connection else { return Poll::Pending };
+            match connection.poll_fill(cx, &self.client.worker) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0)) => {
                     cold_path();
                     return Poll::Ready(Err(Error::new(ErrorKind::Reset, true).because("closed before an answer")));
                 }
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broke(inbound, error))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broke(error))),
             }
-            match inbound.read(self.connection, self.terms) {
+            match self.asked.read(connection, self.terms) {
                 Ok(None) => {}
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
                 Err(fault) => {
@@ -323,10 +317,33 @@ where
         }
     }
 
+    /// The answer that begins with this head. What is known to break off is none.
+    fn answered(&mut self, head: Head, cx: &mut Context<'_>) -> Result<Reply<B>, Error> {
+        let at = Instant::now();
+        let Some(connection) = self.connection.take() else { return Err(Error::new(ErrorKind::Reset, true)) };
+        let upload = self.asked.upload.take();
+        if head.head.status == StatusCode::SWITCHING_PROTOCOLS {
+            cold_path();
+            // Whoever switches before it has the request whole would take its rest for the tunnel's.
+            let agreed = self.asked.upgrade.take().filter(|_| upload.is_none() && !self.broken);
+            let Some(upgrade) = agreed else { return Err(bad("a switch before the end of the request").into()) };
+            let body = ResponseBody::tunnel(Tunnel::new(connection, &self.client.worker, upgrade.body));
+            return Ok(Reply { response: Response { head: head.head, body }, connect: self.connect, at });
+        }
+        let back = self.client.way_back(self.terms, &head, self.broken);
+        let mut body = ResponseBody::new(head.end, connection, upload, back, at)?;
+        if let Err(error) = body.look_ahead(cx) {
+            cold_path();
+            return Err(Error::new(ErrorKind::Truncated, true).because(error));
+        }
+        Ok(Reply { response: Response { head: head.head, body }, connect: self.connect, at })
+    }
+
     /// Reading failed.
     #[cold]
-    fn broke(&mut self, inbound: &Inbound, error: io::Error) -> Error {
-        let has_answered = inbound.seen > 0 || !self.connection.buffer.is_empty();
+    fn broke(&mut self, error: io::Error) -> Error {
+        let has_begun = self.connection.as_ref().is_some_and(|connection| !connection.buffer.is_empty());
+        let has_answered = self.asked.seen > 0 || has_begun;
         if self.is_new
             && !has_answered
             && let Some(words) = refusal(&error)
@@ -339,8 +356,8 @@ where
 
     /// Sends what can be sent now.
     fn send(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        let Some(upload) = self.upload else { return Ok(()) };
-        let polled = upload.poll_send(cx, &mut self.connection.stream);
+        let (Some(upload), Some(connection)) = (&mut self.asked.upload, &mut *self.connection) else { return Ok(()) };
+        let polled = upload.poll_send(cx, &mut connection.stream);
         self.wrote = upload.written() > 0;
         // On a new connection it may still turn out that nobody was there, see `broke`.
         if self.wrote && !self.is_new {
@@ -357,8 +374,8 @@ where
             // there is none, that is the end of it too.
             Poll::Ready(Err(Failed::Connection(_))) => self.broken = true,
         }
-        if let Some(upload) = self.upload.take() {
-            self.worker.memory.give_back(upload.into_scratch());
+        if let Some(upload) = self.asked.upload.take() {
+            self.client.worker.memory.give_back(upload.into_scratch());
         }
         Ok(())
     }
@@ -369,14 +386,14 @@ where
 pub(super) fn due(terms: &Terms<'_>, began: Instant, waker: &Waker) -> (Instant, ErrorKind) {
     let (at, kind) = match terms.upload.done(waker) {
         Some(done) => {
-            let this_try = done.max(began) + terms.response;
+            let this_try = done.max(began) + terms.timeouts.response;
             let all_tries = done.max(terms.since) + terms.total;
             (this_try.min(all_tries), ErrorKind::Timeout)
         }
         None => {
             let (last, client_is_slow) = terms.upload.progress();
             let kind = if client_is_slow { ErrorKind::BodyTimeout } else { ErrorKind::Timeout };
-            (last.max(began) + terms.idle, kind)
+            (last.max(began) + terms.timeouts.idle, kind)
         }
     };
     (terms.end.map_or(at, |end| end.min(at)), kind)

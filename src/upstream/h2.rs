@@ -83,7 +83,7 @@ where
                 worker.memory.give_back(lines);
                 if let (Some(mut to), Some(upgrade)) = (talk.asking.take(), upgrade.take()) {
                     if parts.status.is_success() {
-                        let agreed = tunnel::agreed(&parts, recv, to, upgrade, place);
+                        let agreed = tunnel::agreed(&parts, recv, to, *upgrade, place);
                         let agreed = agreed.map_err(|fault| Error { connect, ..Error::from(fault) })?;
                         return Ok(Reply { response: agreed.map(ResponseBody::stream), connect, at });
                     }

@@ -38,6 +38,7 @@ use tokio::time::Instant;
 use crate::message::ResponseHead;
 use crate::message::ahead::Ahead;
 use crate::message::framing::Fault;
+use crate::model::Timeouts;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -45,20 +46,15 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub struct Terms<'a> {
     /// When the exchange begins: now, as read by whoever asks.
     pub began: Instant,
-    /// Until a connection stands.
-    pub connect: Duration,
-    /// From the end of the request body until the response head.
-    pub response: Duration,
+    /// `connect`: until a connection stands. `response`: from the end of the request body until the response head. `idle`:
+    /// between two pieces of the request body. `keepalive`: how long the connection is kept afterwards.
+    pub timeouts: &'a Timeouts,
     /// When the client's request began.
     pub since: Instant,
     /// From there, or from the end of the request body if that is later, until the response head, all tries included.
     pub total: Duration,
     /// The exchange as a whole must be over by then, whatever is still to come.
     pub end: Option<Instant>,
-    /// Between two pieces of the request body.
-    pub idle: Duration,
-    /// How long the connection is kept afterwards.
-    pub keepalive: Duration,
     /// Open connections to the backend, over all workers.
     pub max_connections: u32,
     /// What goes before the request: the header of the PROXY protocol. A connection that begins so is this client's, and

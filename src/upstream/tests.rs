@@ -27,7 +27,7 @@ use crate::backend::{Backend, Identity};
 use crate::message::Response;
 use crate::message::fields::{Fields, line};
 use crate::message::socket::Socket;
-use crate::model::{Address, Protocol};
+use crate::model::{Address, Protocol, Timeouts};
 
 /// A client with a backend that nobody listens for: all connections are put into the pool.
 struct Rig<B> {
@@ -96,14 +96,11 @@ where
         let terms = Terms {
             announced: None,
             ahead: None,
-            connect: Duration::from_secs(1),
+            timeouts: &Timeouts { response, ..Timeouts::default() },
             began: Instant::now(),
-            response,
             since: Instant::now(),
             total: Duration::from_secs(60),
             end: None,
-            idle: Duration::from_secs(60),
-            keepalive: Duration::from_secs(4),
             max_connections: 100,
             upload,
             interim: &interim,

@@ -141,10 +141,10 @@ impl Links {
         backend: &Arc<Backend>,
         terms: &Terms<'_>,
     ) -> Result<(Place, Option<Duration>), Error> {
-        let until = Instant::now() + terms.connect;
+        let until = Instant::now() + terms.timeouts.connect;
         loop {
             let news = match worker.links.look(backend, terms.max_connections) {
-                Found::Room(link) => return Ok((Place::new(worker, backend, link, terms.keepalive), None)),
+                Found::Room(link) => return Ok((Place::new(worker, backend, link, terms.timeouts.keepalive), None)),
                 Found::Connection(counted) => return open(worker, backend, terms, counted).await,
                 Found::Nothing => return Err(Error::new(ErrorKind::Limit, false)),
                 Found::Hope(news) => news,
@@ -259,7 +259,7 @@ async fn open(
 ) -> Result<(Place, Option<Duration>), Error> {
     let opening = Opening { worker, backend };
     let began = Instant::now();
-    let connected = timeout(terms.connect, connect(backend, counted)).await;
+    let connected = timeout(terms.timeouts.connect, connect(backend, counted)).await;
     let connect = Some(began.elapsed());
     let link = match connected {
         Ok(Ok(link)) => link,
@@ -271,7 +271,7 @@ async fn open(
         return Err(Error { connect, ..Error::new(ErrorKind::Connect, false).because("the backend takes no streams") });
     }
     opening.stands(&link);
-    Ok((Place::new(worker, backend, link, terms.keepalive), connect))
+    Ok((Place::new(worker, backend, link, terms.timeouts.keepalive), connect))
 }
 
 /// Dials and waits for the other side's SETTINGS.

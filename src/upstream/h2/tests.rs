@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::backend::{Backend, Identity};
-use crate::model::{Address, Protocol};
+use crate::model::{Address, Protocol, Timeouts};
 use crate::upstream::tests::Sent;
 use crate::upstream::{Client, Error, ErrorKind, Outgoing, Reply, Terms};
 
@@ -20,15 +20,12 @@ async fn ask(client: &Client<Full<Bytes>>, backend: &Arc<Backend>) -> Result<Rep
     let (hour, now) = (Duration::from_secs(3600), Instant::now());
     let terms = Terms {
         began: now,
-        connect: hour,
-        response: hour,
+        timeouts: &Timeouts { connect: hour, response: hour, idle: hour, keepalive: hour, ..Timeouts::default() },
         since: now,
         total: hour,
         end: None,
         announced: None,
         ahead: None,
-        idle: hour,
-        keepalive: hour,
         max_connections: 10,
         upload: &Sent(now),
         interim: &|_| {},

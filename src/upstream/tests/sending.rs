@@ -346,14 +346,11 @@ async fn a_100_lets_the_body_go() {
     let terms = Terms {
         announced: None,
         ahead: None,
-        connect: Duration::from_secs(1),
+        timeouts: &Timeouts::default(),
         began: Instant::now(),
-        response: Duration::from_secs(9),
         since: Instant::now(),
         total: Duration::from_secs(9),
         end: None,
-        idle: Duration::from_secs(9),
-        keepalive: Duration::from_secs(4),
         max_connections: 9,
         upload: &Sent(Instant::now()),
         interim: &|head| {
