@@ -47,7 +47,7 @@ pub(super) fn tiers<'s>(snapshot: &'s Snapshot, pool: &PoolState) -> Vec<TierVie
         let (_, region) = snapshot.index.pool_labels(state.id);
         for (tier, role) in state.tiers.iter().zip(Role::ALL) {
             let load = shares.next().copied().unwrap_or(0);
-            views.push(TierView { region: region.clone(), role, tier, load, panic: loads.is_panic(state, tier) });
+            views.push(TierView { region: region.clone(), role, tier, load, panic: loads.room.is_panic(state, tier) });
         }
     }
     // A role that nobody has is no tier.

@@ -168,8 +168,11 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
 
     /// A backend may have seen the request. What was kept for no other case is let go of: the memory that the next request
     /// is read into, and budget for bodies that can be replayed.
+    ///
+    /// Only of the first try: a later one still has to send what an earlier one has read.
     pub fn seen(&self) {
-        if let Some(shared) = self.shared.as_ref().filter(|shared| shared.until_seen.get()) {
+        let is_useless = |shared: &&Rc<Shared<B>>| shared.until_seen.get() && shared.attempt.get() == 1;
+        if let Some(shared) = self.shared.as_ref().filter(is_useless) {
             shared.forget();
         }
     }

@@ -23,7 +23,7 @@ use crate::balance::{self, Group, tiers};
 use crate::message::RequestHead;
 use crate::message::conn::Conn;
 use crate::model::{HashSource, Role};
-use crate::routing::{Chain, Index, Loads, PoolState, Server, Snapshot, Tier};
+use crate::routing::{Chain, Index, Loads, PoolState, Room, Server, Snapshot, Tier};
 
 /// The tiers of one request, and where it is among them.
 pub(crate) struct Order<'a> {
@@ -40,7 +40,7 @@ pub(crate) struct Order<'a> {
     /// Tries in this pool that got no answer in time.
     silent: u32,
     /// `None`: the first tier is whole, so it takes everything and no tier is in panic.
-    loads: Option<Box<Loads>>,
+    room: Option<Room>,
     /// Those it was sent to first, then those that were full.
     tried: Tried,
     /// How many it was sent to.
@@ -88,9 +88,9 @@ impl<'a> Order<'a> {
     ) -> Self {
         let count = chain.len() * Role::ALL.len();
         let (passed, spent) = (0, tried.len());
-        let (first, again, unseen, silent, loads) = (0, false, 0, 0, None);
+        let (first, again, unseen, silent, room) = (0, false, 0, 0, None);
         let mut order =
-            Self { snapshot, chain, count, first, passed, again, unseen, silent, loads, tried, spent, sender, random };
+            Self { snapshot, chain, count, first, passed, again, unseen, silent, room, tried, spent, sender, random };
         // Nearly always the first tier is whole, and nothing else has to be looked at.
         if order.tier(0).is_none_or(|(_, tier, _)| tier.health < 100) {
             let loads = Loads::new(snapshot, chain);
@@ -99,7 +99,7 @@ impl<'a> Order<'a> {
             let hash = home.and_then(|home| order.sender.hash(&snapshot.index, &home.settings.hash_on));
             let draw = hash.map_or_else(|| order.random.u8(0..100), balance::percent);
             order.first = tiers::choose(loads.shares(), draw).unwrap_or(0);
-            order.loads = Some(Box::new(loads));
+            order.room = Some(loads.room);
         }
         order
     }
@@ -253,7 +253,7 @@ impl<'a> Order<'a> {
     }
 
     fn usable(&self, pool: &'a PoolState, tier: &'a Tier) -> &'a [u32] {
-        let panic = self.loads.as_ref().is_some_and(|loads| loads.is_panic(pool, tier));
+        let panic = self.room.is_some_and(|room| room.is_panic(pool, tier));
         if panic { &tier.usable_in_panic } else { &tier.usable }
     }
 

@@ -1,10 +1,10 @@
 //! The tries of one request: which backend comes next, and whether there may be a next.
 //!
 //! Two kinds of failure, two rules (docs/failover.md). A try of which no byte was written is free: it goes on to
-//! backends not tried yet, tier by tier, at most [`FREE`](after::FREE) times, and after [`FREE_PER_TIER`] such failures in one tier
-//! to the next, because a tier in which nobody listens should not be worked through. A try that a backend may have seen
-//! is repeated only if that has no further effect ([`Outgoing::is_idempotent`]), only while its body can be sent again,
-//! within `retry.max` and the budget, and after a pause.
+//! backends not tried yet, tier by tier, at most [`FREE`](after::FREE) times, and after [`FREE_PER_TIER`] such failures in
+//! one tier to the next, because a tier in which nobody listens should not be worked through. A try that a backend may
+//! have seen is repeated only if that has no further effect ([`Outgoing::is_idempotent`]), only while its body can be sent
+//! again, within `retry.max` and the budget, and after a pause.
 //!
 //! A backend that answers with `Retry-After` speaks for itself, so another one is asked; when a second one says the same,
 //! it is the pool that is overloaded, and no further try adds to that.
@@ -171,13 +171,13 @@ where
     ) -> Self {
         let retry = route.retry.over(home.settings.retry);
         let end = route.timeouts.over(home.settings.timeouts).exchange.map(|limit| ticket.started + limit);
-        let until_seen = !retry.is_some_and(|retry| outgoing.is_idempotent() || retry.on.grpc_unavailable);
-        body.keep(retry.map_or(KEEP_FOR_FREE, |retry| retry.body_limit), until_seen);
+        let may_hedge = outgoing.upgrade().is_none() && hedged::may_hedge(route, outgoing.method());
+        let is_repeated = may_hedge || after::may_follow_seen(retry.as_ref(), outgoing.is_idempotent());
+        body.keep(retry.map_or(KEEP_FOR_FREE, |retry| retry.body_limit), !is_repeated);
         if let Some(end) = end {
             ticket.conn.must_end(end);
         }
         let now = Some(ticket.started);
-        let may_hedge = outgoing.upgrade().is_none() && hedged::may_hedge(route, outgoing.method());
         let (held, last, retrying, failed_over_to, past) = (None, None, None, Cell::new(None), None);
         let (free, retries, asked_to_wait) = (0, 0, 0);
         Self {

@@ -260,7 +260,7 @@ impl Explanation {
                 continue;
             }
             let (asset, region) = snapshot.index.pool_labels(pool.id);
-            let panic = loads.is_panic(pool, tier);
+            let panic = loads.room.is_panic(pool, tier);
             self.tiers.push(TierSeen {
                 asset: asset.to_string(),
                 region: region.to_string(),
@@ -435,7 +435,7 @@ impl Question<'_> {
             if at / Role::ALL.len() > 0 && !pool.has_room(tier) {
                 return None;
             }
-            let panic = loads.is_panic(pool, tier);
+            let panic = loads.room.is_panic(pool, tier);
             let usable = places(tier, panic);
             let group = Group { servers: &tier.servers, usable, heaviest: tier.heaviest };
             let max = pool.settings.limits.max_requests;

@@ -12,8 +12,13 @@ const MAX: usize = 2 * Chain::MAX;
 pub struct Loads {
     shares: [u8; MAX],
     len: usize,
-    room: u8,
+    /// What all tiers together can take.
+    pub room: Room,
 }
+
+/// How much of a key's load its tiers can take together, in percent.
+#[derive(Debug, Clone, Copy)]
+pub struct Room(u8);
 
 impl Loads {
     /// Of this chain, in this Snapshot.
@@ -24,7 +29,7 @@ impl Loads {
             *share = tier.health;
             len += 1;
         }
-        let room = tiers::loads(shares.get_mut(..len).unwrap_or_default());
+        let room = Room(tiers::loads(shares.get_mut(..len).unwrap_or_default()));
         Self { shares, len, room }
     }
 
@@ -32,12 +37,14 @@ impl Loads {
     pub fn shares(&self) -> &[u8] {
         self.shares.get(..self.len).unwrap_or_default()
     }
+}
 
+impl Room {
     /// Whether this tier uses servers again that it would not.
-    pub fn is_panic(&self, pool: &PoolState, tier: &Tier) -> bool {
+    pub fn is_panic(self, pool: &PoolState, tier: &Tier) -> bool {
         let percent = pool.settings.failover.panic_percent;
         // With nobody to fall back on, as when all were drained or refuse, there is nothing to panic with.
-        !tier.usable_in_panic.is_empty() && tiers::is_panic(tier.usable_percent, percent, self.room)
+        !tier.usable_in_panic.is_empty() && tiers::is_panic(tier.usable_percent, percent, self.0)
     }
 }
 

@@ -31,7 +31,7 @@ pub use build::{Origin, build, rebuild};
 pub use chain::Chain;
 pub use explain::{Explanation, TlsSeen, explain};
 pub use index::Index;
-pub use loads::Loads;
+pub use loads::{Loads, Room};
 pub use pool::{Places, PoolState, Server, Tier};
 pub use resolve::{Refusal, Resolved, Target};
 pub use snapshot::Snapshot;

@@ -370,11 +370,11 @@ fn loads_follow_the_chain() {
     let chain = snapshot.index.chain(Key { asset: Some(AssetId(0)), region: RegionId(0) });
     let loads = Loads::new(&snapshot, &chain);
     assert_eq!(loads.shares(), [70, 30, 0, 0]);
-    assert!(snapshot.tiers(&chain).all(|(pool, _, tier)| !loads.is_panic(pool, tier)));
+    assert!(snapshot.tiers(&chain).all(|(pool, _, tier)| !loads.room.is_panic(pool, tier)));
     let chain = snapshot.index.chain(Key { asset: Some(AssetId(2)), region: RegionId(0) });
     let loads = Loads::new(&snapshot, &chain);
     assert_eq!(loads.shares(), [0, 0]);
-    let panic: Vec<_> = snapshot.tiers(&chain).map(|(pool, _, tier)| loads.is_panic(pool, tier)).collect();
+    let panic: Vec<_> = snapshot.tiers(&chain).map(|(pool, _, tier)| loads.room.is_panic(pool, tier)).collect();
     assert_eq!(panic, [true, false], "a tier without servers has nobody to panic with");
 }
 

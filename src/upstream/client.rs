@@ -178,6 +178,12 @@ where
     }
 }
 
+/// Nobody asks once the answer has its connection.
+#[cold]
+fn no_connection() -> Error {
+    Error::new(ErrorKind::Reset, true).because("the answer has the connection already")
+}
+
 /// Why there is no connection.
 pub(super) fn failed_to_connect(error: io::Error) -> Error {
     let kind = match error.kind() {
@@ -296,7 +302,7 @@ where
             if !self.wrote {
                 return Poll::Pending;
             }
-            let Some(connection) = self.connection else { return Poll::Pending };
+            let Some(connection) = self.connection else { return Poll::Ready(Err(no_connection())) };
             match connection.poll_fill(cx, &self.client.worker) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0)) => {
@@ -320,7 +326,7 @@ where
     /// The answer that begins with this head. What is known to break off is none.
     fn answered(&mut self, head: Head, cx: &mut Context<'_>) -> Result<Reply<B>, Error> {
         let at = Instant::now();
-        let Some(connection) = self.connection.take() else { return Err(Error::new(ErrorKind::Reset, true)) };
+        let Some(connection) = self.connection.take() else { return Err(no_connection()) };
         let upload = self.asked.upload.take();
         if head.head.status == StatusCode::SWITCHING_PROTOCOLS {
             cold_path();
@@ -356,7 +362,8 @@ where
 
     /// Sends what can be sent now.
     fn send(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        let (Some(upload), Some(connection)) = (&mut self.asked.upload, &mut *self.connection) else { return Ok(()) };
+        let Some(upload) = &mut self.asked.upload else { return Ok(()) };
+        let Some(connection) = self.connection else { return Err(no_connection()) };
         let polled = upload.poll_send(cx, &mut connection.stream);
         self.wrote = upload.written() > 0;
         // On a new connection it may still turn out that nobody was there, see `broke`.

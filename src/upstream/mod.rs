@@ -74,7 +74,8 @@ pub trait Upload {
     fn done(&self, waker: &Waker) -> Option<Instant>;
     /// When anything was last handed over, and whether it is the sender of the body who is being waited for.
     fn progress(&self) -> (Instant, bool);
-    /// From now on the backend may have seen the request, whatever comes of it.
+    /// Whatever comes of this try, it will not turn out that the backend cannot have seen the request. May be called more
+    /// than once, and is not for each such try.
     fn seen(&self);
 }
 

@@ -244,6 +244,39 @@ fn a_body_over_the_replay_limit_streams_and_is_not_repeated() {
     assert_eq!(large.reason(), "upstream_reset");
 }
 
+/// What is kept of a body depends on what may follow once a byte has been written on such a connection.
+#[test]
+fn a_body_is_sent_again_whole_where_connections_have_served() {
+    let (one, two, replica, far) = origins();
+    let config = config([&one, &two, &replica], &far, "").replace("path = ", "idempotency_key = true\npath = ");
+    let proxy = Proxy::start(&config);
+    for origin in [&one, &two] {
+        origin.on("/v1/BTC", Behaviour::Raw(Vec::new(), After::Close));
+    }
+    let body = vec![b'x'; 40_000];
+    for (method, fields, expected) in
+        [("PUT", &[][..], 200), ("POST", &[("idempotency-key", "7")], 200), ("POST", &[], 502)]
+    {
+        // The route is in the path's own case, and so is what the backends do.
+        for origin in [&one, &two] {
+            let served = origin.count();
+            poll("a connection to it", || {
+                proxy.get("/v1/btc");
+                (origin.count() > served).then_some(())
+            });
+        }
+        let tried = total(&[&one, &two, &replica, &far]);
+        let got = proxy.client().request(method, "/v1/BTC", fields, &body);
+        assert_eq!(got.status, expected, "{method}");
+        if expected == 200 {
+            assert_eq!(got.origin(), "replica");
+            assert!(replica.requests().last().unwrap().body == body, "{method}");
+        } else {
+            assert_eq!((got.reason().as_str(), total(&[&one, &two, &replica, &far])), ("upstream_reset", tried + 1));
+        }
+    }
+}
+
 #[test]
 fn a_backend_that_does_not_answer_is_given_up_in_time() {
     let (one, two, replica, far) = origins();

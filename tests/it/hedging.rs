@@ -262,18 +262,20 @@ fn what_has_an_effect_is_not_hedged_and_only_where_a_route_says_so() {
 
 #[test]
 fn a_body_goes_to_both() {
-    let (origins, proxy) = start(2, "");
-    let gates: Vec<_> = origins.iter().map(|origin| origin.hold("/v1/BTC")).collect();
-    let mut client = proxy.client();
-    let request = client.format("GET", "/v1/BTC", &[], b"which");
-    client.send(request);
-    gates.iter().for_each(|gate| gate.waiting(1));
-    gates[1].open();
-    assert_eq!(client.response_to("GET").json()["body"], "which");
-    for origin in &origins {
-        assert_eq!(origin.requests().last().unwrap().body, b"which");
+    for more in ["", "retry = false"] {
+        let (origins, proxy) = start(2, more);
+        let gates: Vec<_> = origins.iter().map(|origin| origin.hold("/v1/BTC")).collect();
+        let mut client = proxy.client();
+        let request = client.format("GET", "/v1/BTC", &[], b"which");
+        client.send(request);
+        gates.iter().for_each(|gate| gate.waiting(1));
+        gates[1].open();
+        assert_eq!(client.response_to("GET").json()["body"], "which");
+        for origin in &origins {
+            assert_eq!(origin.requests().last().unwrap().body, b"which");
+        }
+        gates[0].open();
     }
-    gates[0].open();
 }
 
 #[test]

@@ -111,6 +111,23 @@ async fn what_was_kept_until_a_backend_saw_the_request_is_let_go_of_then() {
 }
 
 #[tokio::test]
+async fn a_later_try_has_all_of_the_body_whoever_has_seen_it() {
+    let body = RequestBody::new(
+        source(vec![data("one "), data("two "), data("three")]),
+        100,
+        false,
+        &ReplayBudget::new(100),
+        Instant::now(),
+    );
+    body.keep(64, true);
+    assert_eq!(read(body.attempt()).await.unwrap(), "one two three");
+    let mut second = body.attempt();
+    assert_eq!(second.frame().await.unwrap().unwrap().into_data().unwrap(), "one ");
+    body.seen();
+    assert_eq!(read(second).await.unwrap(), "two three");
+}
+
+#[tokio::test]
 async fn too_large_and_broken_bodies_are_told_apart() {
     let large = body(vec![data("0123456789")], 9, 64);
     assert_eq!(read(large.attempt()).await.unwrap_err(), BodyFault::TooLarge);

@@ -127,6 +127,11 @@ where
     }
 }
 
+/// Whether a try that a backend may have seen can be followed by another, whatever comes of it.
+pub(super) fn may_follow_seen(retry: Option<&Retry>, is_idempotent: bool) -> bool {
+    retry.is_some_and(|retry| is_idempotent || retry.on.grpc_unavailable)
+}
+
 /// Before a retry: at random between 25 ms and a bound that doubles from 50 to 250 ms, so that the requests that failed
 /// together do not come back together.
 fn pause(retries: u32, random: &mut fastrand::Rng) -> Duration {
@@ -137,6 +142,23 @@ fn pause(retries: u32, random: &mut fastrand::Rng) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_backend_may_have_seen_is_repeated_if_that_is_allowed_and_harmless() {
+        let plain = Retry::default();
+        let mut calls = plain;
+        calls.on.grpc_unavailable = true;
+        let cases = [
+            (None, false, false),
+            (None, true, false),
+            (Some(&plain), false, false),
+            (Some(&plain), true, true),
+            (Some(&calls), false, true),
+        ];
+        for (retry, is_idempotent, expected) in cases {
+            assert_eq!(may_follow_seen(retry, is_idempotent), expected, "{retry:?} {is_idempotent}");
+        }
+    }
 
     #[test]
     fn pauses_are_bounded_and_differ() {

@@ -133,7 +133,7 @@ where
     ) -> Option<(Next<'s>, InFlight, Start, Hedge)> {
         let now = Instant::now();
         let left = self.due()?.saturating_duration_since(now);
-        if left.is_zero() || !self.body.is_replayable() || first.server.is_half_open {
+        if left.is_zero() || self.body.done().is_none() || !self.body.is_replayable() || first.server.is_half_open {
             return None;
         }
         let key = self.ticket.key.clone();

@@ -157,7 +157,7 @@ async fn large_answers_arrive_whole_in_any_framing() {
 async fn a_connection_that_is_closed_or_has_spoken_is_passed_over() {
     let rig = Rig::new();
     let good = rig.connect();
-    drop(rig.connect());
+    let _deaf = deafen(rig.connect());
     let mut talker = rig.connect();
     talker.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil").await.unwrap();
     settle().await;
@@ -460,7 +460,7 @@ async fn on_a_connection_that_has_served_what_is_written_may_have_been_seen() {
     let hears = Hears(Instant::now(), Cell::new(false));
     let wait = Duration::from_secs(10);
 
-    // Closed before anything was written, and there is nobody to connect to.
+    // It takes nothing, and there is nobody else to connect to.
     let rig = Rig::new();
     drop(rig.connect());
     let error = rig.exchange_as(request(Method::GET), &hears, wait).await.err().unwrap();

@@ -289,7 +289,7 @@ impl World {
             if request.silent.iter().filter(|silent| **silent == pool.id).count() >= 2 {
                 continue;
             }
-            let usable = if loads.is_panic(pool, tier) { &tier.usable_in_panic } else { &tier.usable };
+            let usable = if loads.room.is_panic(pool, tier) { &tier.usable_in_panic } else { &tier.usable };
             let group = Group { servers: &tier.servers, usable, heaviest: tier.heaviest };
             let rotation = self.rotations.entry((pool.id, role as usize)).or_default();
             loop {
