@@ -1,6 +1,6 @@
 //! Turns: the work for a connection from the moment that something comes until nothing more does.
 //!
-//! The future of a turn holds a request's whole way through the proxy, four kilobytes. To make one per request is to
+//! The future of a turn holds a request's whole way through the proxy, more than two kilobytes. To make one per request is to
 //! allocate them and to copy them into their place, which was a sixth of what a small request misses in the first cache
 //! for data. So a turn that is over stays where it is and waits for the next connection of its worker that has
 //! something to do, the last one first, for its memory is still in a cache.

@@ -121,14 +121,13 @@ where
                 let mut talk = Talk {
                     client: self,
                     terms,
-                    connection: &mut connection,
                     asked: &mut asked,
                     connect,
                     is_new: !reused,
                     wrote: false,
                     broken: false,
                 };
-                match talk.reply(began).await {
+                match talk.reply(&mut connection, began).await {
                     Err(error) if reused && !talk.wrote && error.kind == ErrorKind::Reset => cold_path(),
                     Err(error) => {
                         cold_path();
@@ -258,8 +257,6 @@ where
 struct Talk<'a, B> {
     client: &'a Client<B>,
     terms: &'a Terms<'a>,
-    /// `None`: the answer's body has it.
-    connection: &'a mut Option<Connection>,
     asked: &'a mut Asked<B>,
     /// How long connecting took.
     connect: Option<Duration>,
@@ -276,13 +273,16 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Waits for the response head, passing interim responses on and keeping to the terms.
-    async fn reply(&mut self, began: Instant) -> Result<Reply<B>, Error> {
+    /// Waits for the response head, passing interim responses on and keeping to the terms. The connection goes with the
+    /// answer.
+    async fn reply(&mut self, connection: &mut Option<Connection>, began: Instant) -> Result<Reply<B>, Error> {
         let mut now = Some(began);
         let mut alarm = self.client.worker.alarms.alarm();
         poll_fn(|cx| {
-            if let Poll::Ready(result) = self.poll_head(cx) {
-                return Poll::Ready(result.and_then(|head| self.answered(head, cx)));
+            let Some(open) = connection else { return Poll::Ready(Err(no_connection())) };
+            if let Poll::Ready(result) = self.poll_head(cx, open) {
+                let answered = |head| self.answered(head, connection.take().ok_or_else(no_connection)?, cx);
+                return Poll::Ready(result.and_then(answered));
             }
             let (at, kind) = due(self.terms, began, cx.waker());
             // At first the clock need not be read again.
@@ -292,9 +292,9 @@ where
         .await
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Error>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>, connection: &mut Connection) -> Poll<Result<Head, Error>> {
         loop {
-            if let Err(error) = self.send(cx) {
+            if let Err(error) = self.send(cx, connection) {
                 cold_path();
                 return Poll::Ready(Err(error));
             }
@@ -302,7 +302,6 @@ where
             if !self.wrote {
                 return Poll::Pending;
             }
-            let Some(connection) = self.connection else { return Poll::Ready(Err(no_connection())) };
             match connection.poll_fill(cx, &self.client.worker) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0)) => {
@@ -310,7 +309,7 @@ where
                     return Poll::Ready(Err(Error::new(ErrorKind::Reset, true).because("closed before an answer")));
                 }
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broke(error))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broke(connection, error))),
             }
             match self.asked.read(connection, self.terms) {
                 Ok(None) => {}
@@ -324,9 +323,8 @@ where
     }
 
     /// The answer that begins with this head. What is known to break off is none.
-    fn answered(&mut self, head: Head, cx: &mut Context<'_>) -> Result<Reply<B>, Error> {
+    fn answered(&mut self, head: Head, connection: Connection, cx: &mut Context<'_>) -> Result<Reply<B>, Error> {
         let at = Instant::now();
-        let Some(connection) = self.connection.take() else { return Err(no_connection()) };
         let upload = self.asked.upload.take();
         if head.head.status == StatusCode::SWITCHING_PROTOCOLS {
             cold_path();
@@ -347,9 +345,8 @@ where
 
     /// Reading failed.
     #[cold]
-    fn broke(&mut self, error: io::Error) -> Error {
-        let has_begun = self.connection.as_ref().is_some_and(|connection| !connection.buffer.is_empty());
-        let has_answered = self.asked.seen > 0 || has_begun;
+    fn broke(&mut self, connection: &Connection, error: io::Error) -> Error {
+        let has_answered = self.asked.seen > 0 || !connection.buffer.is_empty();
         if self.is_new
             && !has_answered
             && let Some(words) = refusal(&error)
@@ -361,9 +358,8 @@ where
     }
 
     /// Sends what can be sent now.
-    fn send(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+    fn send(&mut self, cx: &mut Context<'_>, connection: &mut Connection) -> Result<(), Error> {
         let Some(upload) = &mut self.asked.upload else { return Ok(()) };
-        let Some(connection) = self.connection else { return Err(no_connection()) };
         let polled = upload.poll_send(cx, &mut connection.stream);
         self.wrote = upload.written() > 0;
         // On a new connection it may still turn out that nobody was there, see `broke`.

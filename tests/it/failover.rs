@@ -249,7 +249,7 @@ fn a_body_over_the_replay_limit_streams_and_is_not_repeated() {
 fn a_body_is_sent_again_whole_where_connections_have_served() {
     let (one, two, replica, far) = origins();
     let config = config([&one, &two, &replica], &far, "").replace("path = ", "idempotency_key = true\npath = ");
-    let proxy = Proxy::start(&config);
+    let proxy = Proxy::start(&config.replace("[server]", "[server]\nworkers = 1"));
     for origin in [&one, &two] {
         origin.on("/v1/BTC", Behaviour::Raw(Vec::new(), After::Close));
     }
@@ -257,7 +257,7 @@ fn a_body_is_sent_again_whole_where_connections_have_served() {
     for (method, fields, expected) in
         [("PUT", &[][..], 200), ("POST", &[("idempotency-key", "7")], 200), ("POST", &[], 502)]
     {
-        // The route is in the path's own case, and so is what the backends do.
+        // The same asset, of which they answer in this spelling.
         for origin in [&one, &two] {
             let served = origin.count();
             poll("a connection to it", || {

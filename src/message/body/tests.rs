@@ -112,13 +112,7 @@ async fn what_was_kept_until_a_backend_saw_the_request_is_let_go_of_then() {
 
 #[tokio::test]
 async fn a_later_try_has_all_of_the_body_whoever_has_seen_it() {
-    let body = RequestBody::new(
-        source(vec![data("one "), data("two "), data("three")]),
-        100,
-        false,
-        &ReplayBudget::new(100),
-        Instant::now(),
-    );
+    let body = body(vec![data("one "), data("two "), data("three")], 100, 64);
     body.keep(64, true);
     assert_eq!(read(body.attempt()).await.unwrap(), "one two three");
     let mut second = body.attempt();

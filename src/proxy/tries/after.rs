@@ -127,7 +127,8 @@ where
     }
 }
 
-/// Whether a try that a backend may have seen can be followed by another, whatever comes of it.
+/// Whether a try that a backend may have seen can be followed by another, whatever comes of it: by what [`Tries::failed`]
+/// asks of a request, without what it asks of the failure.
 pub(super) fn may_follow_seen(retry: Option<&Retry>, is_idempotent: bool) -> bool {
     retry.is_some_and(|retry| is_idempotent || retry.on.grpc_unavailable)
 }
