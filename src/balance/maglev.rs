@@ -37,7 +37,7 @@ use super::{Candidate, Group};
 /// Servers at most for the small table, in which a place is a byte.
 const FEW: usize = 100;
 /// Slots of the small table: the smallest prime of two hundred for each server. With one hundred a server less of sixty
-/// to a hundred moved up to 2.15 % of the others' keys, with two hundred up to 1.2 %.
+/// to a hundred moved up to 2.15 % of the others' keys in forty draws, with two hundred up to 1.2 %.
 const FEW_SLOTS: usize = 20_011;
 /// Slots of the large one: the paper's. A prime, too.
 const MANY_SLOTS: usize = 65_537;
