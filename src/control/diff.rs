@@ -104,7 +104,7 @@ fn old_region(old: &Index, name: &str) -> Option<RegionId> {
 fn old_asset(old: &Index, new: &Plan, asset: PoolAsset) -> Option<AssetId> {
     let PoolAsset::Named(id) = asset else { return None };
     let name = &new.assets.get(id.index())?.name;
-    old.asset(name).filter(|id| old.plan.assets.get(id.index()).is_some_and(|asset| asset.name == *name))
+    old.asset(&**name).filter(|id| old.plan.assets.get(id.index()).is_some_and(|asset| asset.name == *name))
 }
 
 impl fmt::Display for Summary {

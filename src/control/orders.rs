@@ -41,7 +41,7 @@ impl Orders {
         for said in states.iter() {
             match &said.target {
                 Target::Region(region) => {
-                    let place = index.region(region).and_then(|id| orders.regions.get_mut(id.index()));
+                    let place = index.region(&**region).and_then(|id| orders.regions.get_mut(id.index()));
                     if let Some(place) = place {
                         *place = said.state;
                     }
@@ -106,7 +106,7 @@ pub struct Unknown {
 pub(super) fn find(snapshot: &Snapshot, target: &Target) -> Result<(Scope, Target), Unknown> {
     let index = &snapshot.index;
     let [Some(region), asset, address] = target.parts() else { return Err(unknown("region", String::new())) };
-    let Some(region_id) = index.region(region) else {
+    let Some(region_id) = index.region(&**region) else {
         let names: Vec<&str> = index.plan.regions.iter().map(|region| &*region.name).collect();
         return Err(unknown("region", format!("there is no region {region}{}", choice(region, &names))));
     };
@@ -151,7 +151,7 @@ pub(super) fn is_configured(snapshot: &Snapshot, target: &Target) -> bool {
 pub(super) fn pools_of<'i>(index: &'i Index, target: &Target) -> Box<dyn Iterator<Item = PoolId> + 'i> {
     match target {
         Target::Region(region) => {
-            let region = index.region(region);
+            let region = index.region(&**region);
             let pools = super::world::pools(index);
             Box::new(pools.filter(move |(_, pool)| Some(pool.region) == region).map(|(id, _)| id))
         }

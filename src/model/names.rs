@@ -36,7 +36,7 @@ impl Names {
 
     /// Adds a name. If it is there already, in whatever case, gives back the number it has and changes nothing.
     pub fn insert(&mut self, name: &str, number: u32) -> Result<(), u32> {
-        if let Some((first, rest)) = short(name) {
+        if let Some((first, rest)) = short(name.as_bytes()) {
             let same = |known: &Short| known.first == first && known.rest == rest;
             return match self.short.entry(hash_short(first, rest), same, |known| hash_short(known.first, known.rest)) {
                 Entry::Occupied(known) => Err(known.get().number),
@@ -47,7 +47,7 @@ impl Names {
             };
         }
         let same = |known: &(Box<str>, u32)| known.0.eq_ignore_ascii_case(name);
-        match self.long.entry(hash_long(name), same, |known| hash_long(&known.0)) {
+        match self.long.entry(hash_long(name.as_bytes()), same, |known| hash_long(known.0.as_bytes())) {
             Entry::Occupied(known) => Err(known.get().1),
             Entry::Vacant(place) => {
                 place.insert((name.into(), number));
@@ -56,9 +56,10 @@ impl Names {
         }
     }
 
-    /// The number of a name. Allocates nothing.
+    /// The number of a name, text or not: what is not UTF-8 is nobody's. Allocates nothing.
     #[inline]
-    pub fn find(&self, name: &str) -> Option<u32> {
+    pub fn find(&self, name: impl AsRef<[u8]>) -> Option<u32> {
+        let name = name.as_ref();
         if let Some((first, rest)) = short(name) {
             let same = |known: &Short| known.first == first && known.rest == rest;
             return self.short.find(hash_short(first, rest), same).map(|known| known.number);
@@ -66,14 +67,13 @@ impl Names {
         if self.long.is_empty() {
             return None;
         }
-        self.long.find(hash_long(name), |known| known.0.eq_ignore_ascii_case(name)).map(|known| known.1)
+        self.long.find(hash_long(name), |known| known.0.as_bytes().eq_ignore_ascii_case(name)).map(|known| known.1)
     }
 }
 
 /// A short name as two integers; `None`: it is long.
 #[inline]
-fn short(name: &str) -> Option<(u64, u32)> {
-    let bytes = name.as_bytes();
+fn short(bytes: &[u8]) -> Option<(u64, u32)> {
     let length = bytes.len();
     // Overlapping reads of fixed sizes instead of a copy of a varying one, which would be a call.
     let (first, rest) = match length {
@@ -119,9 +119,9 @@ fn hash_short(first: u64, rest: u32) -> u64 {
     mix(mix(first ^ 0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93), u64::from(rest) ^ 0xa076_1d64_78bd_642f)
 }
 
-fn hash_long(name: &str) -> u64 {
+fn hash_long(name: &[u8]) -> u64 {
     let mut hash = name.len() as u64 ^ 0x9e37_79b9_7f4a_7c15;
-    for chunk in name.as_bytes().chunks(8) {
+    for chunk in name.chunks(8) {
         let mut word = [0; 8];
         for (to, from) in word.iter_mut().zip(chunk) {
             *to = from.to_ascii_lowercase();

@@ -96,12 +96,12 @@ impl Index {
     }
 
     /// The asset of this name or alias, in whatever case.
-    pub fn asset(&self, name: &str) -> Option<AssetId> {
+    pub fn asset(&self, name: impl AsRef<[u8]>) -> Option<AssetId> {
         self.assets.find(name).map(AssetId)
     }
 
     /// The region of this name, in whatever case.
-    pub fn region(&self, name: &str) -> Option<RegionId> {
+    pub fn region(&self, name: impl AsRef<[u8]>) -> Option<RegionId> {
         self.regions.find(name).and_then(|number| u16::try_from(number).ok()).map(RegionId)
     }
 

@@ -122,7 +122,7 @@ impl<'a> Reading<'a> {
     fn asset(&self, listener: &mut impl Listener) -> Result<Option<AssetId>, Reason> {
         for source in &self.route.asset {
             let value = self.read(source);
-            let asset = value.as_deref().and_then(name).and_then(|name| self.index.asset(name));
+            let asset = value.as_deref().and_then(|name| self.index.asset(name));
             let ending = match (&value, asset) {
                 (None, _) => Ending::Absent,
                 (Some(_), Some(_)) => Ending::Decides,
@@ -148,7 +148,7 @@ impl<'a> Reading<'a> {
                 }
                 _ => {
                     let value = self.read(source);
-                    let region = value.as_deref().and_then(name).and_then(|name| self.index.region(name));
+                    let region = value.as_deref().and_then(|name| self.index.region(name));
                     (value, region)
                 }
             };
@@ -172,9 +172,4 @@ impl<'a> Reading<'a> {
         let (path, host) = (|name: &str| self.matched.path(name), |name: &str| self.matched.host(self.route, name));
         key::read(&source.kind, self.request, path, host)
     }
-}
-
-/// What is not UTF-8 is nobody's name.
-fn name(value: &[u8]) -> Option<&str> {
-    std::str::from_utf8(value).ok()
 }

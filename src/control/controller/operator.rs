@@ -269,7 +269,7 @@ impl Controller {
         if let Some(Sweep { work, region, next: place }) = &mut self.sweep
             && let [Some(name), ..] = work.changed.target.parts()
         {
-            *place = next.index.region(name).map_or(usize::MAX, |id| {
+            *place = next.index.region(&**name).map_or(usize::MAX, |id| {
                 *region = id;
                 0
             });
