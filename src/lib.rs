@@ -3,6 +3,7 @@
 //! The modules in reading order. A file imports only from modules of a lower level than its own (`tests/it/tidy.rs`
 //! checks it); ARCHITECTURE.md says why.
 
+pub mod hint;
 pub mod model;
 pub mod config;
 pub mod discovery;

@@ -8,7 +8,6 @@
 //! warm in the processor's caches.
 
 use std::future::poll_fn;
-use std::hint::cold_path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -22,6 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::stream::{Stream, Writer};
 use super::wire::Wire;
 use super::{BoxError, Common, Service};
+use crate::hint::cold_path;
 use crate::message::Response;
 use crate::message::fields::{Known, Names};
 use crate::message::hop::HOP_BY_HOP;

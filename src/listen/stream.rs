@@ -14,7 +14,6 @@
 //! read, when a backend answers before it has the whole request.
 
 use std::cell::{Cell, RefCell};
-use std::hint::cold_path;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -29,6 +28,7 @@ use super::incoming::Source;
 use super::lasting::Lasting;
 use super::watch::{Measure, Watch};
 use super::wire::Wire;
+use crate::hint::cold_path;
 use crate::message::buffer::{Buffer, Left, Memory, Waiting};
 use crate::message::framing::{Chunks, Fault, Framing, HeadLimits, Scan};
 use crate::message::{Conn, RequestHead};

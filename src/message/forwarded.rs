@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use self::element::Node;
 use super::fields::{Fields, Known, Names, line};
+use crate::hint::cold_path;
 
 /// Every field that says who the client is, those that we do not know by name included: `X-Forwarded-User` means
 /// something somewhere.
@@ -88,6 +89,7 @@ pub fn write(out: &mut Vec<u8>, fields: &Fields, trusted: bool, peer: &str, host
     let theirs = |name| trusted && fields.has(Names::of(&[name]));
     joined(out, b"x-forwarded-for", fields, Known::ForwardedFor, trusted, peer.as_bytes());
     if theirs(Known::Forwarded) {
+        cold_path();
         let mut element = String::from("for=");
         let _ = if peer.contains(':') { write!(element, "\"[{peer}]\"") } else { write!(element, "{peer}") };
         element.push_str(";proto=");

@@ -9,6 +9,7 @@ use http::{Method, Version};
 use super::fields::{Fields, Known, line};
 use super::framing::{Framing, is_token};
 use super::head::{RequestHead, ResponseHead};
+use crate::hint::cold_path;
 
 /// What a request asks to switch to: names in lower case, in the client's order, with commas between them. Only a GET of
 /// HTTP/1.1 without a body asks; of any other, and of one that is not put as it must be, `Upgrade` has no meaning.
@@ -33,6 +34,7 @@ pub fn asked(head: &RequestHead) -> Option<Box<str>> {
 /// The first protocol that the client asks for and that is allowed.
 pub fn choose<'a>(head: &RequestHead, allowed: &'a [Box<str>]) -> Option<&'a str> {
     let asked = head.upgrade.as_deref()?;
+    cold_path();
     asked.split(',').find_map(|name| allowed.iter().map(|allowed| &**allowed).find(|allowed| *allowed == name))
 }
 

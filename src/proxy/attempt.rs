@@ -1,6 +1,5 @@
 //! One try: a request sent to one backend, and what came of it.
 
-use std::hint::cold_path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -20,6 +19,7 @@ use super::ticket::Ticket;
 use super::words;
 use super::{BoxError, Proxy, UpstreamBody};
 use crate::backend::{self, Backend};
+use crate::hint::cold_path;
 use crate::message::body::{Attempt, RequestBody};
 use crate::message::fields::{Fields, Known, Names};
 use crate::message::tunnel::Tunnel;

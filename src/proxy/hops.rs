@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
 
 use super::Refused;
+use crate::hint::cold_path;
 use crate::message::{RequestHead, Response, ResponseHead};
 use crate::model::Reason;
 
@@ -18,6 +19,7 @@ pub(super) fn left(head: &RequestHead) -> Result<Option<u64>, Reason> {
     if !matches!(head.method, Method::OPTIONS | Method::TRACE) {
         return Ok(None);
     }
+    cold_path();
     let mut values = head.fields.named(NAME);
     let Some(value) = values.next() else { return Ok(None) };
     let digits = str::from_utf8(value).ok().filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));

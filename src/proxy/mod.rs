@@ -25,7 +25,6 @@ pub use preview::preview;
 pub use response::ResponseBody;
 
 use std::cell::{Cell, RefCell};
-use std::hint::cold_path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -38,6 +37,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::backend::Observation;
 use crate::backend::queue::Queues;
+use crate::hint::cold_path;
 use crate::message::body::{Attempt, BodyFault, ReplayBudget, RequestBody};
 use crate::message::conn::Conn;
 use crate::message::fields::{Fields, Known, Names};

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::hops;
 use crate::backend::Backend;
+use crate::hint::cold_path;
 use crate::message::conn::Conn;
 use crate::message::fields::{Known, Names, line};
 use crate::message::framing::origin_form;
@@ -125,6 +126,51 @@ impl<'a> Outgoing<'a> {
             HostHeader::Preserve | HostHeader::Backend => line(out, b"host", host_of(backend).as_bytes()),
         }
         let replaced = REPLACED.and(forwarded::replaced(trusted));
+        if self.may_list() {
+            self.write_unlisted(out, replaced);
+        } else {
+            fields.write(out, replaced);
+        }
+        if self.head.expects_continue {
+            cold_path();
+            line(out, b"expect", b"100-continue");
+        }
+        if let Some(deadline) = self.deadline {
+            cold_path();
+            grpc::write_timeout(out, deadline.saturating_duration_since(Instant::now()));
+        }
+        if let Some(hops) = self.hops {
+            cold_path();
+            let left = hops.saturating_sub(1);
+            line(out, hops::NAME.as_bytes(), itoa::Buffer::new().format(left).as_bytes());
+        }
+        // What it says of trailers is meant for whoever sends them (RFC 9110, 10.1.4).
+        if backend.identity.protocol == Protocol::H2 && fields.all(Known::Te).any(takes_trailers) {
+            line(out, b"te", b"trailers");
+        }
+        let conn = from.conn;
+        forwarded::write(out, fields, trusted, conn.peer_field(), host, conn.scheme());
+        if let Some(subject) = conn.secure().and_then(|secure| secure.subject.as_deref()) {
+            cold_path();
+            forwarded::write_client_cert(out, subject);
+        }
+        line(out, REQUEST_ID, from.request_id);
+        if !self.edits.is_empty() {
+            edit(out, start, self.edits);
+        }
+        if settings.via.0 {
+            self.write_via(out);
+        }
+    }
+
+    /// Whether there may be fields that are not passed on although they are not known by name.
+    fn may_list(&self) -> bool {
+        self.head.fields.has(Names::of(&[Known::Connection])) || self.deadline.is_some() || self.hops.is_some()
+    }
+
+    /// The client's fields without what it lists in `Connection`, and what is written anew.
+    fn write_unlisted(&self, out: &mut Vec<u8>, replaced: Names) {
+        let fields = &self.head.fields;
         let mut listed = hop::listed(fields);
         if self.deadline.is_some() {
             listed.push(grpc::TIMEOUT.as_bytes());
@@ -137,32 +183,6 @@ impl<'a> Outgoing<'a> {
         } else {
             let is_listed = |name: &[u8]| listed.iter().any(|listed| listed.eq_ignore_ascii_case(name));
             fields.write_if(out, |field, name| !replaced.has(field.known()) && !is_listed(name));
-        }
-        if self.head.expects_continue {
-            line(out, b"expect", b"100-continue");
-        }
-        if let Some(deadline) = self.deadline {
-            grpc::write_timeout(out, deadline.saturating_duration_since(Instant::now()));
-        }
-        if let Some(hops) = self.hops {
-            let left = hops.saturating_sub(1);
-            line(out, hops::NAME.as_bytes(), itoa::Buffer::new().format(left).as_bytes());
-        }
-        // What it says of trailers is meant for whoever sends them (RFC 9110, 10.1.4).
-        if backend.identity.protocol == Protocol::H2 && fields.all(Known::Te).any(takes_trailers) {
-            line(out, b"te", b"trailers");
-        }
-        let conn = from.conn;
-        forwarded::write(out, fields, trusted, conn.peer_field(), host, conn.scheme());
-        if let Some(subject) = conn.secure().and_then(|secure| secure.subject.as_deref()) {
-            forwarded::write_client_cert(out, subject);
-        }
-        line(out, REQUEST_ID, from.request_id);
-        if !self.edits.is_empty() {
-            edit(out, start, self.edits);
-        }
-        if settings.via.0 {
-            self.write_via(out);
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::attempt::Took;
 use super::grpc::Call;
 use super::slots::{KeySlot, ServerSlot};
+use crate::hint::cold_path;
 use crate::message::body::{BodyFault, Told};
 use crate::message::conn::Conn;
 use crate::message::{RequestHead, respond};
@@ -97,14 +98,17 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(upload) = &self.upload {
+            cold_path();
             self.bytes_in = upload.received();
         }
         if let Some(began) = self.trying {
+            cold_path();
             self.attempts += 1;
             self.upstream = Some(began.elapsed());
         }
         // An answer that did not go out whole, and no fault of the backend's is known: the client has left.
         if !self.complete && self.reason.is_none() {
+            cold_path();
             self.reason = Some(self.conn.fault().unwrap_or(Reason::ClientClosed));
         }
         let status = match (self.status, self.reason) {

@@ -19,7 +19,6 @@ mod hedged;
 mod race;
 
 use std::cell::Cell;
-use std::hint::cold_path;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,6 +37,7 @@ use super::ticket::Ticket;
 use super::wait::{End, Stay};
 use super::{BoxError, Proxy, UpstreamBody};
 use crate::backend::{Backend, InFlight};
+use crate::hint::cold_path;
 use crate::message::body::RequestBody;
 use crate::model::{PoolId, Reason, Retry, Role, Route, Timeouts};
 use crate::routing::{Chain, Index, PoolState, Snapshot, Target};

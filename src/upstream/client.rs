@@ -4,7 +4,6 @@
 //! for: a backend may answer early, and may have to say 100 before it gets a body.
 
 use std::future::poll_fn;
-use std::hint::cold_path;
 use std::io;
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -23,6 +22,7 @@ use super::pool::To as _;
 use super::tunnel::{Tunnel, Upgrade};
 use super::{BoxError, Error, ErrorKind, ResponseBody, Terms, dial, h2, refusal};
 use crate::backend::Backend;
+use crate::hint::cold_path;
 use crate::message::Response;
 use crate::message::framing::Fault;
 use crate::message::framing::response::{Head, Scan, bad};

@@ -11,7 +11,7 @@ use syn::visit::Visit;
 
 /// Rooms by level. A room imports from lower levels only.
 const LEVELS: &[&[&str]] = &[
-    &["model"],
+    &["hint", "model"],
     &["config", "discovery", "backend", "message", "telemetry", "tls"],
     &["balance", "cache", "upstream"],
     &["health", "routing"],

@@ -3,13 +3,13 @@
 //! [`Scan`] keeps what it has learned, so that a head that trickles in is looked at once, not once per packet, and so
 //! that a bad line is refused when it is complete and not only at the end of the head.
 
-use std::hint::cold_path;
 use std::ops::Range;
 
 use http::Version;
 use memchr::memchr;
 
 use super::{Fault, Framing, MAX_OPTIONS, decimal, is_token, line_end, name_end, target, trim, whole_field};
+use crate::hint::cold_path;
 use crate::message::fields::{Field, Known};
 use crate::model::Reason;
 

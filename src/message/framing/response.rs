@@ -4,11 +4,10 @@
 //! another way by the client behind us. A bare LF in particular is how a field that reflects user input becomes two.
 //! [`Scan`] keeps what it has learned, so that a head that trickles in is looked at once.
 
-use std::hint::cold_path;
-
 use http::{StatusCode, Version};
 
 use super::{Fault, MAX_OPTIONS, decimal, is_value, line_end, name_end, trim, whole_field};
+use crate::hint::cold_path;
 use crate::message::fields::{Field, Fields, Known};
 use crate::message::head::ResponseHead;
 use crate::model::Reason;

@@ -1,6 +1,5 @@
 //! After a try: the answer, or what may follow. By the rules that stand in the module above.
 
-use std::hint::cold_path;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use tokio::time::sleep;
 
 use super::{Answer, Tried, Tries};
 use crate::backend::Backend;
+use crate::hint::cold_path;
 use crate::model::{Reason, Retry};
 use crate::proxy::BoxError;
 use crate::proxy::attempt::Failure;
