@@ -129,7 +129,6 @@ pub(super) async fn serve<S: Service>(
             connection.lower.meter.borrow_mut().answered();
             if let Some(rest) = rest
                 && stream.tunnel.get().is_none()
-                && !connection.watch.is_drained()
             {
                 linger(rest).await;
             }
