@@ -29,7 +29,7 @@ use crate::message::send::{Coding, Failed, Sending};
 use crate::message::tunnel::Tunnel;
 
 /// How long bytes that nobody wants are read off a connection, so that its last answer arrives.
-pub(super) const LINGER: Duration = Duration::from_secs(2);
+const LINGER: Duration = Duration::from_secs(2);
 
 /// How a turn, or a connection, came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

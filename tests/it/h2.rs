@@ -174,59 +174,6 @@ fn a_body_that_breaks_does_not_look_whole() {
 }
 
 #[test]
-fn a_client_that_has_its_answer_may_send_its_body_to_the_end() {
-    let origin = Origin::start("one");
-    let proxy = Proxy::start(&config(&origin, ""));
-    let early = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec();
-    origin.on("/v1/BTC", Behaviour::Early(early, After::Stall));
-    let mut client = Frames::connect(proxy.address());
-    client.send(begun(1, &[]));
-    client.until("the answer's end", |f| f.kind == DATA && f.flags & END_STREAM != 0);
-    // Four times the window.
-    let mut room = 65_535;
-    for _ in 0..16 {
-        while room < 16_384 {
-            room += client.until("room", |f| f.kind == WINDOW_UPDATE && f.stream == 1).number(0);
-        }
-        client.send(frame(DATA, 0, 1, &[b'x'; 16_384]));
-        room -= 16_384;
-    }
-    client.send(frame(DATA, END_STREAM, 1, &[]));
-    client.send(request(3, "/nowhere"));
-    let is_bad = |f: &crate::support::frames::Frame| f.kind == RST_STREAM || f.kind == GOAWAY;
-    let next = client.until("the next answer", |f| is_bad(f) || f.kind == HEADERS);
-    assert_eq!((next.stream, next.status()), (3, Some(404)));
-
-    let upload = proxy.directory().join("upload");
-    std::fs::write(&upload, vec![b'x'; 300_000]).unwrap();
-    let out = Command::new("curl")
-        .args(["-sS", "--http2-prior-knowledge", "--data-binary"])
-        .arg(format!("@{}", upload.display()))
-        .arg(format!("http://{}/v1/BTC", proxy.address()))
-        .output()
-        .expect("curl");
-    assert_eq!((out.status.code(), out.stdout.as_slice()), (Some(0), &b"ok"[..]), "{out:?}");
-}
-
-#[test]
-fn a_client_that_waits_to_be_asked_is_told_at_once_that_its_body_is_not_wanted() {
-    let origin = Origin::start("one");
-    let proxy = Proxy::start(&config(&origin, ""));
-    let mut client = Frames::connect(proxy.address());
-    let mut fields = crate::support::frames::get("/nowhere").to_vec();
-    fields[0].1 = "POST";
-    fields.push(("expect", "100-continue"));
-    let begun = std::time::Instant::now();
-    for stream in (1..9).step_by(2) {
-        client.send(frame(HEADERS, END_HEADERS, stream, &block(&fields)));
-        let reset = client.until("a reset", |f| f.kind == RST_STREAM);
-        assert_eq!((reset.stream, reset.number(0)), (stream, 0));
-    }
-    // Four that lingered would have taken eight seconds.
-    assert!(begun.elapsed().as_secs() < 8);
-}
-
-#[test]
 fn an_answer_before_the_body_says_that_the_rest_is_not_wanted() {
     let origin = Origin::start("one");
     let proxy = Proxy::start(&config(&origin, ""));

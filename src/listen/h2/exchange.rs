@@ -26,7 +26,6 @@ use super::tunnel;
 use super::{Connection, SEND_BUFFER};
 use crate::listen::incoming::{Incoming, Source};
 use crate::listen::lasting::Lasting;
-use crate::listen::serve::LINGER;
 use crate::listen::tunnel::Parting;
 use crate::listen::watch::Pace;
 use crate::listen::{BoxError, Service};
@@ -86,7 +85,7 @@ pub(super) async fn serve<S: Service>(
         stalled: Cell::default(),
         tunnel: OnceCell::new(),
     });
-    let open = connection.open(&stream);
+    let _open = connection.open(&stream);
     let is_head = head.method == Method::HEAD;
     let mut upload = None;
     let asks = head.upgrade.is_some();
@@ -121,33 +120,17 @@ pub(super) async fn serve<S: Service>(
         Some(response) => send(&connection, &stream, response, is_head, &mut respond).await,
         None => Sent::Gone,
     };
-    drop(open);
-    // Whoever still holds the body gets no more of it.
-    let rest = upload.and_then(|upload| upload.take_rest());
+    // Whoever still holds the body gets no more of it, and the client hears at once that the rest is not wanted. To read on for a
+    // while, as over HTTP/1, is worse for clients that do not expect this: curl 7.88 fails with it, but with room for more it
+    // sends on until there is none, does not read any more, since it has its answer, and so hangs for ever.
+    if let Some(upload) = upload {
+        upload.from.take();
+    }
     match sent {
-        Sent::Whole => {
-            connection.lower.meter.borrow_mut().answered();
-            if let Some(rest) = rest
-                && stream.tunnel.get().is_none()
-            {
-                linger(rest).await;
-            }
-        }
+        Sent::Whole => connection.lower.meter.borrow_mut().answered(),
         Sent::Gone => {}
         Sent::Reset(reason) => respond.send_reset(reason),
     }
-}
-
-/// Reads and drops what a client still sends that has its answer. Then it hears that the rest is not wanted (RFC 9113,
-/// 8.1), which some clients, curl 7.88 for one, take for a failure of the whole exchange.
-async fn linger(mut rest: RecvStream) {
-    let drain = async {
-        while let Some(Ok(data)) = rest.data().await {
-            // It fails only for more than was received.
-            let _ = rest.flow_control().release_capacity(data.len());
-        }
-    };
-    let _ = tokio::time::timeout(LINGER, drain).await;
 }
 
 /// Its head, or what stands for one that was refused; then the cell says why.
@@ -366,13 +349,6 @@ fn broken(stream: &Stream, error: &BoxError) -> Sent {
 }
 
 impl Upload {
-    /// What is still to come, from a client that does not wait to be asked for it.
-    fn take_rest(&self) -> Option<RecvStream> {
-        let mut from = self.from.take()?;
-        self.acknowledge(&mut from);
-        (!self.expects.get()).then_some(from)
-    }
-
     /// Tells the client that what was handed on has been used.
     fn acknowledge(&self, from: &mut RecvStream) {
         let owed = self.owed.take();
