@@ -1,8 +1,8 @@
 //! A word to the compiler on what is rare.
 //!
-//! A request runs through 50 KB of code, nearly all of it once, and the kernel's code has had the caches in between: what it
-//! costs is largely how many lines of 64 bytes that code lies in. What stands beside it but is rarely run, such as answers to
-//! a bad request, should lie elsewhere, and the compiler has to be told what that is.
+//! A request runs through 52 KB of code, nearly all of it once, and the kernel's code has had the caches in between: each line
+//! of 64 bytes that this code lies in has to be fetched again. What stands beside it but is rarely run, such as answers to a bad
+//! request, should lie elsewhere, and the compiler has to be told what that is.
 
 use std::hint::black_box;
 
