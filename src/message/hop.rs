@@ -50,9 +50,6 @@ pub fn listed(fields: &Fields) -> Vec<&[u8]> {
 
 /// Removes what `Connection` lists. The [hop-by-hop](HOP_BY_HOP) fields themselves are left away when a head is written.
 pub fn strip_listed(fields: &mut Fields) {
-    if !fields.has(Names::of(&[Known::Connection])) {
-        return;
-    }
     let listed: Vec<Vec<u8>> = listed(fields).into_iter().map(<[u8]>::to_vec).collect();
     listed.iter().for_each(|name| fields.remove_named(name));
 }

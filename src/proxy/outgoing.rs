@@ -126,10 +126,19 @@ impl<'a> Outgoing<'a> {
             HostHeader::Preserve | HostHeader::Backend => line(out, b"host", host_of(backend).as_bytes()),
         }
         let replaced = REPLACED.and(forwarded::replaced(trusted));
-        if self.may_list() {
-            self.write_unlisted(out, replaced);
-        } else {
+        let mut listed = hop::listed(fields);
+        if self.deadline.is_some() {
+            listed.push(grpc::TIMEOUT.as_bytes());
+        }
+        if self.hops.is_some() {
+            listed.push(hops::NAME.as_bytes());
+        }
+        if listed.is_empty() {
             fields.write(out, replaced);
+        } else {
+            cold_path();
+            let is_listed = |name: &[u8]| listed.iter().any(|listed| listed.eq_ignore_ascii_case(name));
+            fields.write_if(out, |field, name| !replaced.has(field.known()) && !is_listed(name));
         }
         if self.head.expects_continue {
             cold_path();
@@ -160,29 +169,6 @@ impl<'a> Outgoing<'a> {
         }
         if settings.via.0 {
             self.write_via(out);
-        }
-    }
-
-    /// Whether there may be fields that are not passed on although they are not known by name.
-    fn may_list(&self) -> bool {
-        self.head.fields.has(Names::of(&[Known::Connection])) || self.deadline.is_some() || self.hops.is_some()
-    }
-
-    /// The client's fields without what it lists in `Connection`, and what is written anew.
-    fn write_unlisted(&self, out: &mut Vec<u8>, replaced: Names) {
-        let fields = &self.head.fields;
-        let mut listed = hop::listed(fields);
-        if self.deadline.is_some() {
-            listed.push(grpc::TIMEOUT.as_bytes());
-        }
-        if self.hops.is_some() {
-            listed.push(hops::NAME.as_bytes());
-        }
-        if listed.is_empty() {
-            fields.write(out, replaced);
-        } else {
-            let is_listed = |name: &[u8]| listed.iter().any(|listed| listed.eq_ignore_ascii_case(name));
-            fields.write_if(out, |field, name| !replaced.has(field.known()) && !is_listed(name));
         }
     }
 
