@@ -25,6 +25,8 @@ from peers.proxies import LOGGING, Proxies  # noqa: E402
 from support.process import ROOT, need, stop  # noqa: E402
 
 TARGET = ROOT / "target/profiled"
+WORK = {"shardgate": [*load.WRK, *load.H2], "shardgate" + LOGGING: ["small"]}
+COUNTS = "{}.profraw"  # by process
 
 
 def main():
@@ -32,16 +34,15 @@ def main():
     parser.add_argument("--seconds", type=int, default=3, help="of each scenario")
     parser.add_argument("--output", type=pathlib.Path, default=TARGET / "shardgate")
     args = parser.parse_args()
-    need(("wrk", "wrk"), ("h2load", "nghttp2-client"), ("cc", "gcc"), ("openssl", "openssl"), ("taskset", "util-linux"),
-         ("pgrep", "procps"))
+    need(*load.PROGRAMS)
     tools = profdata()
     with tempfile.TemporaryDirectory(prefix="shardgate-profile-") as directory:
         directory = pathlib.Path(directory)
         counting = build(f"-Cprofile-generate={TARGET / 'counts'}")
-        counts = [train(counting, name, directory, args.seconds) for name in ("shardgate", "shardgate" + LOGGING)]
-        # Of a name of its own: cargo takes what was built with flags of the same words for what is wanted.
+        train(counting, directory, args.seconds)
+        # In a directory of its own each time: a dependency that was built with flags of the same words is not built again.
         profile = directory / "profdata"
-        merge(tools, counts, profile)
+        merge(tools, list(directory.glob(COUNTS.format("*"))), profile)
         binary = build(f"-Cprofile-use={profile}")
     args.output.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(binary, args.output)
@@ -71,24 +72,24 @@ def build(flag):
     return TARGET / host / "release/shardgate"
 
 
-def train(binary, name, directory, seconds):
-    """The file with what was counted."""
-    counts = directory / f"{name}.profraw"
-    os.environ |= {"SHARDGATE": str(binary), "LLVM_PROFILE_FILE": str(counts)}
+def train(binary, directory, seconds):
+    """Leaves a file with what was counted for each process that has worked."""
+    os.environ |= {"SHARDGATE": str(binary), "LLVM_PROFILE_FILE": str(directory / COUNTS.format("%p"))}
     proxies = Proxies(directory)
     try:
         proxies.start_origins()
-        proxies.start(name)
-        for scenario in ["small"] if name.endswith(LOGGING) else [*load.WRK, *load.H2]:
-            print(f"{name}: {scenario}", flush=True)
-            (load.h2 if scenario in load.H2 else load.wrk)(proxies, name, scenario, seconds)
-        # Counts are written when a process ends by itself.
-        stop(proxies.processes.pop(name), signal.SIGTERM)
+        for name, scenarios in WORK.items():
+            proxies.start(name)
+            pid = proxies.processes[name].pid
+            for scenario in scenarios:
+                print(f"{name}: {scenario}", flush=True)
+                (load.h2 if scenario in load.H2 else load.wrk)(proxies, name, scenario, seconds)
+            # Counts are written when a process ends by itself.
+            stop(proxies.processes.pop(name), signal.SIGTERM)
+            if not (directory / COUNTS.format(pid)).exists():
+                sys.exit(f"{binary} wrote no counts")
     finally:
         proxies.stop()
-    if not counts.exists():
-        sys.exit(f"{binary} wrote no counts")
-    return counts
 
 
 def merge(tools, counts, profile):

@@ -7,6 +7,10 @@ import time
 
 from peers.proxies import ASSETS, HERE, PORTS, TLS, pinned
 
+# What proxies.py and this need, with Debian's packages, beside the proxies.
+PROGRAMS = (("wrk", "wrk"), ("h2load", "nghttp2-client"), ("cc", "gcc"), ("openssl", "openssl"), ("taskset", "util-linux"),
+            ("pgrep", "procps"))
+
 # name: (what, path below the asset, wrk's connections, wrk's script)
 WRK = {
     "small": ("128 B answers, 64 connections", "", 64, "assets.lua"),

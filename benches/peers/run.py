@@ -42,8 +42,7 @@ def main():
     parser.add_argument("--proxy", action="append", choices=PROXIES)
     parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args()
-    need(("nginx", "nginx"), ("haproxy", "haproxy"), ("wrk", "wrk"), ("h2load", "nghttp2-client"), ("cc", "gcc"),
-         ("openssl", "openssl"), ("taskset", "util-linux"), ("pgrep", "procps"))
+    need(("nginx", "nginx"), ("haproxy", "haproxy"), *load.PROGRAMS)
     shardgate()  # built before anything runs
     names = args.proxy or PROXIES
     results = {}
