@@ -84,7 +84,7 @@ impl Guard {
             Some(_) => {
                 Err(Problem::new(StatusCode::UNAUTHORIZED, "wrong_token", "the token is not the configured one"))
             }
-            None => Err(Problem::new(StatusCode::UNAUTHORIZED, "token_needed", "send Authorization: Bearer TOKEN")),
+            None => Err(Problem::new(StatusCode::UNAUTHORIZED, "token_needed", "send one Authorization: Bearer TOKEN")),
         }
     }
 
@@ -136,10 +136,11 @@ fn from_another_site(headers: &HeaderMap) -> bool {
     origin.is_none() || origin != host
 }
 
-/// The credentials of `Authorization: Bearer` (RFC 6750).
+/// The credentials of `Authorization: Bearer` (RFC 6750). Of two such fields none counts: which of them was meant?
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
-    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
-    let (scheme, token) = value.split_at_checked("Bearer ".len())?;
+    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (fields.next(), fields.next()) else { return None };
+    let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
@@ -199,6 +200,8 @@ mod tests {
             (&loopback_token, "POST /api/v1/reload", vec![LOCAL], 401),
             (&loopback_token, "POST /api/v1/reload", vec![LOCAL, BAD], 401),
             (&loopback_token, "POST /api/v1/reload", vec![LOCAL, GOOD], 200),
+            (&loopback_token, "POST /api/v1/reload", vec![LOCAL, GOOD, BAD], 401),
+            (&loopback_token, "POST /api/v1/reload", vec![LOCAL, BAD, GOOD], 401),
             (&loopback_token, "DELETE /anything", vec![LOCAL], 401),
             (&socket, "POST /api/v1/reload", vec![AWAY], 200),
             (&socket_token, "GET /api/v1/status", vec![AWAY], 200),

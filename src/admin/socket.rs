@@ -1,7 +1,7 @@
 //! The admin address's socket, and the loop that serves its connections.
 //!
 //! On the control plane's runtime, apart from the data path: its bounds are a number of connections, a time for each
-//! request's head, and what `tower` adds per request (`super::app`).
+//! request's head and for each step of an answer, and what `tower` adds per request (`super::app`).
 
 use std::fs;
 use std::io;
@@ -22,6 +22,7 @@ use rustls::ServerConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
@@ -33,6 +34,9 @@ const MAX_CONNECTIONS: usize = 128;
 
 /// For a request's head, and between two requests of a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For the reader to take some of an answer. Until then what is still to be sent is kept.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// After a failed accept (out of descriptors): time for something to be closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -175,7 +179,9 @@ async fn connection(
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(64 * 1024);
-    let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)).await;
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIMEOUT));
+    let served = builder.serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(app)).await;
     if let Err(error) = served {
         tracing::debug!(%error, "a connection to the admin address ended early");
     }
@@ -206,5 +212,26 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
             _ => Ok(()),
         },
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_does_not_read_an_answer_is_let_go() {
+        let app = Router::new().route("/", axum::routing::get(async || "x".repeat(1 << 20)));
+        let places = Arc::new(Semaphore::new(1));
+        let (mut client, server) = tokio::io::duplex(1024);
+        let place = Arc::clone(&places).acquire_owned().await.unwrap();
+        let served = tokio::spawn(connection(server, Peer::unknown("test"), app, place));
+        client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let began = tokio::time::Instant::now();
+        tokio::time::timeout(10 * WRITE_TIMEOUT, served).await.expect("it ends").unwrap();
+        assert_eq!(began.elapsed().as_secs(), WRITE_TIMEOUT.as_secs());
+        assert_eq!(places.available_permits(), 1);
     }
 }
