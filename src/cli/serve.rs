@@ -14,15 +14,14 @@ pub(super) fn run(config: &Path) -> Result<(), Fault> {
 
 /// `shardgate demo`
 pub(super) fn demo(listen: &str, admin: &str) -> Result<(), Fault> {
-    let demo = demo::start(listen, admin)?;
-    let config = Source::Text(demo.config.clone());
+    let demo::Demo { config, lines, token: _token } = demo::start(listen, admin)?;
     let ready = move |addresses: &app::Addresses| {
         let proxy = addresses.listeners.first().map_or("", |(_, address)| address.as_str());
         // The demo serves on when nobody reads what it says.
         let program = std::env::args().next().unwrap_or_else(|| "shardgate".into());
-        let _ = print(demo.invitation(&program, proxy, addresses.admin.as_deref().unwrap_or_default()));
+        let _ = print(lines.invitation(&program, proxy, addresses.admin.as_deref().unwrap_or_default()));
     };
-    serve(Options { config, ready: Box::new(ready) })
+    serve(Options { config: Source::Text(config), ready: Box::new(ready) })
 }
 
 fn serve(options: Options) -> Result<(), Fault> {

@@ -1,7 +1,11 @@
 //! The demo serves at once, and every line it prints works when it is typed.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::{Proxy, poll};
@@ -43,6 +47,29 @@ fn its_three_lines_work_and_a_killed_pool_is_served_by_another_region() {
     let revived = shell(&kill.replace("/die/", "/revive/"));
     assert!(revived["backends"].as_array().unwrap().iter().all(|b| b["alive"] == true), "{revived}");
     poll("the traffic to come home", || (shell(first)["served_by"]["region"] == home.as_str()).then_some(()));
+}
+
+#[test]
+fn a_region_is_taken_out_and_brought_back_by_the_line_it_prints() {
+    let mut proxy = Proxy::command(["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    let drain = poll("the line to try", || {
+        proxy.output().iter().map(|line| line.trim().to_owned()).find(|line| line.contains(" drain "))
+    });
+    let file = drain.rsplit(' ').next().expect("a word").to_owned();
+    let mode = std::fs::metadata(&file).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let region = || {
+        let answer = serde_json::from_str::<Value>(&proxy.get("/v1/predict/BTC").text()).unwrap();
+        answer["served_by"]["region"].as_str().unwrap().to_owned()
+    };
+    let home = region();
+    assert!(Command::new("sh").args(["-c", &drain]).status().unwrap().success());
+    poll("another region", || (region() != home).then_some(()));
+    assert!(Command::new("sh").args(["-c", &drain.replace(" drain ", " ready ")]).status().unwrap().success());
+    poll("the region at home", || (region() == home).then_some(()));
+    proxy.signal(Signal::INT);
+    proxy.wait_exit(Duration::from_secs(20));
+    assert!(!Path::new(&file).exists(), "it is left behind");
 }
 
 #[test]

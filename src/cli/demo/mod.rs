@@ -5,15 +5,19 @@
 
 mod backends;
 mod forecast;
+mod token;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
 use serde::Deserialize;
+use serde_json::Value;
 
 use backends::Sample;
+use token::Token;
 
 const CONFIG: &str = include_str!("../../../config/demo.toml");
 const PRICES: &str = include_str!("../../../config/demo-prices.json");
@@ -26,16 +30,19 @@ pub(super) struct Demo {
     /// The configuration, with the addresses of the running backends.
     pub(super) config: String,
     /// What to type, one to a line, once the proxy listens.
-    lines: Lines,
+    pub(super) lines: Lines,
+    /// For as long as it runs.
+    pub(super) token: Token,
 }
 
-struct Lines {
+pub(super) struct Lines {
     control: SocketAddr,
     /// Asset and region of the pool that is killed.
     first: (String, String),
     /// Another pool, in another region if there is one.
     other: (String, String),
     backends: usize,
+    token_file: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -108,19 +115,24 @@ pub(super) fn start(listen: &str, admin: &str) -> anyhow::Result<Demo> {
         config = config.replacen(&format!("\"{from}\""), &format!("\"{MARK}{to}\""), 1);
     }
     config.retain(|c| c != MARK);
+    let token = Token::new().context("can't write a token for the admin address")?;
+    let token_file = Value::from(token.path().to_string_lossy());
+    config = config.replacen("[admin]\n", &format!("[admin]\ntoken_file = {token_file}\n"), 1);
 
     let home = pools.iter().find(|p| p.1 == wanted.server.default_region);
     let first = home.cloned().context("config/demo.toml has no pool in its default region")?;
     let other = pools.iter().find(|p| p.0 != first.0 && p.1 != first.1).unwrap_or(&first).clone();
-    Ok(Demo { config, lines: Lines { control, first, other, backends: pools.len() } })
+    let token_file = token.path().to_owned();
+    Ok(Demo { config, lines: Lines { control, first, other, backends: pools.len(), token_file }, token })
 }
 
-impl Demo {
+impl Lines {
     /// What to try, for people, once it is known where the proxy listens.
     ///
     /// `program`: how this program was called, since it need not be in the PATH.
     pub(super) fn invitation(&self, program: &str, proxy: &str, admin: &str) -> String {
-        let Lines { control, first: (asset, region), other: (other_asset, other_region), backends } = &self.lines;
+        let Self { control, first: (asset, region), other: (other_asset, other_region), backends, token_file } = self;
+        let token_file = token_file.display();
         format!(
             "shardgate demo: http://{proxy}, admin http://{admin}, {backends} sample backends (their data is made up)\n\
              \n\
@@ -130,6 +142,9 @@ impl Demo {
              \n  curl -s -X POST http://{control}/die/{asset}/{region}   # kills every backend of {asset} in {region}\n\
              \n\
              Then ask for {asset} again: another region answers. `/revive/{asset}/{region}` brings them back.\n\
+             A whole region goes out for maintenance, and comes back with `ready`:\n\
+             \n  {program} drain {region} --admin {admin} --token-file {token_file}\n\
+             \n\
              Metrics: http://{admin}/metrics. State: {program} status --admin {admin}. Ctrl-C ends it.\n"
         )
     }
@@ -156,6 +171,6 @@ mod tests {
         for address in distinct {
             std::net::TcpStream::connect(&address).unwrap();
         }
-        assert!(demo.invitation("./sg", "h:1", "h:2").contains("curl -s http://h:1/v1/predict/"));
+        assert!(demo.lines.invitation("./sg", "h:1", "h:2").contains("curl -s http://h:1/v1/predict/"));
     }
 }
