@@ -6,6 +6,8 @@ COPY Cargo.toml Cargo.lock ./
 COPY src src
 COPY config config
 COPY benches benches
+COPY .cargo .cargo
+COPY profile profile
 RUN cargo build --release --locked --bin shardgate
 RUN strip --strip-debug target/release/shardgate
 

@@ -25,9 +25,9 @@ bench-peers *ARGS:
 instructions *ARGS:
     benches/instructions/run.py {{ARGS}}
 
-# A binary that is laid out by what it does, in target/profiled (profile-guided optimization); needs llvm-profdata.
-profiled *ARGS:
-    benches/profiled.py {{ARGS}}
+# The profile that release builds are laid out by, anew (profile/README.md); needs llvm-profdata.
+train *ARGS:
+    benches/train.py {{ARGS}}
 
 # Mixed load with faults for so many minutes; fails on errors, leaks and growth. Not in CI.
 soak MINUTES="20":

@@ -167,4 +167,5 @@ def report(rows, windows):
     print(f"median of the ratios of the 99th percentiles: {statistics.median(ratios):.2f}")
 
 
-main()
+if __name__ == "__main__":
+    main()

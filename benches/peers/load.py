@@ -23,7 +23,11 @@ WRK = {
     "tls": ("128 B answers over TLS, 64 connections", "", 64, "assets.lua"),
     "tls-new": ("a new connection and a full handshake per request, 64 at once", "", 64, "close.lua"),
 }
-H2 = {"h2": ("128 B answers over HTTP/2 and TLS, 10 connections of 100 streams", 10, 100)}
+# name: (what, path below the asset, h2load's connections, streams on each)
+H2 = {
+    "h2": ("128 B answers over HTTP/2 and TLS, 10 connections of 100 streams", "", 10, 100),
+    "h2-64k": ("64 KiB answers over HTTP/2 and TLS, 10 connections of 100 streams", "/64k", 10, 100),
+}
 IDLE, SLOW = 9900, 1000
 
 
@@ -45,10 +49,10 @@ def wrk(proxies, name, scenario, seconds):
 
 def h2(proxies, name, scenario, seconds):
     """As wrk."""
-    _, connections, streams = H2[scenario]
+    _, path, connections, streams = H2[scenario]
     before = proxies.cpu_seconds(name)
     command = ["h2load", f"-c{connections}", f"-m{streams}", "-t1", f"-D{seconds}"]
-    command += [f"https://127.0.0.1:{PORTS[name] + TLS}/v1/predict/{a}" for a in ASSETS]
+    command += [f"https://127.0.0.1:{PORTS[name] + TLS}/v1/predict/{a}{path}" for a in ASSETS]
     out = subprocess.run(pinned(1, *command), check=True, capture_output=True, text=True).stdout
     used = proxies.cpu_seconds(name) - before
     good = int(re.search(r"(\d+) 2xx", out)[1])

@@ -41,6 +41,7 @@ mod logs;
 mod metrics;
 mod queueing;
 mod operator;
+mod profile;
 mod proxy_protocol;
 mod real_peers;
 mod reload;
