@@ -19,8 +19,8 @@ fn what_is_optimized_gets_the_profile() {
         ("-vV", None, &String::new()),
     ] {
         let mut wrapper = Command::new(Path::new(ROOT).join("profile/rustc"));
-        wrapper.arg("echo").args(arguments.split(' ')).env_remove("COUNTS");
-        let said = wrapper.envs(directory.map(|to| ("COUNTS", to))).output().expect("it runs");
+        wrapper.arg("echo").args(arguments.split(' ')).env_remove("SHARDGATE_COUNTS");
+        let said = wrapper.envs(directory.map(|to| ("SHARDGATE_COUNTS", to))).output().expect("it runs");
         assert!(said.status.success(), "{arguments}: {said:?}");
         assert_eq!(String::from_utf8_lossy(&said.stdout).trim_end(), format!("{arguments}{added}"));
     }
