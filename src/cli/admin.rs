@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::fault::Fault;
-use super::{DEFAULT_ADMIN, Daemon, print, status};
+use super::{DEFAULT_ADMIN, Daemon, print, print_json, status};
 
 /// A reload waits for the first round of health checks, which is bounded by the longest check timeout.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -22,7 +22,7 @@ pub(super) fn reload(daemon: &Daemon) -> Result<(), Fault> {
     let (status, body) = request(daemon, Method::POST, "/api/v1/reload", None)?;
     let answer: Option<Value> = serde_json::from_slice(&body).ok();
     if daemon.json {
-        print(&body)?;
+        print_json(&body)?;
     }
     match status {
         status if status.is_success() => {
@@ -46,7 +46,7 @@ pub(super) fn status(daemon: &Daemon) -> Result<(), Fault> {
         return Err(refused(code, &body));
     }
     if daemon.json {
-        return print(&body);
+        return print_json(&body);
     }
     print(status::table(&serde_json::from_slice(&body).context("the daemon's answer is not what this version reads")?))
 }

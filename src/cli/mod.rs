@@ -182,6 +182,11 @@ fn print(text: impl AsRef<[u8]>) -> Result<(), Fault> {
     }
 }
 
+/// The daemon's answer as it came, and the end of a line, so that what comes next begins on one of its own.
+fn print_json(answer: &[u8]) -> Result<(), Fault> {
+    print([answer, b"\n"].concat())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::admin::{refused, request};
 use super::fault::Fault;
-use super::{Daemon, print};
+use super::{Daemon, print, print_json};
 use crate::model::{Operator, Target};
 
 /// What stands in a segment of a path as it is (RFC 3986, unreserved).
@@ -26,7 +26,7 @@ pub(super) fn operate(daemon: &Daemon, target: &str, state: Operator, reason: Op
         StatusCode::OK => {
             let value = value.context("the daemon's answer is not what this version reads")?;
             if daemon.json {
-                print(&answer)?
+                print_json(&answer)?
             } else {
                 print(told(&value))?
             }

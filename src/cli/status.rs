@@ -56,12 +56,13 @@ fn weight(backend: &Value) -> String {
     backend["load_weight"].as_f64().map_or_else(|| weight.clone(), |load| format!("{weight} x {load:.2}"))
 }
 
-/// `up 5m`, `down: timeout 12s`, `drain 5m by ann (region)`.
+/// `up 5m`, `down: timeout 12s`, `drain 5m by ann (region): new disk`.
 fn state(backend: &Value) -> String {
     let mut state = text(&backend["state"]);
     if let Some(seconds) = backend["operator"]["seconds"].as_f64() {
         let by = backend["operator"]["who"].as_str().map_or_else(String::new, |who| format!(" by {who}"));
-        let _ = write!(state, " {}{by} ({})", age(seconds), text(&backend["operator"]["level"]));
+        let reason = backend["operator"]["reason"].as_str().map_or_else(String::new, |reason| format!(": {reason}"));
+        let _ = write!(state, " {}{by} ({}){reason}", age(seconds), text(&backend["operator"]["level"]));
         return state;
     }
     if let Some(cause) = backend["cause"].as_str() {
@@ -141,7 +142,7 @@ mod tests {
                     { "role": "replica", "address": "10.0.0.2:80", "tls": { "verified": true }, "weight": 1, "in_flight": 0, "state": "down",
                       "cause": "timeout", "since": 3.9 },
                     { "role": "replica", "address": "10.0.0.3:80", "weight": 1, "in_flight": 0, "state": "drain",
-                      "since": 9.0, "operator": { "seconds": 61.0, "who": "ann", "level": "pool" } },
+                      "since": 9.0, "operator": { "seconds": 61.0, "who": "ann", "reason": "new disk", "level": "pool" } },
                     { "role": "replica", "address": "10.0.0.4:80", "weight": 1, "in_flight": 0, "state": "drain",
                       "since": 9.0, "operator": { "seconds": 1.0, "who": null, "level": "region" } },
                 ],
@@ -153,7 +154,7 @@ shardgate 1.2.3: ready; configuration 0a
 ASSET  REGION  ROLE     LOAD       BACKEND            WEIGHT    IN FLIGHT  STATE
 gold   west    primary  70%        10.0.0.1:80        2 x 0.75  7          up 2h
 gold   west    replica  30% panic  10.0.0.2:80 (TLS)  1         0          down: timeout 3s
-gold   west    replica  30% panic  10.0.0.3:80        1         0          drain 1m by ann (pool)
+gold   west    replica  30% panic  10.0.0.3:80        1         0          drain 1m by ann (pool): new disk
 gold   west    replica  30% panic  10.0.0.4:80        1         0          drain 1s (region)
 tin    west    -        -          -                  -         -          unresolved
 ";

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use super::holder;
+use super::holder::holder_of;
 use super::wire::systemd_sockets;
 use crate::model::Bind;
 
@@ -89,10 +89,7 @@ pub fn bind(bind: &Bind, workers: usize) -> Result<Sockets, BindError> {
         Bind::Systemd(name) => systemd(name),
     };
     let open = open.map_err(|source| {
-        let holder = match bind {
-            Bind::Tcp(address) if source.kind() == io::ErrorKind::AddrInUse => holder::of_port(address.port()),
-            _ => None,
-        };
+        let holder = holder_of(bind, &source);
         BindError { bind: bind.to_string(), source, holder }
     })?;
     Ok(Sockets { address: open.local_addr(), open: Mutex::new(open), connections: Arc::default() })

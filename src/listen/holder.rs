@@ -1,13 +1,23 @@
 //! Who holds a port: what `ss -ltnp` would say, from /proc/net/tcp and /proc/PID/fd (proc(5)). Best effort: other
 //! users' processes can be seen by root only.
 
-use std::fs;
+use std::{fs, io};
+
+use crate::model::Bind;
 
 /// The state of a listening socket in /proc/net/tcp.
 const LISTEN: &str = "0A";
 
+/// The process that is in the way of this bind, if that is what its error says and it can be known.
+pub fn holder_of(bind: &Bind, error: &io::Error) -> Option<String> {
+    match bind {
+        Bind::Tcp(address) if error.kind() == io::ErrorKind::AddrInUse => of_port(address.port()),
+        _ => None,
+    }
+}
+
 /// The process that listens on this port, as a text: its name and id.
-pub(super) fn of_port(port: u16) -> Option<String> {
+fn of_port(port: u16) -> Option<String> {
     let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|path| fs::read_to_string(path).ok())

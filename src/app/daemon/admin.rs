@@ -1,11 +1,13 @@
 //! The admin address of a daemon: bound once, served for as long as it lives. What a reload can change of it is its
 //! token, which the guard reads in the Plan in force, and its certificates.
 
+use std::io;
 use std::sync::Arc;
 
 use super::super::RunError;
 use crate::admin;
 use crate::control::Handle;
+use crate::listen::holder_of;
 use crate::model::{Bind, Plan, Protocols};
 use crate::tls::Front;
 
@@ -20,11 +22,14 @@ impl AdminSide {
     /// Binds it and begins to serve. `None`: `admin = false`.
     pub(super) async fn start(plan: &Plan, handle: Handle) -> Result<Option<Self>, RunError> {
         let Some(config) = &plan.admin else { return Ok(None) };
-        let cannot = |source| RunError::Admin { address: config.bind.to_string(), source };
+        let cannot = |source: io::Error| {
+            let holder = holder_of(&config.bind, &source);
+            RunError::Admin { address: config.bind.to_string(), source, holder }
+        };
         let socket = admin::Socket::bind(&config.bind).await.map_err(cannot)?;
         let spoken = Protocols { h1: true, h2: false };
         let front = config.tls.as_ref().map(|tls| Front::new(tls, spoken, None)).transpose();
-        let front = front.map_err(|error| cannot(std::io::Error::other(error)))?.map(Arc::new);
+        let front = front.map_err(|error| cannot(io::Error::other(error)))?.map(Arc::new);
         let address = socket.address().clone();
         tracing::info!(address = address.to_string(), "admin listening");
         tokio::task::spawn_local(admin::serve(socket, front.clone(), handle));
