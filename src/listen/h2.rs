@@ -269,9 +269,7 @@ impl<S> Drop for Times<S> {
             return;
         }
         for (_, stream) in &*self.connection.streams.borrow() {
-            if stream.tunnel.get().is_some() {
-                stream.conn.set_fault(DRAINED);
-            }
+            stream.conn.set_fault(DRAINED);
         }
     }
 }

@@ -457,4 +457,4 @@ impl Accept for Socket<UnixStream> {
 }
 
 /// What a connection over a limit is told.
-static OVERLOADED: LazyLock<Vec<u8>> = LazyLock::new(|| only_answer(&respond::problem(Reason::Overloaded, "")));
+static OVERLOADED: LazyLock<Vec<u8>> = LazyLock::new(|| only_answer(&respond::problem(Reason::Overloaded, None, "")));

@@ -44,6 +44,9 @@ const SAFE: usize = 4096;
 /// A head may be this long, whatever the file says.
 const MAX_HEAD: usize = 1024 * 1024;
 
+/// In the place of a method that could not be made out.
+const UNKNOWN: &[u8] = b"-";
+
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What of the body is still to come from the client.
@@ -270,8 +273,8 @@ impl<W: Wire> Stream<W> {
         self.conn().refuse(fault);
         *self.body.borrow_mut() = Body::Broken;
         let target = scan.target(bytes).and_then(|target| str::from_utf8(target).ok()).unwrap_or_default();
-        let method = if scan.is_head(bytes) { Method::HEAD } else { Method::GET };
-        let mut head = RequestHead::new(method, target, []);
+        let method = scan.method(bytes).unwrap_or(UNKNOWN);
+        let mut head = RequestHead::new(Method::from_bytes(method).unwrap_or_default(), target, []);
         head.keep_alive = false;
         head
     }

@@ -83,7 +83,8 @@ impl Service for Echo {
 impl Echo {
     async fn answer(&self, request: Request<Incoming>, conn: &Conn) -> Response<Answer> {
         if let Some(reason) = conn.verdict() {
-            return respond::problem(reason, conn.complaint().map_or("", |fault| fault.detail)).map(Answer::whole);
+            return respond::problem(reason, None, conn.complaint().map_or("", |fault| fault.detail))
+                .map(Answer::whole);
         }
         self.served.set(self.served.get() + 1);
         let Request { head, body } = request;
@@ -106,7 +107,7 @@ impl Echo {
         }
         match body.collect().await {
             Ok(body) => ok(Answer::whole(describe(&head, &body.to_bytes()))),
-            Err(_) => respond::problem(conn.fault().unwrap_or(Reason::ClientClosed), "").map(Answer::whole),
+            Err(_) => respond::problem(conn.fault().unwrap_or(Reason::ClientClosed), None, "").map(Answer::whole),
         }
     }
 }

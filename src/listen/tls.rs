@@ -13,7 +13,6 @@ use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use rustls::{HandshakeKind, ProtocolVersion, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio_rustls::TlsAcceptor;
@@ -207,13 +206,8 @@ impl<W: Wire> AsyncWrite for Encrypted<W> {
 }
 
 /// What a client that speaks HTTP in clear is told.
-static PLAIN_HTTP: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let mut response = respond::problem(Reason::BadRequest, "");
-    response.body = Bytes::from_static(
-        br#"{"type":"about:blank","title":"Bad Request","status":400,"reason":"bad_request","detail":"this port speaks TLS: use https"}"#,
-    );
-    only_answer(&response)
-});
+static PLAIN_HTTP: LazyLock<Vec<u8>> =
+    LazyLock::new(|| only_answer(&respond::problem(Reason::BadRequest, Some("this port speaks TLS: use https"), "")));
 
 #[cfg(test)]
 mod tests {

@@ -21,7 +21,7 @@ pub(super) const TICK: Duration = Duration::from_millis(250);
 /// was being waited for. One more than fit, since the first is not a whole one.
 const WINDOW: u32 = 41;
 
-pub(super) const DRAINED: Fault = Fault::new(Reason::Draining, "the tunnel was cut off by the drain");
+pub(super) const DRAINED: Fault = Fault::new(Reason::Draining, "cut off by the drain");
 pub(super) const IDLE_TUNNEL: Fault = Fault::new(Reason::TunnelTimeout, "the tunnel was idle");
 const TOO_LONG: Fault = Fault::new(Reason::ExchangeTimeout, "the exchange took too long");
 pub(super) const SLOW_READER: Fault = Fault::new(Reason::SlowReader, "the answer was taken too slowly");
@@ -243,7 +243,7 @@ impl Watch {
     }
 
     fn cut(&self) {
-        if self.phase.get() == Phase::Tunnel {
+        if matches!(self.phase.get(), Phase::Exchange | Phase::Tunnel) {
             self.conn.set_fault(DRAINED);
         }
         self.killed.set(true);

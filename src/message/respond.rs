@@ -1,7 +1,7 @@
 //! From a reason to an answer: the only place where the status of an error of ours is chosen.
 //!
-//! Answers are problem documents (RFC 9457). The client learns the reason word and its request's id, and no more; what
-//! really happened stands in the log under the same id.
+//! Answers are problem documents (RFC 9457). The client learns the reason word, which rule it broke itself, and its request's
+//! id, and no more; what really happened stands in the log under the same id.
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -43,6 +43,9 @@ struct Problem<'a> {
     title: &'a str,
     status: u16,
     reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
     request_id: &'a str,
 }
 
@@ -83,14 +86,15 @@ pub fn call_ended(reason: Reason) -> HeaderMap {
     trailers
 }
 
-/// The answer for a reason.
-pub fn problem(reason: Reason, request_id: &str) -> Response<Bytes> {
+/// The answer for a reason. `detail`: what its client did wrong, if that is known. `request_id`: empty if it has none.
+pub fn problem(reason: Reason, detail: Option<&str>, request_id: &str) -> Response<Bytes> {
     let status = status(reason);
     let problem = Problem {
         r#type: "about:blank",
         title: status.canonical_reason().unwrap_or("Error"),
         status: status.as_u16(),
         reason: reason.as_str(),
+        detail,
         request_id,
     };
     let body = serde_json::to_vec(&problem).unwrap_or_default();
@@ -138,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_problem_says_what_and_for_which_request() {
-        let response = problem(Reason::NoHealthyBackend, "4f\"x");
+        let response = problem(Reason::NoHealthyBackend, None, "4f\"x");
         assert_eq!(response.head.status, 503);
         assert_eq!(response.head.fields.named("Retry-After").next(), Some(&b"1"[..]));
         let body: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
@@ -149,5 +153,8 @@ mod tests {
                 "reason": "no_healthy_backend", "request_id": "4f\"x",
             })
         );
+        let response = problem(Reason::BadRequest, Some("no Host"), "");
+        let body: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
+        assert_eq!((&body["detail"], body.get("request_id")), (&"no Host".into(), None));
     }
 }

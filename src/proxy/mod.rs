@@ -376,14 +376,18 @@ where
     fn refuse(&self, refused: Refused, ticket: &mut Ticket) -> Response<Bytes> {
         let Refused { reason, allow } = refused;
         ticket.reason = Some(reason);
-        if let Some(fault) = ticket.conn.complaint() {
+        let complaint = ticket.conn.complaint();
+        if let Some(fault) = complaint {
             if let Some(limit) = fault.limit {
                 self.slots.borrow().metrics().metrics().limit_hit(limit);
             }
             tracing::debug!(client = ticket.conn.peer_text(), request_id = ticket.request_id(), %fault, "refused");
         }
         let mut response = match &mut ticket.call {
-            None => respond::problem(reason, ticket.request_id()),
+            None => {
+                let detail = complaint.filter(|fault| fault.reason == reason).map(|fault| fault.detail);
+                respond::problem(reason, detail, ticket.request_id())
+            }
             Some(call) => {
                 call.end(reason);
                 respond::call_failed(reason)

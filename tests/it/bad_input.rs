@@ -2,6 +2,8 @@
 //! byte of it. Raw bytes, because a client library would not send them. The rules themselves have their tables in
 //! `message::framing`; here they are seen from outside.
 
+use serde_json::{Value, json};
+
 use crate::support::{Client, Origin, Proxy};
 
 fn config(origin: &Origin) -> String {
@@ -114,6 +116,25 @@ fn heads_that_break_a_rule_get_400_and_reach_no_backend() {
     assert_eq!(proxy.metric("shardgate_requests_total", &[("reason", "bad_request")]), cases.len() as f64);
     let line = proxy.access_where(|line| line["reason"] == "bad_request");
     assert_eq!(line["status"], 400);
+}
+
+/// What its sender can mend is said to it, and the log has what it asked for.
+#[test]
+fn a_bad_request_is_told_what_is_bad_and_logged_as_sent() {
+    let origin = Origin::start("one");
+    let proxy = Proxy::start(&config(&origin));
+    for (bytes, method, target, detail) in [
+        ("DELETE /v1/BTC HTTP/1.1\r\n\r\n", "DELETE", json!("/v1/BTC"), "no Host"),
+        ("PUT /v1/BTC HTTP/9.9\r\nHost: x\r\n\r\n", "PUT", Value::Null, "not a request line of HTTP/1.0 or 1.1"),
+        ("GARBAGE\r\n\r\n", "-", Value::Null, "not a request line of HTTP/1.0 or 1.1"),
+    ] {
+        let mut client = proxy.client();
+        client.send(bytes.as_bytes());
+        let answer: Value = serde_json::from_str(&client.response().text()).unwrap();
+        assert_eq!((&answer["reason"], &answer["detail"]), (&json!("bad_request"), &json!(detail)), "{bytes:?}");
+        let line = proxy.access_where(|line| line["request_id"] == answer["request_id"]);
+        assert_eq!((&line["method"], &line["target"]), (&json!(method), &target), "{bytes:?}");
+    }
 }
 
 #[test]

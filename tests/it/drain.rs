@@ -1,5 +1,7 @@
 //! Drain: SIGTERM lets what is under way end, takes nothing new, and leaves with 0.
 
+use std::process::Command;
+
 use rustix::process::Signal;
 
 use crate::support::proxy::AUTHORIZED;
@@ -72,9 +74,16 @@ fn what_does_not_end_is_cut_at_the_timeout() {
     let request = busy.format("GET", "/v1/BTC", &[], b"");
     busy.send(request);
     gate.waiting(1);
+    let url = format!("http://{}/v1/BTC", proxy.address());
+    let mut over_h2 = Command::new("curl").args(["-s", "--http2-prior-knowledge", &url]).spawn().unwrap();
+    gate.waiting(2);
     proxy.signal(Signal::TERM);
     assert_eq!(proxy.wait_exit(DEADLINE).code(), Some(0));
     gate.open();
+    assert!(!over_h2.wait().unwrap().success());
+    let cut = || proxy.access_lines().iter().filter(|line| line["reason"] == "draining").count();
+    poll("both in the log, by whose doing they ended", || (cut() == 2).then_some(()));
+    assert!(proxy.access_lines().iter().all(|line| line["status"] == 503), "{:?}", proxy.access_lines());
 }
 
 #[test]

@@ -43,8 +43,7 @@ pub(super) fn read(
         Ok(head) => Err(Box::new((Fault::bad("a CONNECT that asks for nothing"), head))),
         Err(fault) => {
             let target = scan.target(scratch).and_then(|target| str::from_utf8(target).ok()).unwrap_or_default();
-            let method = if parts.method == Method::HEAD { Method::HEAD } else { Method::GET };
-            let mut head = RequestHead::new(method, target, []);
+            let mut head = RequestHead::new(parts.method.clone(), target, []);
             head.version = Version::HTTP_2;
             Err(Box::new((fault, head)))
         }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use http::Version;
 use memchr::memchr;
 
-use super::{Fault, Framing, MAX_OPTIONS, decimal, is_token, line_end, name_end, target, trim, whole_field};
+use super::{Fault, Framing, MAX_OPTIONS, decimal, is_token, line_end, name_end, target, token_len, trim, whole_field};
 use crate::hint::cold_path;
 use crate::message::fields::{Field, Known};
 use crate::model::Reason;
@@ -135,10 +135,11 @@ impl Scan {
         Ok(None)
     }
 
-    /// Whether the method asks for an answer without a body, as far as that can be told: an answer to HEAD must have
-    /// none, even to a bad one.
-    pub fn is_head(&self, bytes: &[u8]) -> bool {
-        bytes.get(self.start..).is_some_and(|rest| rest.starts_with(b"HEAD "))
+    /// The method, as far as it can be told: an answer to HEAD has no body, even to a bad one.
+    pub fn method<'b>(&self, bytes: &'b [u8]) -> Option<&'b [u8]> {
+        let line = bytes.get(self.start..)?;
+        let (method, rest) = line.split_at_checked(token_len(line))?;
+        (!method.is_empty() && rest.first() == Some(&b' ')).then_some(method)
     }
 
     /// The request target, once the request line is complete and good.
