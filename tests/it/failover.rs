@@ -195,6 +195,8 @@ fn a_gateway_error_is_retried_and_the_last_answer_goes_through() {
     assert_eq!(proxy.get("/v1/BTC").origin(), "replica");
     assert_eq!(proxy.metric("shardgate_retries_total", &[("result", "success")]), 1.0);
     assert_eq!(proxy.metric("shardgate_retries_total", &[("result", "failure")]), 1.0);
+    let line = proxy.log_line("a try failed");
+    assert_eq!((&line["error"], &line["wrote"]), (&"answered 503".into(), &true.into()));
 
     replica.on("/v1/BTC", trouble("replica"));
     let got = proxy.get("/v1/BTC");

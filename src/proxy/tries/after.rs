@@ -84,6 +84,10 @@ where
         }
         self.count_retry(RetryResult::Failure);
         let terms = self.retry.filter(|_| self.outgoing.is_idempotent());
+        let answered = result.as_ref().ok().map(|sent| match sent.is_unavailable {
+            true => "the call ended with UNAVAILABLE".to_owned(),
+            false => format!("answered {}", sent.response.head.status.as_u16()),
+        });
         let terms = match result {
             Ok(sent) if sent.is_unavailable => {
                 // That calls may be repeated is what whoever has asked for this has said.
@@ -110,7 +114,13 @@ where
             self.note_lack_of_room(order);
         }
         let terms = terms.filter(|terms| self.retries < terms.max && self.body.is_replayable());
-        Ok(terms.filter(|_| is_any_left).map_or(Then::Nothing, Then::Retry))
+        let Some(terms) = terms.filter(|_| is_any_left) else { return Ok(Then::Nothing) };
+        // An answer that goes to the client is in the access log; one in whose place another is asked for is nowhere.
+        if let Some(error) = answered {
+            let (backend, request_id) = (&*backend.label, self.ticket.request_id());
+            tracing::warn!(backend, request_id, wrote = true, error, "a try failed");
+        }
+        Ok(Then::Retry(terms))
     }
 
     /// Pauses, and waits for room in the budget.
