@@ -19,6 +19,7 @@ use hyper_util::service::TowerToHyperService;
 use rustix::fs::{Mode, fchmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustls::ServerConnection;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -35,8 +36,13 @@ const MAX_CONNECTIONS: usize = 128;
 /// For a request's head, and between two requests of a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// For the reader to take some of an answer. Until then what is still to be sent is kept.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// For the reader to take as much of an answer as the kernel wants room for before it takes more from us: by default a
+/// third of a buffer that grows to megabytes, which a slow reader takes minutes for. Of [`SEND_BUFFER`], which Linux
+/// doubles, it is some 40 KB over TCP and 100 KB over a Unix socket.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Bytes that the kernel keeps of an answer.
+const SEND_BUFFER: usize = 64 * 1024;
 
 /// After a failed accept (out of descriptors): time for something to be closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -103,6 +109,7 @@ impl Socket {
             let accepted = match &self.kind {
                 SocketKind::Tcp(listener) => listener.accept().await.map(|(stream, peer)| {
                     let _ = stream.set_nodelay(true); // Only a matter of speed.
+                    let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER); // Only one of slow readers.
                     let (peer, app) = (peer.to_string(), app.clone());
                     match front.clone() {
                         None => connections.spawn(connection(stream, Peer::unknown(peer), app, place)),
@@ -111,6 +118,7 @@ impl Socket {
                 }),
                 SocketKind::Unix(listener) => listener.accept().await.map(|(stream, _)| {
                     let peer = Peer::of_socket(&stream);
+                    let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
                     connections.spawn(connection(stream, peer, app.clone(), place));
                 }),
             };
