@@ -55,7 +55,7 @@ fn a_region_is_taken_out_and_brought_back_by_the_line_it_prints() {
     let drain = poll("the line to try", || {
         proxy.output().iter().map(|line| line.trim().to_owned()).find(|line| line.contains(" drain "))
     });
-    let file = drain.rsplit(' ').next().expect("a word").to_owned();
+    let file = drain.rsplit(" --token-file ").next().expect("its last word").trim_matches('\'').to_owned();
     let mode = std::fs::metadata(&file).expect("it is there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let region = || {

@@ -9,7 +9,6 @@ mod token;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -31,8 +30,8 @@ pub(super) struct Demo {
     pub(super) config: String,
     /// What to type, one to a line, once the proxy listens.
     pub(super) lines: Lines,
-    /// For as long as it runs.
-    pub(super) token: Token,
+    /// For as long as it runs. `None`: there is no place for one, or no need.
+    pub(super) token: Option<Token>,
 }
 
 pub(super) struct Lines {
@@ -42,7 +41,8 @@ pub(super) struct Lines {
     /// Another pool, in another region if there is one.
     other: (String, String),
     backends: usize,
-    token_file: PathBuf,
+    /// That `drain` needs, as a shell takes it. `None`: it can't be tried.
+    credentials: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -115,15 +115,22 @@ pub(super) fn start(listen: &str, admin: &str) -> anyhow::Result<Demo> {
         config = config.replacen(&format!("\"{from}\""), &format!("\"{MARK}{to}\""), 1);
     }
     config.retain(|c| c != MARK);
-    let token = Token::new().context("can't write a token for the admin address")?;
-    let token_file = Value::from(token.path().to_string_lossy());
-    config = config.replacen("[admin]\n", &format!("[admin]\ntoken_file = {token_file}\n"), 1);
+    // Who may open a Unix socket needs none. Where nothing can be written the demo does without.
+    let token = if admin.starts_with("unix:") { None } else { Token::new().ok() };
+    let token_file = token.as_ref().and_then(Token::path);
+    if let Some(path) = token_file {
+        let line = format!("[admin]\ntoken_file = {}\n", Value::from(path));
+        config = config.replacen("[admin]\n", &line, 1);
+    }
+    let credentials = match token_file {
+        Some(path) => Some(format!(" --token-file {}", quoted(path))),
+        None => admin.starts_with("unix:").then(String::new),
+    };
 
     let home = pools.iter().find(|p| p.1 == wanted.server.default_region);
     let first = home.cloned().context("config/demo.toml has no pool in its default region")?;
     let other = pools.iter().find(|p| p.0 != first.0 && p.1 != first.1).unwrap_or(&first).clone();
-    let token_file = token.path().to_owned();
-    Ok(Demo { config, lines: Lines { control, first, other, backends: pools.len(), token_file }, token })
+    Ok(Demo { config, lines: Lines { control, first, other, backends: pools.len(), credentials }, token })
 }
 
 impl Lines {
@@ -131,8 +138,15 @@ impl Lines {
     ///
     /// `program`: how this program was called, since it need not be in the PATH.
     pub(super) fn invitation(&self, program: &str, proxy: &str, admin: &str) -> String {
-        let Self { control, first: (asset, region), other: (other_asset, other_region), backends, token_file } = self;
-        let token_file = token_file.display();
+        let Self { control, first: (asset, region), other: (other_asset, other_region), backends, credentials } = self;
+        let program = quoted(program);
+        let drain = credentials.as_ref().map_or_else(String::new, |credentials| {
+            format!(
+                "A whole region goes out for maintenance; the same with `ready` instead of `drain` brings it back:\n\
+                 \n  {program} drain {region} --admin {admin}{credentials}\n\
+                 \n"
+            )
+        });
         format!(
             "shardgate demo: http://{proxy}, admin http://{admin}, {backends} sample backends (their data is made up)\n\
              \n\
@@ -142,12 +156,16 @@ impl Lines {
              \n  curl -s -X POST http://{control}/die/{asset}/{region}   # kills every backend of {asset} in {region}\n\
              \n\
              Then ask for {asset} again: another region answers. `/revive/{asset}/{region}` brings them back.\n\
-             A whole region goes out for maintenance, and comes back with `ready`:\n\
-             \n  {program} drain {region} --admin {admin} --token-file {token_file}\n\
-             \n\
+             {drain}\
              Metrics: http://{admin}/metrics. State: {program} status --admin {admin}. Ctrl-C ends it.\n"
         )
     }
+}
+
+/// As a shell takes it for one word.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]
