@@ -1,6 +1,7 @@
 # Two stages: one compiles, the other has the binary and the C library, no shell, no package manager, no root.
 
-FROM rust:1.95-bookworm AS build
+# The version that the profile of release builds is of (profile/made-of).
+FROM rust:1.95.0-bookworm AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY src src

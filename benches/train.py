@@ -69,15 +69,18 @@ def output(*command):
 def made_of():
     """What the names of functions depend on: the compiler, and each dependency's version and features. `tests/it/profile.rs` says
     when that is not so any more."""
-    tree = output("cargo", "tree", "--locked", "--edges", "normal", "--prefix", "none", "--format", "{p} {f}")
+    tree = output("cargo", "tree", "--color", "never", "--locked", "--target", "x86_64-unknown-linux-gnu",
+                  "--edges", "normal", "--prefix", "none", "--format", "{p} {f}")
     lines = {line.removesuffix(" (*)").replace(f" ({ROOT})", "").rstrip() for line in tree.splitlines()}
     return output("rustc", "--version") + "".join(f"{line}\n" for line in sorted(lines))
 
 
 def build():
     command = ["cargo", "build", "--release", "--locked", "--bin", "shardgate", "--target-dir", TARGET]
-    # Not past a wrapper that is somebody's own.
-    env = os.environ | {"RUSTC_WRAPPER": str(ROOT / "profile/rustc"), "SHARDGATE_COUNTS": str(TARGET / "counts")}
+    # Past what somebody has set for builds of their own: a wrapper, flags, a target.
+    theirs = ("RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_", "CARGO_PROFILE_", "CARGO_TARGET_")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
+    env |= {"RUSTC_WRAPPER": str(ROOT / "profile/rustc"), "SHARDGATE_COUNTS": str(TARGET / "counts")}
     subprocess.run(command, check=True, cwd=ROOT, env=env)
     return TARGET / "release/shardgate"
 

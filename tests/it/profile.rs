@@ -1,43 +1,82 @@
 //! The profile that release builds are laid out by (`profile/README.md`): whether they get it, and whether it knows them.
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::Command;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).canonicalize().unwrap()
+}
+
+/// What cargo calls in place of the compiler, by the file that tells it so.
+fn wrapper() -> PathBuf {
+    let config = std::fs::read_to_string(root().join(".cargo/config.toml")).unwrap();
+    let config: toml::Table = config.parse().unwrap();
+    root().join(config["build"]["rustc-wrapper"].as_str().unwrap())
+}
+
+fn call(compiler: &Path, arguments: &str, counts: Option<&str>) -> Output {
+    let mut command = Command::new(wrapper());
+    command.arg(compiler).args(arguments.split(' ')).env_remove("SHARDGATE_COUNTS");
+    command.envs(counts.map(|to| ("SHARDGATE_COUNTS", to))).output().unwrap()
+}
 
 #[test]
 fn what_is_optimized_gets_the_profile() {
-    let profile = format!(" -Cprofile-use={ROOT}/profile/release.profdata");
+    let path = root().join("profile/release.profdata");
+    assert!(std::fs::read(&path).unwrap().starts_with(b"\xfflprofi\x81"), "what LLVM's indexed profiles begin with");
+    let profile = format!(" -Cprofile-use={}", path.display());
     let counts = " -Cprofile-generate=/somewhere/else".to_owned();
+    let nothing = String::new();
+    let release = "--crate-name it -C opt-level=3 -C lto";
     for (arguments, directory, added) in [
-        ("--crate-name it -C opt-level=3 -C lto", None, &profile),
-        ("--crate-name it -C opt-level=3 -C lto", Some("/somewhere/else"), &counts),
-        ("--crate-name it -C opt-level=3 -C lto", Some(""), &profile),
-        ("--crate-name it -C debuginfo=1", None, &String::new()),
-        ("--crate-name it -C debuginfo=1", Some("/somewhere/else"), &String::new()),
-        ("-vV", None, &String::new()),
+        (release, None, &profile),
+        (release, Some("/somewhere/else"), &counts),
+        (release, Some(""), &profile),
+        ("--crate-name it -C debuginfo=1", None, &nothing),
+        ("--crate-name it -C debuginfo=1", Some("/somewhere/else"), &nothing),
+        ("--crate-name it -C opt-level=3 -Cprofile-generate=/tmp", None, &nothing),
+        ("--crate-name it -C opt-level=3 -C profile-use=/my/own", None, &nothing),
+        ("--crate-name it -C opt-level=3 -Cinstrument-coverage", None, &nothing),
+        ("-vV", None, &nothing),
     ] {
-        let mut wrapper = Command::new(Path::new(ROOT).join("profile/rustc"));
-        wrapper.arg("echo").args(arguments.split(' ')).env_remove("SHARDGATE_COUNTS");
-        let said = wrapper.envs(directory.map(|to| ("SHARDGATE_COUNTS", to))).output().expect("it runs");
-        assert!(said.status.success(), "{arguments}: {said:?}");
+        let said = call(Path::new("echo"), arguments, directory);
+        assert!(said.status.success() && said.stderr.is_empty(), "{arguments}: {said:?}");
         assert_eq!(String::from_utf8_lossy(&said.stdout).trim_end(), format!("{arguments}{added}"));
     }
 }
 
-/// With another version of the compiler or of one dependency the names of functions are others, and the compiler would go
-/// without a profile and not say so.
 #[test]
-fn the_profile_knows_this_compiler_and_these_dependencies() {
-    let made_of = std::fs::read_to_string(Path::new(ROOT).join("profile/made-of")).expect("readable");
+fn another_compiler_is_told_of() {
+    let made_of = std::fs::read_to_string(root().join("profile/made-of")).unwrap();
+    let (compiler, _) = made_of.split_once('\n').unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("rustc");
+    for (version, told) in [(compiler, ""), ("rustc 9.9.9 (of the future)", "this is rustc 9.9.9 (of the future)")] {
+        std::fs::write(&path, format!("#!/bin/sh\necho '{version}'\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let said = call(&path, "--crate-name shardgate -C opt-level=3", None);
+        assert!(said.status.success(), "{said:?}");
+        let words = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(words.contains(told) && words.is_empty() == told.is_empty(), "{version}: {words}");
+    }
+}
+
+/// With another version of one dependency the names of functions are others, and the compiler would go without a profile and not
+/// say so.
+#[test]
+fn the_profile_is_of_these_dependencies() {
+    let made_of = std::fs::read_to_string(root().join("profile/made-of")).unwrap();
     let (compiler, known) = made_of.split_once('\n').expect("two lines at least");
     let known: BTreeSet<_> = known.lines().map(str::to_owned).collect();
     let mut tree = Command::new(env!("CARGO"));
-    tree.args("tree --locked --offline --edges normal --prefix none --format".split(' ')).arg("{p} {f}");
-    let tree = tree.current_dir(ROOT).output().expect("cargo runs");
+    // The target that it was made on, wherever this runs.
+    tree.args("tree --color never --locked --offline --target x86_64-unknown-linux-gnu".split(' '));
+    tree.args("--edges normal --prefix none --format".split(' ')).arg("{p} {f}");
+    let tree = tree.current_dir(root()).output().expect("cargo runs");
     assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
-    let here = format!(" ({ROOT})");
+    let here = format!(" ({})", root().display());
     let tree = String::from_utf8(tree.stdout).expect("UTF-8");
     let now: BTreeSet<_> =
         tree.lines().map(|line| line.trim_end_matches(" (*)").replace(&here, "").trim_end().to_owned()).collect();
