@@ -21,7 +21,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Method;
 use tokio::io::AsyncWrite;
 
 use super::incoming::Source;
@@ -30,7 +29,7 @@ use super::watch::{Measure, Watch};
 use super::wire::Wire;
 use crate::hint::cold_path;
 use crate::message::buffer::{Buffer, Left, Memory, Waiting};
-use crate::message::framing::{Chunks, Fault, Framing, HeadLimits, Scan};
+use crate::message::framing::{Chunks, Fault, Framing, HeadLimits, Scan, method_of_refused};
 use crate::message::{Conn, RequestHead};
 use crate::model::{Limits, Reason};
 
@@ -43,9 +42,6 @@ const SAFE: usize = 4096;
 
 /// A head may be this long, whatever the file says.
 const MAX_HEAD: usize = 1024 * 1024;
-
-/// In the place of a method that could not be made out.
-const UNKNOWN: &[u8] = b"-";
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -273,8 +269,7 @@ impl<W: Wire> Stream<W> {
         self.conn().refuse(fault);
         *self.body.borrow_mut() = Body::Broken;
         let target = scan.target(bytes).and_then(|target| str::from_utf8(target).ok()).unwrap_or_default();
-        let method = scan.method(bytes).unwrap_or(UNKNOWN);
-        let mut head = RequestHead::new(Method::from_bytes(method).unwrap_or_default(), target, []);
+        let mut head = RequestHead::new(method_of_refused(scan.method(bytes)), target, []);
         head.keep_alive = false;
         head
     }

@@ -83,8 +83,7 @@ impl Service for Echo {
 impl Echo {
     async fn answer(&self, request: Request<Incoming>, conn: &Conn) -> Response<Answer> {
         if let Some(reason) = conn.verdict() {
-            return respond::problem(reason, None, conn.complaint().map_or("", |fault| fault.detail))
-                .map(Answer::whole);
+            return respond::problem(reason, conn.complaint().map(|fault| fault.detail), "").map(Answer::whole);
         }
         self.served.set(self.served.get() + 1);
         let Request { head, body } = request;

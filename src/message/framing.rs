@@ -20,7 +20,7 @@ mod target;
 mod tests;
 
 pub use chunk::{Chunks, Decoded};
-pub use head::{Head, HeadLimits, Scan};
+pub use head::{Head, HeadLimits, Scan, method_of_refused};
 pub(super) use target::split_absolute;
 pub use target::{origin_form, valid_host};
 

@@ -41,7 +41,7 @@ use crate::hint::cold_path;
 use crate::message::body::{Attempt, BodyFault, ReplayBudget, RequestBody};
 use crate::message::conn::Conn;
 use crate::message::fields::{Fields, Known, Names};
-use crate::message::framing::origin_form;
+use crate::message::framing::{Fault, origin_form};
 use crate::message::tunnel::Tunnel;
 use crate::message::{self, Request, RequestHead, Response, ResponseHead, hop, respond, upgrade};
 use crate::model::{Action, HeaderEdits, Key, Limits, Reason};
@@ -385,7 +385,8 @@ where
         }
         let mut response = match &mut ticket.call {
             None => {
-                let detail = complaint.filter(|fault| fault.reason == reason).map(|fault| fault.detail);
+                let is_theirs = |fault: &Fault| fault.reason == reason && respond::status(reason).is_client_error();
+                let detail = complaint.filter(is_theirs).map(|fault| fault.detail);
                 respond::problem(reason, detail, ticket.request_id())
             }
             Some(call) => {

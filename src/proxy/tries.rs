@@ -243,8 +243,9 @@ where
             match self.judged(result, &next.server.backend, order) {
                 ControlFlow::Break(answer) => return ControlFlow::Break(answer),
                 ControlFlow::Continue(Then::Free) => {}
-                ControlFlow::Continue(Then::Retry(terms)) if self.may_retry(&terms, order).await => {}
-                ControlFlow::Continue(Then::Retry(_) | Then::Nothing) => {
+                ControlFlow::Continue(Then::Retry(terms, instead_of))
+                    if self.may_retry(&terms, instead_of, order).await => {}
+                ControlFlow::Continue(Then::Retry(..) | Then::Nothing) => {
                     return ControlFlow::Break(self.last_word());
                 }
             }

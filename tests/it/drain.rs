@@ -75,7 +75,8 @@ fn what_does_not_end_is_cut_at_the_timeout() {
     busy.send(request);
     gate.waiting(1);
     let url = format!("http://{}/v1/BTC", proxy.address());
-    let mut over_h2 = Command::new("curl").args(["-s", "--http2-prior-knowledge", &url]).spawn().unwrap();
+    let mut over_h2 =
+        Command::new("curl").args(["-s", "--max-time", "60", "--http2-prior-knowledge", &url]).spawn().unwrap();
     gate.waiting(2);
     proxy.signal(Signal::TERM);
     assert_eq!(proxy.wait_exit(DEADLINE).code(), Some(0));

@@ -185,6 +185,20 @@ fn what_a_backend_may_have_seen_is_repeated_only_without_effect() {
     }
 }
 
+/// What goes to the client is in the access log already, and when all answer 503 the log must not fill up.
+#[test]
+fn a_gateway_error_that_is_the_answer_is_no_line_of_its_own() {
+    let (one, two, replica, far) = origins();
+    let retry = "[defaults.retry]\nbudget_percent = 0\nbudget_min = 0\n";
+    let proxy = Proxy::start(&(config([&one, &two, &replica], &far, "") + retry));
+    for origin in [&one, &two] {
+        origin.on("/v1/BTC", Behaviour::Answer(503, vec![], "busy".into()));
+    }
+    assert_eq!(proxy.get("/v1/BTC").status, 503);
+    assert_eq!(proxy.metric("shardgate_retries_total", &[("result", "no_budget")]), 1.0);
+    assert!(!proxy.log().contains("a try failed"), "{}", proxy.log());
+}
+
 #[test]
 fn a_gateway_error_is_retried_and_the_last_answer_goes_through() {
     let (one, two, replica, far) = origins();

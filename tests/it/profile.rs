@@ -1,7 +1,6 @@
 //! The profile that release builds are laid out by (`profile/README.md`): whether they get it, and whether it knows them.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -16,10 +15,10 @@ fn wrapper() -> PathBuf {
     root().join(config["build"]["rustc-wrapper"].as_str().unwrap())
 }
 
-fn call(compiler: &Path, arguments: &str, counts: Option<&str>) -> Output {
+fn call(compiler: &Path, arguments: &str, environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(wrapper());
     command.arg(compiler).args(arguments.split(' ')).env_remove("SHARDGATE_COUNTS");
-    command.envs(counts.map(|to| ("SHARDGATE_COUNTS", to))).output().unwrap()
+    command.envs(environment.iter().copied()).output().unwrap()
 }
 
 #[test]
@@ -39,9 +38,11 @@ fn what_is_optimized_gets_the_profile() {
         ("--crate-name it -C opt-level=3 -Cprofile-generate=/tmp", None, &nothing),
         ("--crate-name it -C opt-level=3 -C profile-use=/my/own", None, &nothing),
         ("--crate-name it -C opt-level=3 -Cinstrument-coverage", None, &nothing),
+        ("--crate-name it -C opt-level=3 -o /profile-use/it", None, &profile),
         ("-vV", None, &nothing),
     ] {
-        let said = call(Path::new("echo"), arguments, directory);
+        let environment = directory.map(|to| ("SHARDGATE_COUNTS", to));
+        let said = call(Path::new("echo"), arguments, environment.as_slice());
         assert!(said.status.success() && said.stderr.is_empty(), "{arguments}: {said:?}");
         assert_eq!(String::from_utf8_lossy(&said.stdout).trim_end(), format!("{arguments}{added}"));
     }
@@ -51,12 +52,13 @@ fn what_is_optimized_gets_the_profile() {
 fn another_compiler_is_told_of() {
     let made_of = std::fs::read_to_string(root().join("profile/made-of")).unwrap();
     let (compiler, _) = made_of.split_once('\n').unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("rustc");
-    for (version, told) in [(compiler, ""), ("rustc 9.9.9 (of the future)", "this is rustc 9.9.9 (of the future)")] {
-        std::fs::write(&path, format!("#!/bin/sh\necho '{version}'\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let said = call(&path, "--crate-name shardgate -C opt-level=3", None);
+    for (version, told) in [
+        (compiler, ""),
+        ("rustc 9.9.9 (of the future)", "this is rustc 9.9.9 (of the future)"),
+        ("clippy 0.1.9 (in the place of a compiler)", ""),
+    ] {
+        let compiler = root().join("tests/it/support/compiler.sh");
+        let said = call(&compiler, "--crate-name shardgate -C opt-level=3", &[("VERSION", version)]);
         assert!(said.status.success(), "{said:?}");
         let words = String::from_utf8_lossy(&said.stderr).into_owned();
         assert!(words.contains(told) && words.is_empty() == told.is_empty(), "{version}: {words}");

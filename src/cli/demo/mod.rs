@@ -139,11 +139,11 @@ impl Lines {
     /// `program`: how this program was called, since it need not be in the PATH.
     pub(super) fn invitation(&self, program: &str, proxy: &str, admin: &str) -> String {
         let Self { control, first: (asset, region), other: (other_asset, other_region), backends, credentials } = self;
-        let program = quoted(program);
+        let (program, at) = (quoted(program), quoted(admin));
         let drain = credentials.as_ref().map_or_else(String::new, |credentials| {
             format!(
                 "A whole region goes out for maintenance; the same with `ready` instead of `drain` brings it back:\n\
-                 \n  {program} drain {region} --admin {admin}{credentials}\n\
+                 \n  {program} drain {region} --admin {at}{credentials}\n\
                  \n"
             )
         });
@@ -157,7 +157,7 @@ impl Lines {
              \n\
              Then ask for {asset} again: another region answers. `/revive/{asset}/{region}` brings them back.\n\
              {drain}\
-             Metrics: http://{admin}/metrics. State: {program} status --admin {admin}. Ctrl-C ends it.\n"
+             Metrics: http://{admin}/metrics. State: {program} status --admin {at}. Ctrl-C ends it.\n"
         )
     }
 }
@@ -165,7 +165,11 @@ impl Lines {
 /// As a shell takes it for one word.
 fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
-    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]

@@ -22,9 +22,9 @@ impl Token {
         Ok(made)
     }
 
-    /// Where it is; `None`: at a path that is not text, which no configuration can name.
+    /// Where it is; `None`: at a path that a configuration can't name as it is.
     pub(super) fn path(&self) -> Option<&str> {
-        self.0.to_str()
+        self.0.to_str().filter(|path| !path.contains(|c: char| c.is_control() || c == '$'))
     }
 }
 

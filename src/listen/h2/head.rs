@@ -10,7 +10,7 @@ use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderVa
 use http::{Method, Version, request};
 
 use crate::message::fields::{Known, Names, line};
-use crate::message::framing::{Fault, Scan};
+use crate::message::framing::{Fault, Scan, method_of_refused};
 use crate::message::hop::HOP_BY_HOP;
 use crate::message::{RequestHead, ResponseHead, upgrade, websocket};
 use crate::model::Limits;
@@ -43,7 +43,8 @@ pub(super) fn read(
         Ok(head) => Err(Box::new((Fault::bad("a CONNECT that asks for nothing"), head))),
         Err(fault) => {
             let target = scan.target(scratch).and_then(|target| str::from_utf8(target).ok()).unwrap_or_default();
-            let mut head = RequestHead::new(parts.method.clone(), target, []);
+            let method = method_of_refused(Some(parts.method.as_str().as_bytes()));
+            let mut head = RequestHead::new(method, target, []);
             head.version = Version::HTTP_2;
             Err(Box::new((fault, head)))
         }

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use http::Version;
+use http::{Method, Version};
 use memchr::memchr;
 
 use super::{Fault, Framing, MAX_OPTIONS, decimal, is_token, line_end, name_end, target, token_len, trim, whole_field};
@@ -139,7 +139,7 @@ impl Scan {
     pub fn method<'b>(&self, bytes: &'b [u8]) -> Option<&'b [u8]> {
         let line = bytes.get(self.start..)?;
         let (method, rest) = line.split_at_checked(token_len(line))?;
-        (!method.is_empty() && rest.first() == Some(&b' ')).then_some(method)
+        (rest.first() == Some(&b' ')).then_some(method)
     }
 
     /// The request target, once the request line is complete and good.
@@ -310,6 +310,13 @@ impl Scan {
             fields: std::mem::take(&mut self.fields),
         })
     }
+}
+
+/// The method of a head that was refused, for the log and for what an answer may have: `-` in the place of one that could not be
+/// made out, or is longer than any may be.
+pub fn method_of_refused(method: Option<&[u8]>) -> Method {
+    let method = method.filter(|method| (1..=MAX_METHOD).contains(&method.len()));
+    Method::from_bytes(method.unwrap_or(b"-")).unwrap_or_default()
 }
 
 /// Bytes of a method. No method in the registry has half of that.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::Body;
 use tokio::time::sleep;
 
@@ -26,8 +27,8 @@ const WAITS: u32 = 2;
 pub(super) enum Then {
     /// Another one for free.
     Free,
-    /// A retry by these terms.
-    Retry(Retry),
+    /// A retry by these terms, in the place of the answer with this status if it was one that failed.
+    Retry(Retry, Option<StatusCode>),
     Nothing,
 }
 
@@ -84,10 +85,7 @@ where
         }
         self.count_retry(RetryResult::Failure);
         let terms = self.retry.filter(|_| self.outgoing.is_idempotent());
-        let answered = result.as_ref().ok().map(|sent| match sent.is_unavailable {
-            true => "the call ended with UNAVAILABLE".to_owned(),
-            false => format!("answered {}", sent.response.head.status.as_u16()),
-        });
+        let passed_over = answered(&result);
         let terms = match result {
             Ok(sent) if sent.is_unavailable => {
                 // That calls may be repeated is what whoever has asked for this has said.
@@ -114,17 +112,16 @@ where
             self.note_lack_of_room(order);
         }
         let terms = terms.filter(|terms| self.retries < terms.max && self.body.is_replayable());
-        let Some(terms) = terms.filter(|_| is_any_left) else { return Ok(Then::Nothing) };
-        // An answer that goes to the client is in the access log; one in whose place another is asked for is nowhere.
-        if let Some(error) = answered {
-            let (backend, request_id) = (&*backend.label, self.ticket.request_id());
-            tracing::warn!(backend, request_id, wrote = true, error, "a try failed");
-        }
-        Ok(Then::Retry(terms))
+        Ok(terms.filter(|_| is_any_left).map_or(Then::Nothing, |terms| Then::Retry(terms, passed_over)))
     }
 
     /// Pauses, and waits for room in the budget.
-    pub(super) async fn may_retry(&mut self, terms: &Retry, order: &mut Order<'_>) -> bool {
+    pub(super) async fn may_retry(
+        &mut self,
+        terms: &Retry,
+        passed_over: Option<StatusCode>,
+        order: &mut Order<'_>,
+    ) -> bool {
         sleep(pause(self.retries, &mut order.random)).await;
         self.retrying = self.slot.budget.wait(terms, &mut order.random).await;
         self.retries += 1;
@@ -133,8 +130,25 @@ where
         {
             key.cells.retry(RetryResult::NoBudget);
         }
+        if let (Some(_), Some(status), Some(backend)) = (&self.retrying, passed_over, &self.ticket.backend) {
+            self.note_passed_over(&backend.label, status);
+        }
         self.retrying.is_some()
     }
+
+    /// An answer that goes to the client is in the access log. One in whose place another is asked for would be nowhere.
+    pub(super) fn note_passed_over(&self, backend: &str, status: StatusCode) {
+        let error = match status {
+            StatusCode::OK => "the call ended with UNAVAILABLE".to_owned(),
+            status => format!("answered {}", status.as_u16()),
+        };
+        tracing::warn!(backend, request_id = self.ticket.request_id(), wrote = true, error, "a try failed");
+    }
+}
+
+/// The status of a try that failed by its answer.
+pub(super) fn answered<B>(result: &Tried<B>) -> Option<StatusCode> {
+    result.as_ref().ok().map(|sent| sent.response.head.status)
 }
 
 /// Whether a try that a backend may have seen can be followed by another, whatever comes of it: by what [`Tries::failed`]

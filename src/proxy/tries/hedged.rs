@@ -17,6 +17,7 @@ use http::Method;
 use http_body::Body;
 use tokio::time::Instant;
 
+use super::after::answered;
 use super::race::{Finish, race};
 use super::{Start, Tried, Tries};
 use crate::backend::{Backend, InFlight};
@@ -169,6 +170,9 @@ where
         // What was free does not count.
         self.retries += u32::from(!matches!(ended.done.result, Err(Failure::Unseen(_))));
         let result = self.over(ended, hedging);
+        if let Some(status) = answered(&result) {
+            self.note_passed_over(&backend.label, status);
+        }
         self.failed(result, backend, order).map(drop)
     }
 
