@@ -70,4 +70,15 @@ impl<'e> Context<'e> {
     pub(super) fn resolve(&self, span: Span, path: &str) -> PathBuf {
         self.directories.get(span.file as usize).map_or(Path::new(""), PathBuf::as_path).join(path)
     }
+
+    /// That a file can't be made at this path, if its directory is not there. It is no error: the file may be checked on
+    /// another machine than the one that it is for.
+    pub(super) fn note_missing_directory(&self, span: Span, path: &Path) {
+        if let Some(directory) =
+            path.parent().filter(|directory| !directory.as_os_str().is_empty() && !directory.is_dir())
+        {
+            let fault = Fault::warning(span, format!("there is no directory {} on this machine", directory.display()));
+            self.note(fault.help("shardgate makes files, but no directories"));
+        }
+    }
 }

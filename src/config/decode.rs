@@ -51,6 +51,12 @@ impl<'a, 'i, 'e> Fields<'a, 'i, 'e> {
         self.get(key).and_then(|value| reader(self.cx, value))
     }
 
+    /// Whether an unknown key was probably meant to be this one, so that it is not missed as well.
+    pub(super) fn is_misspelt(&self, key: &str) -> bool {
+        let mut unknown = self.table.entries.iter().filter(|entry| !self.known.contains(&entry.key.as_ref()));
+        unknown.any(|entry| super::hint::nearest(&entry.key, self.known.iter().copied()) == Some(key))
+    }
+
     /// Where a key stands.
     pub(super) fn span(&self, key: &str) -> Option<Span> {
         self.table.entry(key).map(|entry| entry.span)

@@ -34,6 +34,10 @@ fn access(cx: &Context<'_>, value: &Value<'_>) -> Option<LogSink> {
     Some(match text(cx, value)? {
         "off" => LogSink::Off,
         "stdout" => LogSink::Stdout,
-        path => LogSink::File(cx.resolve(value.span, path)),
+        path => {
+            let path = cx.resolve(value.span, path);
+            cx.note_missing_directory(value.span, &path);
+            LogSink::File(path)
+        }
     })
 }

@@ -40,6 +40,9 @@ pub(super) fn decode(
         faulty |= read.is_none();
     }
     if members.is_empty() && (!faulty || is_empty_list(fields.get("primaries"))) {
+        if fields.is_misspelt("primaries") || fields.is_misspelt("replicas") {
+            return None;
+        }
         let span = fields.span("primaries").unwrap_or(pool);
         let fault = Fault::error(span, "this pool has no backend").absence();
         cx.note(fault.help("such as `primaries = [\"10.1.0.11:8000\", \"10.1.0.12:8000\"]`"));

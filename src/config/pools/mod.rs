@@ -234,7 +234,12 @@ fn warn_of_single_primaries(cx: &Context<'_>, found: &[Found], regions: &Regions
         return;
     };
     let name = |asset: AssetId| assets.name(asset);
-    let region = regions.list.get(first.pool.region.index()).map_or("", |region| region.name.as_ref());
+    let region = regions.list.get(first.pool.region.index());
+    let help = match region.is_some_and(|region| !region.fallback.is_empty()) {
+        true => "when that backend is down, only a fallback region can serve",
+        false => "when that backend is down, nothing can serve: its region has no fallback",
+    };
+    let region = region.map_or("", |region| region.name.as_ref());
     let asset = match first.pool.asset {
         PoolAsset::Named(asset) => name(asset),
         PoolAsset::Any => "*",
@@ -244,5 +249,5 @@ fn warn_of_single_primaries(cx: &Context<'_>, found: &[Found], regions: &Regions
         2 => format!("the pool {asset}/{region} and one more have a single primary and no replica"),
         _ => format!("the pool {asset}/{region} and {} more have a single primary and no replica", count - 1),
     };
-    cx.note(Fault::warning(first.span, message).help("when that backend is down, only a fallback region can serve"));
+    cx.note(Fault::warning(first.span, message).help(help));
 }
