@@ -161,8 +161,8 @@ impl Conn {
         if self.secure.get().is_some() { "https" } else { "http" }
     }
 
-    /// Set while the request being served is a stand-in of ours for one that was refused before it
-    /// came this far: answer with this and nothing else. The connection closes after it.
+    /// Set while the request being served is a stand-in of ours for one that was refused before it came this far: answer
+    /// with this and nothing else. The connection closes after it.
     pub fn verdict(&self) -> Option<Reason> {
         self.verdict.get().map(|fault| fault.reason)
     }
