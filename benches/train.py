@@ -93,7 +93,7 @@ def serve(directory, seconds):
             proxies.start(name)
             for scenario in scenarios:
                 print(f"{name}: {scenario}", flush=True)
-                (load.h2 if scenario in load.H2 else load.wrk)(proxies, name, scenario, seconds)
+                load.ask(proxies, name, scenario, seconds)
             end(proxies.processes.pop(name), directory)
     finally:
         proxies.stop()

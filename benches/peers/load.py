@@ -31,6 +31,11 @@ H2 = {
 IDLE, SLOW = 9900, 1000
 
 
+def ask(proxies, name, scenario, seconds):
+    """As wrk, of either list."""
+    return (h2 if scenario in H2 else wrk)(proxies, name, scenario, seconds)
+
+
 def wrk(proxies, name, scenario, seconds):
     """CPU time of the proxy per request, in microseconds, and requests per second."""
     _, argument, connections, script = WRK[scenario]

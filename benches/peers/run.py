@@ -80,12 +80,11 @@ def ratio(ours, theirs):
 
 
 def cpu(proxies, scenario, names, args):
-    ask = load.h2 if scenario in load.H2 else load.wrk
     if scenario in load.H2 or scenario.startswith("tls"):
         names = [name for name in names if name != "relay"]
     for name in names:
-        ask(proxies, name, scenario, 1)
-    figures = rounds(args, names, lambda name: ask(proxies, name, scenario, args.seconds))
+        load.ask(proxies, name, scenario, 1)
+    figures = rounds(args, names, lambda name: load.ask(proxies, name, scenario, args.seconds))
     result = {}
     for name in names:
         used, served = zip(*figures[name])

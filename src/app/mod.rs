@@ -66,14 +66,14 @@ pub enum RunError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The admin address can't be bound.
-    #[error("cannot bind the admin address {address}: {source}{}", held(.holder))]
+    #[error("cannot bind the admin address {address}: {source}{held_by}")]
     Admin {
         /// As it was configured.
         address: String,
         /// What the system says.
         source: std::io::Error,
-        /// The process that has it, if that can be known.
-        holder: Option<String>,
+        /// Who has it, as [`crate::listen::held_by`] says.
+        held_by: String,
     },
     /// Anything else.
     #[error("{what}: {error}")]
@@ -83,10 +83,6 @@ pub enum RunError {
         /// What the system says. Not a `source`, since the text has it already.
         error: std::io::Error,
     },
-}
-
-fn held(holder: &Option<String>) -> String {
-    holder.as_ref().map_or_else(String::new, |holder| format!(" (held by {holder})"))
 }
 
 impl From<listeners::Cannot> for RunError {

@@ -138,7 +138,7 @@ fn plan(cx: &Context<'_>, mut tree: Table<'_>, hash: String, files: Vec<PathBuf>
     let pools = pools::decode(cx, pools, &defaults, &regions, &mut assets);
     let any_pool = pools.last().is_some_and(|pool| pool.asset == PoolAsset::Any);
     let routes = routes::decode(cx, f.get("routes"), &regions, &assets, any_pool);
-    unserved::note(cx, &pools, &routes, &assets);
+    unserved::note(cx, &pools, any_pool, &routes, &assets);
     let (listeners, binds) = listeners::decode(cx, f.get("listeners"));
     Plan {
         hash,

@@ -7,7 +7,8 @@ use super::diagnostic::Fault;
 use super::source::Span;
 use crate::model::{Action, Pool, PoolAsset, Route};
 
-pub(super) fn note(cx: &Context<'_>, pools: &[Pool], routes: &[Route], assets: &Assets) {
+/// `any_pool`: whether there is a `*` pool, which serves every asset.
+pub(super) fn note(cx: &Context<'_>, pools: &[Pool], any_pool: bool, routes: &[Route], assets: &Assets) {
     if pools.is_empty() {
         if routes.iter().any(|route| matches!(route.action, Action::Forward)) {
             let fault = Fault::warning(Span::whole_file(0), "there is no pool: nothing can be forwarded");
@@ -16,7 +17,7 @@ pub(super) fn note(cx: &Context<'_>, pools: &[Pool], routes: &[Route], assets: &
         }
         return;
     }
-    if pools.iter().any(|pool| pool.asset == PoolAsset::Any) {
+    if any_pool {
         return;
     }
     let mut served = vec![false; assets.list.len()];

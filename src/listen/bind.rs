@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use super::holder::holder_of;
+use super::holder::held_by;
 use super::wire::systemd_sockets;
 use crate::model::Bind;
 
@@ -61,16 +61,12 @@ pub(super) enum Listening {
 pub struct BindError {
     bind: String,
     source: io::Error,
-    holder: Option<String>,
+    held_by: String,
 }
 
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "can't listen on {}: {}", self.bind, self.source)?;
-        if let Some(holder) = &self.holder {
-            write!(f, " (held by {holder})")?;
-        }
-        Ok(())
+        write!(f, "can't listen on {}: {}{}", self.bind, self.source, self.held_by)
     }
 }
 
@@ -88,10 +84,7 @@ pub fn bind(bind: &Bind, workers: usize) -> Result<Sockets, BindError> {
         Bind::Unix(path) => unix(path),
         Bind::Systemd(name) => systemd(name),
     };
-    let open = open.map_err(|source| {
-        let holder = holder_of(bind, &source);
-        BindError { bind: bind.to_string(), source, holder }
-    })?;
+    let open = open.map_err(|source| BindError { bind: bind.to_string(), held_by: held_by(bind, &source), source })?;
     Ok(Sockets { address: open.local_addr(), open: Mutex::new(open), connections: Arc::default() })
 }
 

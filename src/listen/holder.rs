@@ -8,12 +8,14 @@ use crate::model::Bind;
 /// The state of a listening socket in /proc/net/tcp.
 const LISTEN: &str = "0A";
 
-/// The process that is in the way of this bind, if that is what its error says and it can be known.
-pub fn holder_of(bind: &Bind, error: &io::Error) -> Option<String> {
-    match bind {
+/// The end of a message about a bind that failed: ` (held by NAME, process 7)` if another process is in the way and that can be
+/// known, else nothing.
+pub fn held_by(bind: &Bind, error: &io::Error) -> String {
+    let holder = match bind {
         Bind::Tcp(address) if error.kind() == io::ErrorKind::AddrInUse => of_port(address.port()),
         _ => None,
-    }
+    };
+    holder.map_or_else(String::new, |holder| format!(" (held by {holder})"))
 }
 
 /// The process that listens on this port, as a text: its name and id.

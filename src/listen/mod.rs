@@ -20,7 +20,7 @@ mod wire;
 mod tests;
 
 pub use bind::{BindError, Sockets, bind};
-pub use holder::holder_of;
+pub use holder::held_by;
 pub use incoming::Incoming;
 pub use server::Server;
 pub use shared::Shared;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::super::RunError;
 use crate::admin;
 use crate::control::Handle;
-use crate::listen::holder_of;
+use crate::listen::held_by;
 use crate::model::{Bind, Plan, Protocols};
 use crate::tls::Front;
 
@@ -22,9 +22,10 @@ impl AdminSide {
     /// Binds it and begins to serve. `None`: `admin = false`.
     pub(super) async fn start(plan: &Plan, handle: Handle) -> Result<Option<Self>, RunError> {
         let Some(config) = &plan.admin else { return Ok(None) };
-        let cannot = |source: io::Error| {
-            let holder = holder_of(&config.bind, &source);
-            RunError::Admin { address: config.bind.to_string(), source, holder }
+        let cannot = |source: io::Error| RunError::Admin {
+            address: config.bind.to_string(),
+            held_by: held_by(&config.bind, &source),
+            source,
         };
         let socket = admin::Socket::bind(&config.bind).await.map_err(cannot)?;
         let spoken = Protocols { h1: true, h2: false };
