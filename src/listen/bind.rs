@@ -114,15 +114,20 @@ impl Sockets {
 
 impl Open {
     fn local_addr(&self) -> Option<SocketAddr> {
-        self.own.iter().chain(&self.single).find_map(|socket| match socket {
-            Listening::Tcp(socket) => socket.local_addr().ok(),
-            Listening::Unix(_) => None,
-        })
+        self.own.iter().chain(&self.single).find_map(Listening::local_addr)
     }
 }
 
 impl Listening {
-    fn try_clone(&self) -> io::Result<Self> {
+    /// The address that it is bound to. `None`: a Unix socket.
+    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
         Ok(match self {
             Self::Tcp(socket) => Self::Tcp(socket.try_clone()?),
             Self::Unix(socket) => Self::Unix(socket.try_clone()?),

@@ -1,5 +1,6 @@
 //! Listeners and client connections: bind, accept, HTTP/1.1 and HTTP/2 towards clients, limits, time-outs, drain.
 
+mod accept;
 mod announced;
 mod bind;
 mod connection;

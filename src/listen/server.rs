@@ -3,18 +3,20 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use slab::Slab;
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
+use super::accept::{Acceptor, Stream};
 use super::announced::{self, Missing};
-use super::bind::{Listening, Sockets};
+use super::bind::Sockets;
 use super::connection;
 use super::serve::{linger, only_answer};
 use super::shared::{Place, Shared};
@@ -88,14 +90,9 @@ impl Bound {
 /// A connection that has been accepted, perhaps by another worker.
 pub(super) struct Accepted {
     stream: Stream,
-    peer: Option<SocketAddr>,
+    ends: Ends,
     listener: Arc<str>,
     pub(super) place: Place,
-}
-
-enum Stream {
-    Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
 }
 
 impl<S: Service> Server<S> {
@@ -139,11 +136,7 @@ impl<S: Service> Server<S> {
             acceptors: RefCell::default(),
         });
         for socket in sockets.of_worker(inner.worker, inner.shared.workers())? {
-            let (server, to) = (Rc::downgrade(inner), Rc::downgrade(&bound));
-            let task = match socket {
-                Listening::Tcp(socket) => spawn_local(accept(server, to, TcpListener::from_std(socket)?)),
-                Listening::Unix(socket) => spawn_local(accept(server, to, UnixListener::from_std(socket)?)),
-            };
+            let task = spawn_local(accept(Rc::downgrade(inner), Rc::downgrade(&bound), Acceptor::new(socket)?));
             bound.acceptors.borrow_mut().push(task.abort_handle());
         }
         inner.listeners.borrow_mut().push(bound);
@@ -199,64 +192,73 @@ impl<S: Service> Inner<S> {
         self.listeners.borrow().iter().find(|bound| &*bound.listener.borrow().name == name).cloned()
     }
 
-    /// A connection has been accepted here: served here or by another worker, or refused.
-    fn take<W: Accept>(self: &Rc<Self>, bound: &Bound, stream: W, peer: Option<SocketAddr>) {
+    /// A connection has been accepted here: served here or by another worker, or refused. An error: it could not be
+    /// taken into the runtime, for want of memory most likely.
+    fn take(self: &Rc<Self>, bound: &Bound, stream: Stream, ends: Ends) -> io::Result<()> {
         let (listener, limits) = (Arc::clone(&bound.listener.borrow()), self.common.service.limits());
-        let address = peer.map(|peer| peer.ip().to_canonical());
+        let address = ends.peer();
         // Who the client is, a proxy has yet to say. It has to be one that is believed.
         let announced = listener.proxy_protocol;
         if announced && address.is_some() && !forwarded::is_trusted(address, &listener.trusted_proxies) {
-            self.no_header(&listener, peer, &Missing::Bad("not from a trusted proxy"));
-            return;
+            self.no_header(&listener, ends.source, &Missing::Bad("not from a trusted proxy"));
+            return Ok(());
         }
         let admitted = self.shared.admit(self.worker, &bound.sockets.connections, listener.max_connections, &limits);
         let counted = admitted.and_then(|mut place| match announced {
             true => Ok(place),
             false => place.count_for(address, &limits).map(|()| place),
         });
-        let place = match counted {
-            Ok(place) => place,
-            Err(limit) => return self.refuse(stream, &listener, limit),
-        };
         let worker = self.shared.choose(self.worker);
-        if worker == self.worker {
-            self.begin(stream, peer, bound, place);
-            return;
-        }
-        let listener = Arc::clone(&listener.name);
-        let Ok(stream) = stream.into_std() else { return };
-        if let Err(accepted) = self.shared.hand_over(Accepted { stream, peer, listener, place }, worker) {
-            self.resume(*accepted);
+        match counted {
+            Ok(place) if worker != self.worker => {
+                let accepted = Accepted { stream, ends, listener: Arc::clone(&listener.name), place };
+                self.shared.hand_over(accepted, worker).or_else(|accepted| self.resume(*accepted))
+            }
+            counted => self.enter(bound, stream, ends, counted),
         }
     }
 
     /// A connection that was accepted by another worker.
-    fn resume(self: &Rc<Self>, accepted: Accepted) {
-        let Accepted { stream, peer, listener, place } = accepted;
+    fn resume(self: &Rc<Self>, accepted: Accepted) -> io::Result<()> {
+        let Accepted { stream, ends, listener, place } = accepted;
         // A listener that has been removed in the meantime serves nobody any more.
-        let Some(bound) = self.find(&listener) else { return };
-        let begun = match stream {
-            Stream::Tcp(stream) => {
-                TcpStream::from_std(stream).map(|stream| self.begin(Socket(stream), peer, &bound, place))
-            }
-            Stream::Unix(stream) => {
-                UnixStream::from_std(stream).map(|stream| self.begin(Socket(stream), peer, &bound, place))
-            }
-        };
-        if let Err(error) = begun {
-            tracing::warn!(%error, "a connection could not be taken over");
-        }
+        let Some(bound) = self.find(&listener) else { return Ok(()) };
+        self.enter(&bound, stream, ends, Ok(place))
     }
 
-    fn begin<W: Accept>(self: &Rc<Self>, stream: W, peer: Option<SocketAddr>, bound: &Bound, place: Place) {
+    /// Takes a connection into this worker's runtime. `place`: or the limit for which it gets none.
+    fn enter(
+        self: &Rc<Self>,
+        bound: &Bound,
+        stream: Stream,
+        ends: Ends,
+        place: Result<Place, &'static str>,
+    ) -> io::Result<()> {
+        match stream {
+            Stream::Tcp(stream) => self.begin(bound, Socket(TcpStream::from_std(stream)?), ends, place),
+            Stream::Unix(stream) => self.begin(bound, Socket(UnixStream::from_std(stream)?), ends, place),
+        }
+        Ok(())
+    }
+
+    fn begin<W: Wire + Peek>(
+        self: &Rc<Self>,
+        bound: &Bound,
+        stream: W,
+        ends: Ends,
+        place: Result<Place, &'static str>,
+    ) {
         let (listener, front) = (Arc::clone(&bound.listener.borrow()), bound.tls.borrow().clone());
         let cells = Arc::clone(&bound.cells);
+        let place = match place {
+            Ok(place) => place,
+            Err(limit) => return self.refuse(stream, &listener, limit),
+        };
         if listener.tls.is_some() != front.is_some() {
             // Never in clear where TLS was asked for.
             return;
         }
         let announced = listener.proxy_protocol;
-        let ends = Ends { source: peer, destination: stream.local(), is_anonymous: false };
         let conn = Conn::between(ends, listener);
         let watch = Watch::new(conn, Rc::clone(&self.clock), &self.common.service.limits());
         if let Some(until) = self.draining.get() {
@@ -294,10 +296,10 @@ impl<S: Service> Inner<S> {
 
     /// Says 503 to a connection over a limit and closes it. With TLS nothing can be said before a handshake, which is more
     /// work than whoever is one too many gets: it is closed without a word.
-    fn refuse<W: Accept>(&self, mut stream: W, listener: &Listener, limit: &'static str) {
+    fn refuse<W: Wire + Peek>(&self, mut stream: W, listener: &Listener, limit: &'static str) {
         self.shared.metrics.limit_hit(limit);
         let refusing = Rc::clone(&self.refusing);
-        if listener.tls.is_some() || refusing.get() >= REFUSALS || !stream.try_say(&OVERLOADED) {
+        if listener.tls.is_some() || refusing.get() >= REFUSALS || !says(&stream, &OVERLOADED) {
             return;
         }
         refusing.set(refusing.get() + 1);
@@ -318,7 +320,7 @@ struct Open<S> {
 
 impl<S: Service> Open<S> {
     /// Reads who the connection is for, and has it stand in the books so. `None`: it is not served.
-    async fn announced<W: Accept>(&mut self, stream: W, watch: Rc<Watch>) -> Option<(W, Rc<Watch>)> {
+    async fn announced<W: Wire + Peek>(&mut self, stream: W, watch: Rc<Watch>) -> Option<(W, Rc<Watch>)> {
         let (mut ends, listener) = (watch.conn.ends, Arc::clone(&watch.conn.listener));
         match announced::header(&stream, &watch).await {
             Ok(Header::Local) => {}
@@ -371,20 +373,19 @@ async fn sweep<S: Service>(server: Weak<Inner<S>>) {
 async fn receive<S: Service>(server: Weak<Inner<S>>, mut inbox: mpsc::Receiver<Accepted>) {
     while let Some(accepted) = inbox.recv().await {
         let Some(server) = server.upgrade() else { return };
-        server.resume(accepted);
+        if let Err(error) = server.resume(accepted) {
+            tracing::warn!(%error, "a connection could not be taken over");
+        }
     }
 }
 
-async fn accept<S: Service, L: Acceptor>(server: Weak<Inner<S>>, bound: Weak<Bound>, socket: L) {
+async fn accept<S: Service>(server: Weak<Inner<S>>, bound: Weak<Bound>, acceptor: Acceptor) {
     let mut resting = false;
     loop {
-        let accepted = socket.accept().await;
+        let accepted = acceptor.accept().await;
         let (Some(server), Some(bound)) = (server.upgrade(), bound.upgrade()) else { return };
-        match accepted {
-            Ok((stream, peer)) => {
-                resting = false;
-                server.take(&bound, stream, peer);
-            }
+        match accepted.and_then(|(stream, ends)| server.take(&bound, stream, ends)) {
+            Ok(()) => resting = false,
             // The client has gone already.
             Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
             Err(error) => {
@@ -400,60 +401,9 @@ async fn accept<S: Service, L: Acceptor>(server: Weak<Inner<S>>, bound: Weak<Bou
     }
 }
 
-trait Acceptor: 'static {
-    type Stream: Accept;
-
-    async fn accept(&self) -> io::Result<(Self::Stream, Option<SocketAddr>)>;
-}
-
-impl Acceptor for TcpListener {
-    type Stream = Socket<TcpStream>;
-
-    async fn accept(&self) -> io::Result<(Self::Stream, Option<SocketAddr>)> {
-        Self::accept(self).await.map(|(stream, peer)| (Socket(stream), Some(peer)))
-    }
-}
-
-impl Acceptor for UnixListener {
-    type Stream = Socket<UnixStream>;
-
-    async fn accept(&self) -> io::Result<(Self::Stream, Option<SocketAddr>)> {
-        Self::accept(self).await.map(|(stream, _)| (Socket(stream), None))
-    }
-}
-
-/// A stream as it comes from a socket that accepts.
-trait Accept: Wire + Peek {
-    /// Where the client connected to.
-    fn local(&self) -> Option<SocketAddr>;
-
-    /// Off this worker's runtime.
-    fn into_std(self) -> io::Result<Stream>;
-
-    /// Writes this at once, or not.
-    fn try_say(&self, bytes: &[u8]) -> bool {
-        rustix::io::write(self, bytes) == Ok(bytes.len())
-    }
-}
-
-impl Accept for Socket<TcpStream> {
-    fn local(&self) -> Option<SocketAddr> {
-        self.0.local_addr().ok()
-    }
-
-    fn into_std(self) -> io::Result<Stream> {
-        self.0.into_std().map(Stream::Tcp)
-    }
-}
-
-impl Accept for Socket<UnixStream> {
-    fn local(&self) -> Option<SocketAddr> {
-        None
-    }
-
-    fn into_std(self) -> io::Result<Stream> {
-        self.0.into_std().map(Stream::Unix)
-    }
+/// Writes this at once, or not.
+fn says(stream: &impl AsFd, bytes: &[u8]) -> bool {
+    rustix::io::write(stream, bytes) == Ok(bytes.len())
 }
 
 /// What a connection over a limit is told.

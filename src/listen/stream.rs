@@ -146,7 +146,9 @@ impl<W: Wire> Stream<W> {
     /// while much of the answer has not arrived, the kernel sends a reset.
     pub(super) fn must_linger(&self, cx: &mut Context<'_>) -> bool {
         let unread = self.has_bytes() || !matches!(*self.body.borrow(), Body::None);
-        unread || self.poll_any(cx).is_ready() || self.wire.borrow().undelivered() > SAFE
+        // The kernel is asked only if it may hold so much.
+        let may_hold = self.written.get() > SAFE as u64;
+        unread || self.poll_any(cx).is_ready() || may_hold && self.wire.borrow().undelivered() > SAFE
     }
 
     /// Whether the client left in the middle of a body.

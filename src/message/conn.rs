@@ -40,7 +40,7 @@ pub struct Ends {
 
 impl Ends {
     /// Who connected, without a port; an IPv4-mapped address is unmapped.
-    fn peer(&self) -> Option<IpAddr> {
+    pub fn peer(&self) -> Option<IpAddr> {
         self.source.map(|source| source.ip().to_canonical())
     }
 }
