@@ -100,14 +100,14 @@ impl Gradient {
 impl InFlight {
     /// An answer took so long, or there was none after so long.
     pub fn answered(&self, took: Duration) {
-        self.line().answered(took);
+        self.backend().line.answered(took);
     }
 }
 
 impl Backend {
     /// There was no answer after so long, and it is not waited for any longer.
     pub fn kept_silent(&self, took: Duration) {
-        self.line().answered(took);
+        self.line.answered(took);
     }
 }
 

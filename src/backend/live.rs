@@ -3,9 +3,10 @@
 //! Counts are kept by guards that count down when dropped, so that a request cancelled at any point gives back what
 //! it took (tower's `load` and Pingora's `pingora-limits/src/inflight.rs` do the same).
 //!
-//! The counts stand together with the reference count of their allocation: a request that takes a guard writes that
-//! one cache line and no other memory that workers share. The allocation fills 128 bytes, because processors fetch
-//! lines in pairs, so that no other backend's counts are next to it.
+//! The counts stand first, together with the reference count of the allocation: a request that takes a guard writes that
+//! one cache line and no other memory that workers share, and who picks a server by its counts waits for no other line.
+//! They fill 128 bytes, because processors fetch lines in pairs, so that nothing else is next to them: neither another
+//! backend's counts nor what is only read.
 //!
 //! One bit of the count says that somebody waits for a place here (see [`queue`](super::queue)). Whoever begins or ends
 //! a request looks at it in the word that it writes in any case.
@@ -13,7 +14,7 @@
 use std::fmt;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::queue::{Waiting, pass_on};
@@ -22,14 +23,15 @@ use super::{Identity, Latency, Observation, Tls, Words};
 use crate::model::Outlier;
 
 /// One server. See the module's own words.
+#[repr(C)]
 pub struct Backend {
+    pub(super) line: Line,
     /// Which.
     pub identity: Identity,
     /// Its address as text: in labels, logs and the API.
     pub label: Arc<str>,
     /// `None`: it is spoken to in clear.
     pub tls: Option<Box<Tls>>,
-    line: Arc<Line>,
     /// Whether the newest attempt to connect, by anyone, was refused. Written only when it changes.
     refused: AtomicBool,
     /// A worker found no connection left and had none of its own: the others then close theirs instead of keeping
@@ -60,12 +62,10 @@ pub(super) struct Line {
     answers: AtomicU64,
     /// At most so many in flight: what was found to be good for it. Written by the control plane alone.
     limit: AtomicU32,
-    /// Whose line this is.
-    backend: Weak<Backend>,
     /// Who waits for a place.
     pub(super) waiting: Waiting,
     latency: Latency,
-    _rest: [u64; 2],
+    _rest: [u64; 3],
 }
 
 /// One more request begun and in flight.
@@ -81,15 +81,14 @@ const MICROS: u32 = 40;
 const DEEP: u32 = 1 << 31;
 
 const _: () = assert!(size_of::<Line>() + 2 * size_of::<usize>() == 128 || size_of::<usize>() != 8);
+/// The allocator's next size is 384, of which each begins where a pair of lines does; with 320 every second would not.
+const _: () = assert!(matches!(size_of::<Backend>() + 16, 321..=384) || size_of::<usize>() != 8);
 
 impl Backend {
     /// A server of which nothing is known yet.
     pub fn new(identity: Identity) -> Arc<Self> {
-        Arc::new_cyclic(|backend| Self {
-            label: identity.address.to_string().into(),
-            tls: identity.tls.as_ref().map(|to| Box::new(Tls::new(to, identity.protocol))),
-            identity,
-            line: Arc::new(Line {
+        Arc::new(Self {
+            line: Line {
                 requests: AtomicU64::new(0),
                 connections: AtomicU32::new(0),
                 failures: AtomicU32::new(0),
@@ -97,11 +96,13 @@ impl Backend {
                 passive: AtomicU32::new(Passive::Trusted.number()),
                 answers: AtomicU64::new(0),
                 limit: AtomicU32::new(u32::MAX),
-                backend: Weak::clone(backend),
                 waiting: Waiting::default(),
                 latency: Latency::default(),
-                _rest: [0; 2],
-            }),
+                _rest: [0; 3],
+            },
+            label: identity.address.to_string().into(),
+            tls: identity.tls.as_ref().map(|to| Box::new(Tls::new(to, identity.protocol))),
+            identity,
             refused: AtomicBool::new(false),
             starved: AtomicBool::new(false),
             standing: Mutex::default(),
@@ -131,8 +132,8 @@ impl Backend {
 
     /// Counts one more request, unless `max` are in flight already, or as many as are good for it, or somebody waits for a
     /// place.
-    pub fn try_request(&self, max: u32) -> Option<InFlight> {
-        self.line.take(max, |n| n).then(|| InFlight::new(&self.line))
+    pub fn try_request(self: &Arc<Self>, max: u32) -> Option<InFlight> {
+        self.line.take(max, |n| n).then(|| InFlight::new(self))
     }
 
     /// How many requests at once are good for it, as far as that is found out.
@@ -227,8 +228,8 @@ impl Backend {
     }
 
     /// The same, past those who wait: for who can't wait.
-    pub fn try_request_past(&self, max: u32) -> Option<InFlight> {
-        self.line.take_past(max).then(|| InFlight::new(&self.line))
+    pub fn try_request_past(self: &Arc<Self>, max: u32) -> Option<InFlight> {
+        self.line.take_past(max).then(|| InFlight::new(self))
     }
 
     /// Whether another request would be counted.
@@ -238,11 +239,7 @@ impl Backend {
 
     /// Whether this place is one of this backend's.
     pub fn gave(&self, place: &InFlight) -> bool {
-        Arc::ptr_eq(&self.line, &place.line)
-    }
-
-    pub(super) fn line(&self) -> &Arc<Line> {
-        &self.line
+        std::ptr::eq(self, &*place.backend)
     }
 
     /// Counts one more connection, unless `max` are open already; then the backend counts as [starved](Self::starved).
@@ -342,68 +339,63 @@ impl fmt::Debug for Backend {
 /// One request in flight at a backend, until dropped.
 #[must_use = "dropped at once, it counts nothing"]
 pub struct InFlight {
-    line: Arc<Line>,
+    backend: Arc<Backend>,
     /// The backend's `passive` when the request began.
     began: u32,
 }
 
 impl InFlight {
     /// Of a request that has been counted.
-    pub(super) fn new(line: &Arc<Line>) -> Self {
-        Self { began: line.passive.load(Relaxed), line: Arc::clone(line) }
-    }
-
-    pub(super) fn line(&self) -> &Line {
-        &self.line
+    pub(super) fn new(backend: &Arc<Backend>) -> Self {
+        Self { began: backend.line.passive.load(Relaxed), backend: Arc::clone(backend) }
     }
 
     /// Where it is.
-    pub fn backend(&self) -> Option<Arc<Backend>> {
-        self.line.backend.upgrade()
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.backend
     }
 
     /// Whether it began since the last ejection, if there ever was one.
     fn is_of_now(&self) -> bool {
-        self.began & !3 == self.line.passive.load(Relaxed) & !3
+        self.began & !3 == self.backend.line.passive.load(Relaxed) & !3
     }
 
     /// The request ended well. Something has to be said about that if its backend was on probation, or had been spared.
     pub fn succeeded(&self) -> Option<Observation> {
         // Nearly always there is nothing to reset, and a look at a line that is at hand costs nothing.
-        if self.line.errors.load(Relaxed) != 0 {
-            self.line.errors.store(0, Relaxed);
+        let line = &self.backend.line;
+        if line.errors.load(Relaxed) != 0 {
+            line.errors.store(0, Relaxed);
         }
-        if self.line.passive() == Passive::Trusted || !self.is_of_now() {
+        if line.passive() == Passive::Trusted || !self.is_of_now() {
             return None;
         }
-        Some(Observation::Recovered(self.line.backend.upgrade()?))
+        Some(Observation::Recovered(Arc::clone(&self.backend)))
     }
 
     /// The request ended in an error of the backend's. Something has to be said about that if it is one too many.
     /// `shallow`: see [`Backend::are_errors_shallow`].
     pub fn failed(&self, shallow: bool, terms: &Outlier) -> Option<Observation> {
-        self.line.failures.fetch_add(1, Relaxed);
+        let line = &self.backend.line;
+        line.failures.fetch_add(1, Relaxed);
         let more = |n: u32| (n & !DEEP).saturating_add(1).min(!DEEP) | n & DEEP | if shallow { 0 } else { DEEP };
-        let before = self.line.errors.fetch_update(Relaxed, Relaxed, |n| Some(more(n))).unwrap_or_else(|n| n);
+        let before = line.errors.fetch_update(Relaxed, Relaxed, |n| Some(more(n))).unwrap_or_else(|n| n);
         let errors = more(before) & !DEEP;
-        let too_many = match self.line.passive() {
+        let too_many = match line.passive() {
             // Said again with each one, for the first word may have been lost; where it is counted only, once for each row.
             Passive::Trusted if terms.enforce => errors >= terms.consecutive_errors,
             Passive::Trusted => errors.is_multiple_of(terms.consecutive_errors.max(1)),
             Passive::HalfOpen => terms.enforce && self.is_of_now(),
             Passive::Ejected => false,
         };
-        if !too_many {
-            return None;
-        }
-        Some(Observation::Failing(self.line.backend.upgrade()?, *terms))
+        too_many.then(|| Observation::Failing(Arc::clone(&self.backend), *terms))
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.line.requests.fetch_sub(1, Relaxed) as u32 & BARRED != 0 {
-            pass_on(&self.line);
+        if self.backend.line.requests.fetch_sub(1, Relaxed) as u32 & BARRED != 0 {
+            pass_on(&self.backend);
         }
     }
 }
@@ -431,7 +423,7 @@ impl Drop for Connection {
         self.0.line.connections.fetch_sub(1, SeqCst);
         if self.0.starved() {
             self.0.starved.store(false, Relaxed);
-            pass_on(&self.0.line);
+            pass_on(&self.0);
         }
     }
 }

@@ -25,7 +25,7 @@ use std::task::{Context, Poll, Waker};
 use smallvec::SmallVec;
 
 use super::Backend;
-use super::live::{InFlight, Line};
+use super::live::InFlight;
 use crate::model::{Limit, QueueOrder};
 
 /// The queues of all pools, by asset and region. One is there while a worker or a request holds it, so a reload that
@@ -80,7 +80,7 @@ struct Entry {
 /// A backend that a request would go to.
 #[derive(Clone)]
 pub struct Target {
-    line: Arc<Line>,
+    backend: Arc<Backend>,
     max_requests: u32,
     /// It is a connection, too, that there was none of: as many as may be open.
     max_connections: Option<u32>,
@@ -97,24 +97,24 @@ pub enum Placed {
 
 impl Target {
     /// This backend, with so many requests at most. `lacks_connection`: it had room for the request but no connection.
-    pub fn new(backend: &Backend, max_requests: u32, limit: &Limit, lacks_connection: bool) -> Self {
+    pub fn new(backend: &Arc<Backend>, max_requests: u32, limit: &Limit, lacks_connection: bool) -> Self {
         Self {
-            line: Arc::clone(backend.line()),
+            backend: Arc::clone(backend),
             max_requests,
             max_connections: lacks_connection.then_some(limit.max_connections),
         }
     }
 
     fn has_room(&self) -> bool {
-        self.line.has_room(self.max_requests) && self.has_connection()
+        self.backend.line.has_room(self.max_requests) && self.has_connection()
     }
 
     fn has_connection(&self) -> bool {
-        self.max_connections.is_none_or(|max| self.line.has_connection(max))
+        self.max_connections.is_none_or(|max| self.backend.line.has_connection(max))
     }
 
     fn take(&self) -> bool {
-        self.has_connection() && self.line.take_past(self.max_requests)
+        self.has_connection() && self.backend.line.take_past(self.max_requests)
     }
 }
 
@@ -134,12 +134,12 @@ impl Queue {
     }
 
     /// Gives a place at this backend, if there is one, to whom it is due. The waker is for the caller to wake.
-    fn grant(&self, state: &mut State, line: &Arc<Line>) -> Option<Waker> {
-        if line.in_flight() >= state.largest {
+    fn grant(&self, state: &mut State, backend: &Arc<Backend>) -> Option<Waker> {
+        if backend.in_flight() >= state.largest {
             return None;
         }
         let takes = |entry: &Entry| {
-            let target = entry.targets.iter().find(|target| Arc::ptr_eq(&target.line, line));
+            let target = entry.targets.iter().find(|target| Arc::ptr_eq(&target.backend, backend));
             target.is_some_and(Target::take)
         };
         let mut waiting = state.waiting.iter();
@@ -148,7 +148,7 @@ impl Queue {
             QueueOrder::Lifo => waiting.rfind(|(_, entry)| takes(entry)),
         };
         let (&number, _) = found?;
-        state.placed.insert(number, Placed::At(InFlight::new(line)));
+        state.placed.insert(number, Placed::At(InFlight::new(backend)));
         state.remove(number, self).map(|entry| entry.waker)
     }
 }
@@ -156,7 +156,7 @@ impl Queue {
 impl State {
     fn remove(&mut self, number: u64, queue: &Queue) -> Option<Entry> {
         let entry = self.waiting.remove(&number)?;
-        entry.targets.iter().for_each(|target| target.line.waiting.leave(target, queue));
+        entry.targets.iter().for_each(|target| target.backend.line.waiting.leave(target, queue));
         if self.waiting.is_empty() {
             self.largest = 0;
         }
@@ -208,7 +208,7 @@ impl Waiter {
         let has_room = state.waiting.len() < max;
         if has_room {
             for target in &targets {
-                target.line.waiting.join(target, &self.queue);
+                target.backend.line.waiting.join(target, &self.queue);
                 state.largest = state.largest.max(target.max_requests);
             }
             state.waiting.insert(number, Entry { waker: Waker::noop().clone(), targets });
@@ -230,7 +230,7 @@ impl Waiter {
         };
         for target in roomy {
             while target.has_room()
-                && let Some(waker) = self.queue.grant(&mut state, &target.line)
+                && let Some(waker) = self.queue.grant(&mut state, &target.backend)
             {
                 wakers.push(waker);
             }
@@ -306,7 +306,7 @@ impl Waiting {
             Some((_, count)) => *count += 1,
             None => queues.push((Arc::clone(queue), 1)),
         }
-        target.line.set_barred(true);
+        target.backend.line.set_barred(true);
     }
 
     fn leave(&self, target: &Target, queue: &Queue) {
@@ -323,7 +323,7 @@ impl Waiting {
             }
         }
         if queues.is_empty() {
-            target.line.set_barred(false);
+            target.backend.line.set_barred(false);
         }
     }
 
@@ -340,10 +340,10 @@ impl Waiting {
 
 /// Something at this backend has ended while somebody waits: gives the place that has become free to whom it is due.
 #[cold]
-pub(super) fn pass_on(line: &Arc<Line>) {
-    for queue in line.waiting.in_turn() {
+pub(super) fn pass_on(backend: &Arc<Backend>) {
+    for queue in backend.line.waiting.in_turn() {
         let mut state = queue.lock();
-        let waker = queue.grant(&mut state, line);
+        let waker = queue.grant(&mut state, backend);
         drop(state);
         if let Some(waker) = waker {
             waker.wake();

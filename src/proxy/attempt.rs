@@ -373,10 +373,8 @@ impl Serving {
 
     /// Hears what the backend says of itself after the body.
     pub(crate) fn hear(&self, fields: &mut Fields) {
-        if fields.has(words::FIELDS)
-            && let Some(backend) = self.in_flight.backend()
-        {
-            words::hear(fields, &backend, &self.server);
+        if fields.has(words::FIELDS) {
+            words::hear(fields, self.in_flight.backend(), &self.server);
         }
     }
 

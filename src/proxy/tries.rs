@@ -395,7 +395,7 @@ impl Past {
 }
 
 /// A place among the requests in flight at a backend. Where there is no queue, nobody is owed one before the others.
-fn room(backend: &Backend, max: u32, has_queue: bool) -> Option<InFlight> {
+fn room(backend: &Arc<Backend>, max: u32, has_queue: bool) -> Option<InFlight> {
     let room = backend.try_request(max);
     if room.is_none() && !has_queue { backend.try_request_past(max) } else { room }
 }

@@ -1,7 +1,8 @@
 //! Names to numbers, built once per Plan: what a request says to what serves it.
 //!
 //! An asset's pools are neighbours in the Plan, sorted by region, so an asset needs a start and an end, and a region's
-//! place in between: for a million pools 3 MB that caches keep, where a map by (asset, region) would be tens.
+//! place in between: for a million pools 3 MB that caches keep, where a map by (asset, region) would be tens. Where every
+//! asset is in every region there is nothing but numbers to multiply.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -29,14 +30,43 @@ pub struct Index {
     regions: Names,
     clients_v4: PrefixMap<Ipv4Net, RegionId>,
     clients_v6: PrefixMap<Ipv6Net, RegionId>,
-    /// By asset: its first pool and the one after its last.
-    rows: Box<[(u32, u32)]>,
+    rows: Rows,
     /// By pool: its region.
     columns: Box<[RegionId]>,
     /// By region: its `*` pool.
     any: Box<[Option<PoolId>]>,
     unknown: Arc<str>,
     star: Arc<str>,
+}
+
+/// By asset: its first pool and the one after its last.
+#[derive(Debug)]
+enum Rows {
+    /// Every asset has as many.
+    Even {
+        assets: u32,
+        each: u32,
+    },
+    Uneven(Box<[(u32, u32)]>),
+}
+
+impl Rows {
+    fn new(rows: Vec<(u32, u32)>, regions: usize) -> Self {
+        let (assets, each) = (rows.len() as u32, regions as u32);
+        let is_even = |(asset, row): (u32, &(u32, u32))| *row == (asset * each, (asset + 1) * each);
+        match (0..).zip(&rows).all(is_even) {
+            true => Self::Even { assets, each },
+            false => Self::Uneven(rows.into()),
+        }
+    }
+
+    #[inline]
+    fn get(&self, asset: AssetId) -> Option<(u32, u32)> {
+        match self {
+            Self::Even { assets, each } => (asset.0 < *assets).then(|| (asset.0 * each, (asset.0 + 1) * each)),
+            Self::Uneven(rows) => rows.get(asset.index()).copied(),
+        }
+    }
 }
 
 impl Index {
@@ -86,7 +116,7 @@ impl Index {
             regions,
             clients_v4,
             clients_v6,
-            rows: rows.into(),
+            rows: Rows::new(rows, any.len()),
             columns: plan.pools.iter().map(|pool| pool.region).collect(),
             any: any.into(),
             unknown: UNKNOWN.into(),
@@ -119,7 +149,7 @@ impl Index {
     /// The pool that stands in the file for this asset (`None`: for `*`) in this region.
     pub fn own_pool(&self, asset: Option<AssetId>, region: RegionId) -> Option<PoolId> {
         match asset {
-            Some(asset) => self.in_row(*self.rows.get(asset.index())?, region),
+            Some(asset) => self.in_row(self.rows.get(asset)?, region),
             None => self.any.get(region.index()).copied().flatten(),
         }
     }
@@ -139,7 +169,7 @@ impl Index {
     /// own pool, else the `*` pool.
     pub fn chain(&self, key: Key) -> Chain {
         let mut chain = Chain::EMPTY;
-        let row = key.asset.and_then(|asset| self.rows.get(asset.index())).copied().unwrap_or_default();
+        let row = key.asset.and_then(|asset| self.rows.get(asset)).unwrap_or_default();
         let fallback = self.plan.regions.get(key.region.index()).map_or(&[][..], |region| &region.fallback);
         for &region in std::iter::once(&key.region).chain(fallback) {
             if let Some(pool) = self.in_row(row, region).or_else(|| self.own_pool(None, region))

@@ -430,12 +430,16 @@ proptest! {
     fn chains_equal_a_plain_search(
         pools in prop::collection::btree_set((prop::option::weighted(0.8, 0..6u32), 0..5u16), 0..25),
         fallbacks in prop::collection::vec(prop::sample::subsequence(vec![0u16, 1, 2, 3, 4], 0..=4), 5),
-        asset in prop::option::of(0..6u32),
+        everywhere: bool,
+        asset in prop::option::of(0..7u32),
         region in 0..5u16,
     ) {
         let mut plan = plan(&["a", "b", "c", "d", "e"], &["0", "1", "2", "3", "4", "5"]);
         let settings = Arc::default();
-        let mut places: Vec<_> = pools.into_iter().collect();
+        let named = (0..6u32).flat_map(|asset| (0..5u16).map(move |region| (Some(asset), region)));
+        let mut places = pools;
+        places.extend(named.filter(|_| everywhere));
+        let mut places: Vec<_> = places.into_iter().collect();
         places.sort_by_key(|(asset, region)| (asset.is_none(), *asset, *region));
         plan.pools = places.iter().map(|(asset, region)| pool(*asset, *region, &settings)).collect();
         for (region, fallback) in plan.regions.iter_mut().zip(&fallbacks) {
