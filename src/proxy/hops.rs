@@ -34,7 +34,7 @@ pub(super) fn left(head: &RequestHead) -> Result<Option<u64>, Reason> {
 pub(super) fn answer(head: &RequestHead) -> Result<Response<Bytes>, Refused> {
     if head.method == Method::TRACE {
         let allow = Some(HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
-        return Err(Refused { reason: Reason::MethodNotAllowed, allow });
+        return Err(Refused { allow, ..Reason::MethodNotAllowed.into() });
     }
     let mut head = ResponseHead::new(StatusCode::OK);
     head.fields.push(b"server", b"shardgate");

@@ -82,11 +82,13 @@ struct Refused {
     reason: Reason,
     /// For 405: the methods that would do.
     allow: Option<HeaderValue>,
+    /// More than the reason says, if there is more.
+    why: Option<Box<str>>,
 }
 
 impl From<Reason> for Refused {
     fn from(reason: Reason) -> Self {
-        Self { reason, allow: None }
+        Self { reason, allow: None, why: None }
     }
 }
 
@@ -218,7 +220,8 @@ where
             Ok(resolved) => resolved,
             Err(refusal) => {
                 cold_path();
-                return Err(self.refused(snapshot, refusal, ticket, edits));
+                let why = index.why(head, client, &refusal).map(String::into_boxed_str);
+                return Err(self.refused(snapshot, refusal, why, ticket, edits));
             }
         };
         let route = &index.plan.routes[resolved.route];
@@ -249,7 +252,7 @@ where
         if is_connect && protocol.is_none() {
             cold_path();
             let allow = Some(HeaderValue::from_static("GET"));
-            return Err(Refused { reason: Reason::MethodNotAllowed, allow });
+            return Err(Refused { allow, ..Reason::MethodNotAllowed.into() });
         }
         let body = match protocol {
             None => RequestBody::new(body, max, head.expects_continue, &self.replay, ticket.started),
@@ -345,6 +348,7 @@ where
         &self,
         snapshot: &Snapshot,
         refusal: Refusal,
+        why: Option<Box<str>>,
         ticket: &mut Ticket,
         edits: &mut Option<usize>,
     ) -> Refused {
@@ -353,7 +357,7 @@ where
             *edits = Some(route);
         }
         self.count(snapshot, refusal.key, ticket);
-        Refused { reason: refusal.reason, allow: refusal.allow }
+        Refused { reason: refusal.reason, allow: refusal.allow, why }
     }
 
     /// A try that failed because the client's body did is the client's fault, and when the time of all is over, then
@@ -374,7 +378,7 @@ where
     }
 
     fn refuse(&self, refused: Refused, ticket: &mut Ticket) -> Response<Bytes> {
-        let Refused { reason, allow } = refused;
+        let Refused { reason, allow, why } = refused;
         ticket.reason = Some(reason);
         let complaint = ticket.conn.complaint();
         if let Some(fault) = complaint {
@@ -386,7 +390,7 @@ where
         let mut response = match &mut ticket.call {
             None => {
                 let is_theirs = |fault: &Fault| fault.reason == reason && respond::status(reason).is_client_error();
-                let detail = complaint.filter(is_theirs).map(|fault| fault.detail);
+                let detail = complaint.filter(is_theirs).map(|fault| fault.detail).or(why.as_deref());
                 respond::problem(reason, detail, ticket.request_id())
             }
             Some(call) => {

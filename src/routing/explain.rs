@@ -319,7 +319,7 @@ impl Listener for Notes {
     }
 }
 
-fn source_text(source: &Source) -> String {
+pub(super) fn source_text(source: &Source) -> String {
     kind_text(&source.kind, if source.lenient { "?" } else { "" })
 }
 

@@ -22,6 +22,7 @@ mod resolve;
 mod rule;
 mod snapshot;
 mod table;
+mod why;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -94,6 +94,29 @@ fn names_aliases_and_case() {
 }
 
 #[test]
+fn a_client_is_told_what_was_wrong_with_its_key() {
+    let world = start();
+    let long = format!("/path/{}", "X".repeat(70));
+    let shown = format!("path:asset says {}…, which is not configured", "X".repeat(64));
+    for (target, fields, detail) in [
+        ("/path/XRP", &[][..], "path:asset says XRP, which is not configured"),
+        ("/path/%22%ff", &[], "path:asset says \"\u{fffd}, which is not configured"),
+        ("/in/us/of/brk.b", &[], "no pool serves BRK.B in us or where that falls back to"),
+        ("/in/moon/of/BTC", &[], "path:where says moon, which is not configured"),
+        ("/path/BTC", &[("x-region", "moon")], "header:x-region says moon, which is not configured"),
+        ("/query", &[], "no asset in query:the symbol, cookie:asset, header:x-asset"),
+        (
+            "/query?the+symbol=BTC&region=moon",
+            &[("x-region", "eu1")],
+            "query:region says moon, which is not configured",
+        ),
+        (&long, &[], &shown),
+    ] {
+        assert_eq!(world.proxy.client().request("GET", target, fields, b"").json()["detail"], detail, "{target}");
+    }
+}
+
+#[test]
 fn decoded_once_and_only_for_the_key() {
     check(
         &start(),
