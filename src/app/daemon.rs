@@ -90,6 +90,7 @@ struct Daemon {
     listeners: Listeners,
     certificates: Certificates,
     threads: Vec<std::thread::JoinHandle<()>>,
+    shared: Arc<Shared>,
     workers: usize,
     admin: Option<AdminSide>,
     signals: Signals,
@@ -189,6 +190,7 @@ impl Daemon {
             listeners,
             certificates: Certificates::new(Arc::clone(metrics)),
             threads,
+            shared,
             workers,
             admin,
             signals,
@@ -450,9 +452,11 @@ impl Daemon {
             let _ = worker.send(Order::Drain(within, done)).await;
             waiting.push(ended);
         }
+        let shared = Arc::clone(&self.shared);
         self.drain = Drain::Ending(Box::pin(async move {
             if tokio::time::timeout_at(hard_stop, join_all(waiting)).await.is_err() {
-                tracing::warn!(?within, "requests were still in flight when drain_timeout was over");
+                let connections = shared.connections();
+                tracing::warn!(?within, connections, "requests were still in flight when drain_timeout was over");
             }
         }));
     }

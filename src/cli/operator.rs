@@ -56,12 +56,12 @@ fn path(target: &Target) -> String {
     }
 }
 
-/// Who asks, for the audit: as far as their environment says it.
-fn user() -> Option<String> {
-    ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok()).filter(|user| {
-        // What the daemon would refuse is no name.
-        !user.is_empty() && user.chars().count() <= 128 && !user.chars().any(char::is_control)
-    })
+/// Who asks, for the audit: as their environment says it, else by number. Services and containers have no name there.
+fn user() -> String {
+    // What the daemon would refuse is no name.
+    let is_name = |user: &String| !user.is_empty() && user.len() <= 128 && !user.chars().any(char::is_control);
+    let named = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(is_name));
+    named.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }
 
 /// `gold/north: ready -> drain (3 backends in 1 pool)`

@@ -9,7 +9,7 @@ use std::thread::{JoinHandle, spawn};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::proxy::{AUTHORIZED, WITH_TOKEN, run};
+use crate::support::proxy::{AUTHORIZED, WITH_TOKEN, binary, run};
 use crate::support::{Client, DEADLINE, Origin, Proxy, Response, poll};
 
 /// Two regions, each the other's fallback, and a pool of one asset in each; `admin` and `more` are added.
@@ -456,6 +456,11 @@ fn commands_drain_and_bring_back() {
     assert_eq!(shardgate(&["ready", "north"]).1, "north: is ready already (1 backend in 1 pool)\n");
     let (code, _, _) = shardgate(&["drain", &format!("au/north/{}", one.addr())]);
     assert_eq!((code, status_of(&proxy, &one)["operator"]["level"].as_str()), (0, Some("backend")));
+
+    let mut nameless = std::process::Command::new(binary());
+    nameless.args(["drain", "south", "--admin", &admin, "--token-file", &token]).env_clear();
+    assert!(nameless.output().unwrap().status.success());
+    assert!(status_of(&proxy, &two)["operator"]["who"].as_str().unwrap().starts_with("uid "));
 
     for (target, code, words) in [
         ("nroth", 1, "there is no region nroth; did you mean north?"),
