@@ -77,7 +77,8 @@ fn help(message: &str, text: &str, at: usize) -> Option<String> {
         let ends = |c: char| c.is_whitespace() || ",[]{}=\"'#".contains(c);
         let head = before.rfind(ends).map_or(0, |at| at + 1);
         let tail = after.find(ends).unwrap_or(after.len());
-        let word = text.get(head..at + tail)?;
+        // Quotes of a word processor are none in TOML.
+        let word = text.get(head..at + tail)?.trim_matches(['“', '”', '„', '‘', '’', '«', '»', '`']);
         return (!word.is_empty()).then(|| format!("strings are quoted: \"{word}\""));
     }
     None
