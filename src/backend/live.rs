@@ -5,8 +5,8 @@
 //!
 //! The counts stand first, together with the reference count of the allocation: a request that takes a guard writes that
 //! one cache line and no other memory that workers share, and who picks a server by its counts waits for no other line.
-//! They fill 128 bytes, because processors fetch lines in pairs, so that nothing else is next to them: neither another
-//! backend's counts nor what is only read.
+//! With what is seldom written they fill 128 bytes, because processors fetch lines in pairs, so that nothing else is next
+//! to them: neither another backend's counts nor what is only read.
 //!
 //! One bit of the count says that somebody waits for a place here (see [`queue`](super::queue)). Whoever begins or ends
 //! a request looks at it in the word that it writes in any case.
@@ -43,25 +43,28 @@ pub struct Backend {
     words: OnceLock<Box<Words>>,
 }
 
-/// What every request writes. With the two counts of `Arc` before it, 128 bytes.
+/// What every request reads and writes, in the order of the memory: with the two counts of `Arc` before it, what is above
+/// `waiting` lies in the first 64 bytes, and all in 128.
+#[repr(C)]
 pub(super) struct Line {
     /// Low half: requests that hold an [`InFlight`], over all workers, and [`BARRED`] while somebody waits for a place.
     /// High half: requests begun, ever; it wraps. One word, so that counting both is one write.
     requests: AtomicU64,
-    /// Connections that hold a [`Connection`], idle ones included, over all workers.
-    connections: AtomicU32,
-    /// Requests that ended in an error of the backend's, ever; it wraps.
-    failures: AtomicU32,
-    /// The same since the last one that ended well; with [`DEEP`] if one of them was such an error.
-    errors: AtomicU32,
+    /// At most so many in flight: what was found to be good for it. Written by the control plane alone.
+    limit: AtomicU32,
     /// Low two bits: a [`Passive`] as a number. The others: how often the backend has been ejected, so that a request from
     /// before an ejection does not decide what comes after it. Written by the control plane alone.
     passive: AtomicU32,
+    /// Requests that ended in an error of the backend's since the last one that ended well; with [`DEEP`] if one of them
+    /// was such an error.
+    errors: AtomicU32,
+    /// The same, ever; it wraps.
+    failures: AtomicU32,
+    /// Connections that hold a [`Connection`], idle ones included, over all workers.
+    connections: AtomicU32,
     /// Answers since they were last taken, in the high 24 bits, and how long they took together, in microseconds. Written
     /// only where limits adapt.
     answers: AtomicU64,
-    /// At most so many in flight: what was found to be good for it. Written by the control plane alone.
-    limit: AtomicU32,
     /// Who waits for a place.
     pub(super) waiting: Waiting,
     latency: Latency,
@@ -80,8 +83,10 @@ const MICROS: u32 = 40;
 /// Among the errors in a row is one that a check which only connects would not see.
 const DEEP: u32 = 1 << 31;
 
+const _: () = assert!(std::mem::offset_of!(Line, waiting) + 2 * size_of::<usize>() <= 64);
 const _: () = assert!(size_of::<Line>() + 2 * size_of::<usize>() == 128 || size_of::<usize>() != 8);
-/// The allocator's next size is 384, of which each begins where a pair of lines does; with 320 every second would not.
+/// An allocation of the next size, 384, begins where a pair of lines does; of 320 or 448 not every one would. One that is
+/// too large or too small wants other padding.
 const _: () = assert!(matches!(size_of::<Backend>() + 16, 321..=384) || size_of::<usize>() != 8);
 
 impl Backend {
@@ -90,12 +95,12 @@ impl Backend {
         Arc::new(Self {
             line: Line {
                 requests: AtomicU64::new(0),
-                connections: AtomicU32::new(0),
-                failures: AtomicU32::new(0),
-                errors: AtomicU32::new(0),
-                passive: AtomicU32::new(Passive::Trusted.number()),
-                answers: AtomicU64::new(0),
                 limit: AtomicU32::new(u32::MAX),
+                passive: AtomicU32::new(Passive::Trusted.number()),
+                errors: AtomicU32::new(0),
+                failures: AtomicU32::new(0),
+                connections: AtomicU32::new(0),
+                answers: AtomicU64::new(0),
                 waiting: Waiting::default(),
                 latency: Latency::default(),
                 _rest: [0; 3],

@@ -40,7 +40,7 @@ impl Registry {
         check
     }
 
-    /// Lets go of what nobody else holds. A backend goes only after its checks and its last connection.
+    /// Lets go of what nobody else holds. A backend goes only after its checks, its last connection and its last request.
     pub fn sweep(&mut self) {
         self.entries.retain(|_, entry| {
             entry.checks.retain(|check| Arc::strong_count(check) > 1);
@@ -113,7 +113,11 @@ mod tests {
         drop(a);
         registry.sweep();
         assert_eq!(registry.len(), 1, "a connection is open");
+        let request = connection.backend().try_request(1);
         drop(connection);
+        registry.sweep();
+        assert_eq!(registry.len(), 1, "a request is in flight");
+        drop(request);
         registry.sweep();
         assert!(registry.is_empty());
     }

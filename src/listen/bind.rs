@@ -94,6 +94,13 @@ impl Sockets {
         self.address
     }
 
+    /// Where every connection is to, if that is one address. What systemd passes on may be transparent (`ip(7)`), and then
+    /// each connection has an address of its own.
+    pub(super) fn destination(&self) -> Option<SocketAddr> {
+        let is_ours = !self.open().own.is_empty();
+        self.address.filter(|address| is_ours && !address.ip().to_canonical().is_unspecified())
+    }
+
     /// What this worker accepts on. Inherited and Unix sockets are spread over the workers, one each.
     pub(super) fn of_worker(&self, worker: usize, workers: usize) -> io::Result<Vec<Listening>> {
         let open = self.open();
@@ -114,20 +121,15 @@ impl Sockets {
 
 impl Open {
     fn local_addr(&self) -> Option<SocketAddr> {
-        self.own.iter().chain(&self.single).find_map(Listening::local_addr)
+        self.own.iter().chain(&self.single).find_map(|socket| match socket {
+            Listening::Tcp(socket) => socket.local_addr().ok(),
+            Listening::Unix(_) => None,
+        })
     }
 }
 
 impl Listening {
-    /// The address that it is bound to. `None`: a Unix socket.
-    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(socket) => socket.local_addr().ok(),
-            Self::Unix(_) => None,
-        }
-    }
-
-    pub(super) fn try_clone(&self) -> io::Result<Self> {
+    fn try_clone(&self) -> io::Result<Self> {
         Ok(match self {
             Self::Tcp(socket) => Self::Tcp(socket.try_clone()?),
             Self::Unix(socket) => Self::Unix(socket.try_clone()?),
@@ -269,6 +271,21 @@ mod tests {
             let own = sockets.of_worker(worker, 3).unwrap();
             assert!(matches!(own.as_slice(), [Listening::Tcp(s)] if s.local_addr().unwrap() == address));
         }
+    }
+
+    #[test]
+    fn where_connections_are_to_is_known_of_one_address_alone() {
+        let one = bind(&any(), 1).unwrap();
+        assert_eq!(one.destination(), one.local_addr());
+        for several in ["0.0.0.0:0", "[::]:0", "[::ffff:0.0.0.0]:0"] {
+            let Ok(sockets) = bind(&Bind::Tcp(several.parse().unwrap()), 1) else { continue };
+            assert_eq!(sockets.destination(), None, "{several}");
+        }
+        let inherited =
+            Open { single: vec![Listening::Tcp(TcpListener::bind("127.0.0.1:0").unwrap())], ..Open::default() };
+        let address = inherited.local_addr();
+        let sockets = Sockets { open: Mutex::new(inherited), address, connections: Arc::default() };
+        assert_eq!((sockets.destination(), address.is_some()), (None, true));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::accept::{Acceptor, Stream};
+use super::accept::{Acceptor, Fresh};
 use super::announced::{self, Missing};
 use super::bind::Sockets;
 use super::connection;
@@ -89,7 +89,7 @@ impl Bound {
 
 /// A connection that has been accepted, perhaps by another worker.
 pub(super) struct Accepted {
-    stream: Stream,
+    stream: Fresh,
     ends: Ends,
     listener: Arc<str>,
     pub(super) place: Place,
@@ -135,8 +135,10 @@ impl<S: Service> Server<S> {
             sockets: Arc::clone(sockets),
             acceptors: RefCell::default(),
         });
+        let destination = sockets.destination();
         for socket in sockets.of_worker(inner.worker, inner.shared.workers())? {
-            let task = spawn_local(accept(Rc::downgrade(inner), Rc::downgrade(&bound), Acceptor::new(socket)?));
+            let acceptor = Acceptor::new(socket, destination)?;
+            let task = spawn_local(accept(Rc::downgrade(inner), Rc::downgrade(&bound), acceptor));
             bound.acceptors.borrow_mut().push(task.abort_handle());
         }
         inner.listeners.borrow_mut().push(bound);
@@ -194,7 +196,7 @@ impl<S: Service> Inner<S> {
 
     /// A connection has been accepted here: served here or by another worker, or refused. An error: it could not be
     /// taken into the runtime, for want of memory most likely.
-    fn take(self: &Rc<Self>, bound: &Bound, stream: Stream, ends: Ends) -> io::Result<()> {
+    fn take(self: &Rc<Self>, bound: &Bound, stream: Fresh, ends: Ends) -> io::Result<()> {
         let (listener, limits) = (Arc::clone(&bound.listener.borrow()), self.common.service.limits());
         let address = ends.peer();
         // Who the client is, a proxy has yet to say. It has to be one that is believed.
@@ -226,17 +228,18 @@ impl<S: Service> Inner<S> {
         self.enter(&bound, stream, ends, Ok(place))
     }
 
-    /// Takes a connection into this worker's runtime. `place`: or the limit for which it gets none.
+    /// Takes a connection into this worker's runtime. `place`: or the limit for which it gets none. Nothing is read before
+    /// the runtime says that something came: most clients' first bytes come a moment after the connection.
     fn enter(
         self: &Rc<Self>,
         bound: &Bound,
-        stream: Stream,
+        stream: Fresh,
         ends: Ends,
         place: Result<Place, &'static str>,
     ) -> io::Result<()> {
         match stream {
-            Stream::Tcp(stream) => self.begin(bound, Socket(TcpStream::from_std(stream)?), ends, place),
-            Stream::Unix(stream) => self.begin(bound, Socket(UnixStream::from_std(stream)?), ends, place),
+            Fresh::Tcp(stream) => self.begin(bound, Socket(TcpStream::from_std(stream)?), ends, place),
+            Fresh::Unix(stream) => self.begin(bound, Socket(UnixStream::from_std(stream)?), ends, place),
         }
         Ok(())
     }

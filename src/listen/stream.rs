@@ -146,8 +146,8 @@ impl<W: Wire> Stream<W> {
     /// while much of the answer has not arrived, the kernel sends a reset.
     pub(super) fn must_linger(&self, cx: &mut Context<'_>) -> bool {
         let unread = self.has_bytes() || !matches!(*self.body.borrow(), Body::None);
-        // The kernel is asked only if it may hold so much.
-        let may_hold = self.written.get() > SAFE as u64;
+        // The kernel is asked only if it may hold so much. What TLS makes of an answer is longer, and was not counted.
+        let may_hold = self.written.get() > SAFE as u64 || self.conn().secure().is_some();
         unread || self.poll_any(cx).is_ready() || may_hold && self.wire.borrow().undelivered() > SAFE
     }
 

@@ -42,7 +42,7 @@ pub struct Index {
 /// By asset: its first pool and the one after its last.
 #[derive(Debug)]
 enum Rows {
-    /// Every asset has as many.
+    /// Every asset has one in every region, and theirs are the first of all.
     Even {
         assets: u32,
         each: u32,
