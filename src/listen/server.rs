@@ -11,7 +11,7 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, mpsc};
-use tokio::task::{AbortHandle, spawn_local};
+use tokio::task::{AbortHandle, spawn_local, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::accept::{Acceptor, Fresh};
@@ -34,6 +34,9 @@ use crate::tls::Front;
 
 /// How long accepting rests when there is no descriptor left, or no memory.
 const REST: Duration = Duration::from_millis(100);
+
+/// How often that is said.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// Refused connections that get an answer at the same time; any more are closed without.
 const REFUSALS: u32 = 64;
@@ -383,18 +386,25 @@ async fn receive<S: Service>(server: Weak<Inner<S>>, mut inbox: mpsc::Receiver<A
 }
 
 async fn accept<S: Service>(server: Weak<Inner<S>>, bound: Weak<Bound>, acceptor: Acceptor) {
-    let mut resting = false;
+    let (mut failed, mut said) = (false, None::<Instant>);
     loop {
         let accepted = acceptor.accept().await;
         let (Some(server), Some(bound)) = (server.upgrade(), bound.upgrade()) else { return };
         match accepted.and_then(|(stream, ends)| server.take(&bound, stream, ends)) {
-            Ok(()) => resting = false,
+            Ok(()) => failed = false,
             // The client has gone already.
             Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
             Err(error) => {
-                // No descriptor or no memory. What waits in the queue stays there; connections that end make room.
+                // No descriptor or no memory. What waits in the queue stays there; connections that end make room. Some may
+                // have ended already, if only their tasks had had a turn.
+                if !std::mem::replace(&mut failed, true) {
+                    drop((server, bound));
+                    yield_now().await;
+                    continue;
+                }
                 server.shared.metrics.limit_hit("descriptors");
-                if !std::mem::replace(&mut resting, true) {
+                if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+                    said = Some(Instant::now());
                     tracing::warn!(%error, listener = %bound.listener.borrow().name, "can't accept");
                 }
                 drop((server, bound));

@@ -37,7 +37,8 @@ const HEAD_TIMEOUT: Fault = Fault::over("header_timeout", Reason::RequestTimeout
 
 const NO_ROOM: Fault = Fault::over("max_buffered_bytes", Reason::Overloaded, "too many heads are not whole");
 
-/// Bytes of an answer that a client has when the reset comes: they are in its kernel, in one piece.
+/// Bytes of an answer that a client has when the reset comes: they are in its kernel, whose window is larger but in the
+/// smallest of machines.
 const SAFE: usize = 4096;
 
 /// A head may be this long, whatever the file says.

@@ -310,6 +310,34 @@ fn a_daemon_without_descriptors_goes_on_when_there_are_some_again() {
 }
 
 #[test]
+fn who_has_gone_makes_room_for_the_next_at_once() {
+    use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
+    let origin = Origin::start("one");
+    let proxy = Proxy::start(&config(&origin, "[server]\nworkers = 1"));
+    // Connections of the proxy's own, to the backend and from here, are there already.
+    let mut client = proxy.client();
+    assert_eq!(client.get("/v1/BTC").status, 200);
+    let open = std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).unwrap().count() as u64;
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let pid = Pid::from_raw(proxy.pid().cast_signed());
+    prlimit(pid, Resource::Nofile, Rlimit { current: Some(open + 5), maximum }).unwrap();
+    // They have all reset their connections before the first is accepted.
+    proxy.signal(Signal::STOP);
+    for _ in 0..100 {
+        let stream = socket2::Socket::from(TcpStream::connect(proxy.address()).unwrap());
+        stream.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    proxy.signal(Signal::CONT);
+    // In the order in which they came.
+    let mut last = TcpStream::connect(proxy.address()).unwrap();
+    std::io::Write::write_all(&mut last, b"GET /v1/BTC HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    last.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    assert!(!proxy.log().contains("can't accept"), "{}", proxy.log());
+}
+
+#[test]
 fn without_descriptors_those_that_are_served_go_on_and_the_log_says_so_once() {
     use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
     let origin = Origin::start("one");
