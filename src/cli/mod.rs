@@ -15,6 +15,7 @@ mod serve;
 mod status;
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -48,10 +49,10 @@ enum Command {
     /// Serve at once, with sample backends and nothing to configure
     Demo {
         /// Where the proxy listens
-        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = address)]
         listen: String,
         /// Where the admin address listens
-        #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADMIN)]
+        #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADMIN, value_parser = address)]
         admin: String,
     },
     /// Check a configuration: a summary, or every error
@@ -171,6 +172,12 @@ impl Command {
             Self::Man => print(man::page(Cli::command())?),
         }
     }
+}
+
+/// Of a listener of the demo, whose configuration nobody has, so that nothing in it can be pointed at.
+fn address(text: &str) -> Result<String, &'static str> {
+    let is_one = text.parse::<SocketAddr>().is_ok() || text.strip_prefix("unix:").is_some_and(|path| !path.is_empty());
+    is_one.then(|| text.to_owned()).ok_or("neither IP:PORT nor unix:PATH")
 }
 
 /// To standard output. A reader that has gone away (`| head`) is no fault.

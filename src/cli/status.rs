@@ -7,7 +7,7 @@ use serde_json::Value;
 /// A line about the daemon, then one per backend, pool by pool.
 pub(super) fn table(status: &Value) -> String {
     let mut rows =
-        vec![["ASSET", "REGION", "ROLE", "LOAD", "BACKEND", "WEIGHT", "IN FLIGHT", "STATE"].map(str::to_owned)];
+        vec![["ASSET", "REGION", "ROLE", "TIER LOAD", "BACKEND", "WEIGHT", "IN FLIGHT", "STATE"].map(str::to_owned)];
     for pool in list(status, "pools") {
         if list(pool, "backends").is_empty() {
             // All its backends are names, and none has an address: it must not look as if there were no such pool.
@@ -151,7 +151,7 @@ mod tests {
         let wanted = "\
 shardgate 1.2.3: ready; configuration 0a
 
-ASSET  REGION  ROLE     LOAD       BACKEND            WEIGHT    IN FLIGHT  STATE
+ASSET  REGION  ROLE     TIER LOAD  BACKEND            WEIGHT    IN FLIGHT  STATE
 gold   west    primary  70%        10.0.0.1:80        2 x 0.75  7          up 2h
 gold   west    replica  30% panic  10.0.0.2:80 (TLS)  1         0          down: timeout 3s
 gold   west    replica  30% panic  10.0.0.3:80        1         0          drain 1m by ann (pool): new disk

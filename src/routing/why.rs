@@ -1,6 +1,8 @@
 //! What a client is told that asked for something nobody serves: which word of its request it was.
 //!
 //! The request is read once more for that: whoever gets it right should not pay for what could be said of a wrong one.
+//! What stands in a URL is repeated. What a cookie or a header field says is not: it may be a secret, or a proxy's word that
+//! the client has not seen, and caches may keep a 404 for others.
 
 use std::net::IpAddr;
 
@@ -9,9 +11,9 @@ use super::explain::source_text;
 use super::resolve::{Ending, Listener, Part, Refusal};
 use crate::message::RequestHead;
 use crate::message::key::View;
-use crate::model::{Reason, Source};
+use crate::model::{Reason, Source, SourceKind};
 
-/// Bytes of a name that are repeated.
+/// Characters of a name that are repeated.
 const MOST: usize = 64;
 
 impl Index {
@@ -53,9 +55,18 @@ impl Listener for Heard {
             && ending == Ending::Unknown
             && let Some(value) = value
         {
-            let (said, dots) = value.split_at_checked(MOST).map_or((value, ""), |(said, _)| (said, "…"));
-            let (source, said) = (source_text(source), String::from_utf8_lossy(said));
-            self.ends = Some(format!("{source} says {said}{dots}, which is not configured"));
+            let said = match source.kind {
+                SourceKind::Cookie(_) | SourceKind::Header(_) => "something".to_owned(),
+                _ => shortened(&String::from_utf8_lossy(value)),
+            };
+            self.ends = Some(format!("{} says {said}, which is not configured", source_text(source)));
         }
+    }
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(MOST) {
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+        None => text.to_owned(),
     }
 }

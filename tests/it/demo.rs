@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::support::proxy::run;
 use crate::support::{Proxy, poll};
 
 fn shell(line: &str) -> Value {
@@ -86,4 +87,13 @@ fn it_has_the_backends_that_it_says() {
         }
     }
     assert_eq!(proxy.get("/v1/predict/NOPE").reason(), "unknown_asset");
+}
+
+#[test]
+fn an_address_that_is_none_is_a_fault_of_the_command_line() {
+    for arguments in [["--listen", "nonsense"], ["--listen", "127.0.0.1:99999"], ["--admin", "unix:"]] {
+        let (code, _, said) = run(&[&["demo"][..], &arguments].concat());
+        assert_eq!(code, 2, "{said}");
+        assert!(said.contains(arguments[1]) && said.contains("neither IP:PORT nor unix:PATH"), "{said}");
+    }
 }

@@ -103,14 +103,16 @@ fn a_client_is_told_what_was_wrong_with_its_key() {
         ("/path/%22%ff", &[], "path:asset says \"\u{fffd}, which is not configured"),
         ("/in/us/of/brk.b", &[], "no pool serves BRK.B in us or where that falls back to"),
         ("/in/moon/of/BTC", &[], "path:where says moon, which is not configured"),
-        ("/path/BTC", &[("x-region", "moon")], "header:x-region says moon, which is not configured"),
+        ("/path/BTC", &[("x-region", "moon")], "header:x-region says something, which is not configured"),
         ("/query", &[], "no asset in query:the symbol, cookie:asset, header:x-asset"),
         (
             "/query?the+symbol=BTC&region=moon",
             &[("x-region", "eu1")],
             "query:region says moon, which is not configured",
         ),
+        ("/query", &[("cookie", "asset=secret")], "cookie:asset says something, which is not configured"),
         (&long, &[], &shown),
+        ("/path/%e2%82%ac", &[], "path:asset says €, which is not configured"),
     ] {
         assert_eq!(world.proxy.client().request("GET", target, fields, b"").json()["detail"], detail, "{target}");
     }
