@@ -3,7 +3,7 @@
 //! The runtime's own `accept` ends each time by asking once too often: the kernel makes a socket, an inode and a file
 //! for a connection before it looks whether there is one, and unmakes them when there is none. With a connection per
 //! request that was a twentieth of all CPU time. `poll` asks the same for little, and the connections of one event are
-//! few.
+//! few. Measured in ADR 32.
 
 #![expect(unsafe_code, reason = "a descriptor is given to the runtime; argued where it stands")]
 
