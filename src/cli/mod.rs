@@ -176,7 +176,8 @@ impl Command {
 
 /// Of a listener of the demo, whose configuration nobody has, so that nothing in it can be pointed at.
 fn address(text: &str) -> Result<String, &'static str> {
-    let is_one = text.parse::<SocketAddr>().is_ok() || text.strip_prefix("unix:").is_some_and(|path| !path.is_empty());
+    let is_path = |path: &str| !path.is_empty() && !path.contains(|c: char| c.is_control() || "\"\\".contains(c));
+    let is_one = text.parse::<SocketAddr>().is_ok() || text.strip_prefix("unix:").is_some_and(is_path);
     is_one.then(|| text.to_owned()).ok_or("neither IP:PORT nor unix:PATH")
 }
 

@@ -58,10 +58,11 @@ fn path(target: &Target) -> String {
 
 /// Who asks, for the audit: as their environment says it, else by number. Services and containers have no name there.
 fn user() -> String {
-    // What the daemon would refuse is no name.
-    let is_name = |user: &String| !user.is_empty() && user.len() <= 128 && !user.chars().any(char::is_control);
-    let named = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(is_name));
-    named.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
+    let said = |name| std::env::var(name).ok().filter(|user: &String| !user.is_empty());
+    let named = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(said);
+    // What the daemon would refuse is no name; and another variable's would be another user's.
+    let is_name = |user: &String| user.chars().count() <= 128 && !user.chars().any(char::is_control);
+    named.filter(is_name).unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }
 
 /// `gold/north: ready -> drain (3 backends in 1 pool)`

@@ -1,8 +1,8 @@
 //! What a client is told that asked for something nobody serves: which word of its request it was.
 //!
 //! The request is read once more for that: whoever gets it right should not pay for what could be said of a wrong one.
-//! What stands in a URL is repeated. What a cookie or a header field says is not: it may be a secret, or a proxy's word that
-//! the client has not seen, and caches may keep a 404 for others.
+//! What stands in a URL is repeated. What a cookie, a header field or the client's address says is not: it may be a secret, or
+//! a proxy's word that the client has not seen, and caches may keep a 404 for others.
 
 use std::net::IpAddr;
 
@@ -20,46 +20,50 @@ impl Index {
     /// Why a request was refused, for its client. `None`: the reason is all there is to say.
     #[cold]
     pub fn why(&self, request: &RequestHead, client: Option<IpAddr>, refusal: &Refusal) -> Option<String> {
-        let mut heard = Heard { part: Part::Asset, ends: None };
-        let known = refusal.key.and_then(|key| self.plan.assets.get(key.asset?.index()));
+        let mut heard = Heard::default();
         match refusal.reason {
             Reason::NoAsset => {
                 let sources = &self.plan.routes.get(refusal.route?)?.asset;
-                Some(format!("no asset in {}", sources.iter().map(source_text).collect::<Vec<_>>().join(", ")))
-            }
-            Reason::UnknownAsset if let Some(asset) = known => {
-                let region = self.plan.regions.get(refusal.key?.region.index())?;
-                Some(format!("no pool serves {} in {} or where that falls back to", asset.name, region.name))
+                let sources = sources.iter().map(source_text).collect::<Vec<_>>().join(", ");
+                Some(format!("no configured asset in {sources}"))
             }
             Reason::UnknownAsset | Reason::UnknownRegion => {
-                if refusal.reason == Reason::UnknownRegion {
-                    heard.part = Part::Region;
-                }
                 let _ = self.resolve_told(&View::from(request), client, &mut heard);
-                heard.ends
+                heard.unknown.or_else(|| {
+                    let asset = heard.asset.as_deref().unwrap_or("this asset");
+                    let region = heard.region.as_deref().unwrap_or("this region");
+                    Some(format!("no pool serves {asset} in {region} or where that falls back to"))
+                })
             }
             _ => None,
         }
     }
 }
 
-/// Waits for the source of one part that decided against the request.
+/// What the sources said, as far as it is repeated.
+#[derive(Default)]
 struct Heard {
-    part: Part,
-    ends: Option<String>,
+    asset: Option<String>,
+    region: Option<String>,
+    /// Of the source that decided against the request: a region's comes last, and is the reason then.
+    unknown: Option<String>,
 }
 
 impl Listener for Heard {
     fn source(&mut self, part: Part, source: &Source, value: Option<&[u8]>, ending: Ending) {
-        if part == self.part
-            && ending == Ending::Unknown
-            && let Some(value) = value
-        {
-            let said = match source.kind {
-                SourceKind::Cookie(_) | SourceKind::Header(_) => "something".to_owned(),
-                _ => shortened(&String::from_utf8_lossy(value)),
-            };
-            self.ends = Some(format!("{} says {said}, which is not configured", source_text(source)));
+        let is_open = match source.kind {
+            SourceKind::Path(_) | SourceKind::Query(_) | SourceKind::Host(_) | SourceKind::Const(_) => true,
+            SourceKind::Cookie(_) | SourceKind::Header(_) | SourceKind::ClientAddress => false,
+        };
+        let said = value.filter(|_| is_open).map(|value| shortened(&String::from_utf8_lossy(value)));
+        match (ending, part) {
+            (Ending::Unknown, _) => {
+                let said = said.as_deref().unwrap_or("something");
+                self.unknown = Some(format!("{} says {said}, which is not configured", source_text(source)));
+            }
+            (Ending::Decides, Part::Asset) => self.asset = said,
+            (Ending::Decides, Part::Region) => self.region = said,
+            (Ending::Absent | Ending::FallsThrough, _) => {}
         }
     }
 }

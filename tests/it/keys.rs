@@ -101,15 +101,21 @@ fn a_client_is_told_what_was_wrong_with_its_key() {
     for (target, fields, detail) in [
         ("/path/XRP", &[][..], "path:asset says XRP, which is not configured"),
         ("/path/%22%ff", &[], "path:asset says \"\u{fffd}, which is not configured"),
-        ("/in/us/of/brk.b", &[], "no pool serves BRK.B in us or where that falls back to"),
+        ("/in/us/of/brk.b", &[], "no pool serves brk.b in us or where that falls back to"),
         ("/in/moon/of/BTC", &[], "path:where says moon, which is not configured"),
         ("/path/BTC", &[("x-region", "moon")], "header:x-region says something, which is not configured"),
-        ("/query", &[], "no asset in query:the symbol, cookie:asset, header:x-asset"),
+        ("/query", &[], "no configured asset in query:the symbol, cookie:asset, header:x-asset"),
         (
             "/query?the+symbol=BTC&region=moon",
             &[("x-region", "eu1")],
             "query:region says moon, which is not configured",
         ),
+        (
+            "/query?region=us",
+            &[("cookie", "asset=BRK.B")],
+            "no pool serves this asset in us or where that falls back to",
+        ),
+        ("/path/BRK.B", &[("x-region", "us")], "no pool serves BRK.B in this region or where that falls back to"),
         ("/query", &[("cookie", "asset=secret")], "cookie:asset says something, which is not configured"),
         (&long, &[], &shown),
         ("/path/%e2%82%ac", &[], "path:asset says €, which is not configured"),
