@@ -11,7 +11,6 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::task::{Poll, ready};
 
@@ -90,21 +89,6 @@ impl Acceptor {
 fn has_waiting(socket: &Listening) -> bool {
     let mut asked = [PollFd::new(socket, PollFlags::IN)];
     poll(&mut asked, Some(&Timespec::default())).map_or(true, |ready| ready > 0)
-}
-
-impl AsFd for Listening {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(socket) => socket.as_fd(),
-            Self::Unix(socket) => socket.as_fd(),
-        }
-    }
-}
-
-impl AsRawFd for Listening {
-    fn as_raw_fd(&self) -> RawFd {
-        self.as_fd().as_raw_fd()
-    }
 }
 
 #[cfg(test)]

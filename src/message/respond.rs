@@ -1,7 +1,7 @@
 //! From a reason to an answer: the only place where the status of an error of ours is chosen.
 //!
-//! Answers are problem documents (RFC 9457). The client learns the reason word, what was wrong with its request itself, and its request's
-//! id, and no more; what really happened stands in the log under the same id.
+//! Answers are problem documents (RFC 9457). The client learns the reason word, what was wrong with its request itself,
+//! and its request's id, and no more; what really happened stands in the log under the same id.
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};

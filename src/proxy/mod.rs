@@ -83,12 +83,12 @@ struct Refused {
     /// For 405: the methods that would do.
     allow: Option<HeaderValue>,
     /// More than the reason says, if there is more.
-    why: Option<Box<str>>,
+    detail: Option<Box<str>>,
 }
 
 impl From<Reason> for Refused {
     fn from(reason: Reason) -> Self {
-        Self { reason, allow: None, why: None }
+        Self { reason, allow: None, detail: None }
     }
 }
 
@@ -220,8 +220,8 @@ where
             Ok(resolved) => resolved,
             Err(refusal) => {
                 cold_path();
-                let why = index.why(head, client, &refusal).map(String::into_boxed_str);
-                return Err(self.refused(snapshot, refusal, why, ticket, edits));
+                let detail = index.why(head, client, &refusal).map(String::into_boxed_str);
+                return Err(self.refused(snapshot, refusal, detail, ticket, edits));
             }
         };
         let route = &index.plan.routes[resolved.route];
@@ -348,7 +348,7 @@ where
         &self,
         snapshot: &Snapshot,
         refusal: Refusal,
-        why: Option<Box<str>>,
+        detail: Option<Box<str>>,
         ticket: &mut Ticket,
         edits: &mut Option<usize>,
     ) -> Refused {
@@ -357,7 +357,7 @@ where
             *edits = Some(route);
         }
         self.count(snapshot, refusal.key, ticket);
-        Refused { reason: refusal.reason, allow: refusal.allow, why }
+        Refused { reason: refusal.reason, allow: refusal.allow, detail }
     }
 
     /// A try that failed because the client's body did is the client's fault, and when the time of all is over, then
@@ -378,7 +378,7 @@ where
     }
 
     fn refuse(&self, refused: Refused, ticket: &mut Ticket) -> Response<Bytes> {
-        let Refused { reason, allow, why } = refused;
+        let Refused { reason, allow, detail } = refused;
         ticket.reason = Some(reason);
         let complaint = ticket.conn.complaint();
         if let Some(fault) = complaint {
@@ -390,7 +390,7 @@ where
         let mut response = match &mut ticket.call {
             None => {
                 let is_theirs = |fault: &Fault| fault.reason == reason && respond::status(reason).is_client_error();
-                let detail = complaint.filter(is_theirs).map(|fault| fault.detail).or(why.as_deref());
+                let detail = complaint.filter(is_theirs).map(|fault| fault.detail).or(detail.as_deref());
                 respond::problem(reason, detail, ticket.request_id())
             }
             Some(call) => {

@@ -6,6 +6,8 @@ use std::net::TcpStream;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
+
 use crate::support::proxy::run;
 use crate::support::{After, Client, DEADLINE, Origin, Proxy, poll};
 
@@ -47,7 +49,7 @@ fn several_listeners_of_every_kind() {
     assert_eq!(from(3).as_deref(), Some("unknown"), "a Unix socket's peer has no address");
     assert!(proxy.access_where(|line| line["listener"] == "file")["client"].is_null());
     assert!(proxy.metric("shardgate_client_connections_total", &[("listener", "file")]) >= 1.0);
-    proxy.signal(rustix::process::Signal::TERM);
+    proxy.signal(Signal::TERM);
     assert!(proxy.wait_exit(DEADLINE).success());
     assert!(!path.exists());
 }
@@ -309,18 +311,25 @@ fn a_daemon_without_descriptors_goes_on_when_there_are_some_again() {
     });
 }
 
+/// How many the proxy has open.
+fn descriptors(proxy: &Proxy) -> u64 {
+    std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).unwrap().count() as u64
+}
+
+/// From now on it gets no more than so many.
+fn limit_descriptors(proxy: &Proxy, current: u64) {
+    let limit = Rlimit { current: Some(current), maximum: getrlimit(Resource::Nofile).maximum };
+    prlimit(Pid::from_raw(proxy.pid().cast_signed()), Resource::Nofile, limit).unwrap();
+}
+
 #[test]
 fn who_has_gone_makes_room_for_the_next_at_once() {
-    use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
     let origin = Origin::start("one");
     let proxy = Proxy::start(&config(&origin, "[server]\nworkers = 1"));
     // Connections of the proxy's own, to the backend and from here, are there already.
     let mut client = proxy.client();
     assert_eq!(client.get("/v1/BTC").status, 200);
-    let open = std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).unwrap().count() as u64;
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    let pid = Pid::from_raw(proxy.pid().cast_signed());
-    prlimit(pid, Resource::Nofile, Rlimit { current: Some(open + 5), maximum }).unwrap();
+    limit_descriptors(&proxy, descriptors(&proxy) + 5);
     // They have all reset their connections before the first is accepted.
     proxy.signal(Signal::STOP);
     for _ in 0..100 {
@@ -339,19 +348,13 @@ fn who_has_gone_makes_room_for_the_next_at_once() {
 
 #[test]
 fn without_descriptors_those_that_are_served_go_on_and_the_log_says_so_once() {
-    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
     let origin = Origin::start("one");
     let proxy = Proxy::start(&config(&origin, "[server]\nworkers = 1"));
     let (mut served, admin) = (proxy.client(), proxy.admin());
     assert_eq!(served.get("/v1/BTC").status, 200);
     // As many as it has, and two more: from now on, accepting fails with EMFILE.
-    let pid = Pid::from_raw(proxy.pid().cast_signed());
-    let limit = |current| {
-        let maximum = getrlimit(Resource::Nofile).maximum;
-        prlimit(pid, Resource::Nofile, Rlimit { current: Some(current), maximum }).unwrap();
-    };
-    let open = std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).unwrap().count() as u64;
-    limit(open + 2);
+    let open = descriptors(&proxy);
+    limit_descriptors(&proxy, open + 2);
     let waiting: Vec<_> = (0..20).map(|_| TcpStream::connect(proxy.address()).unwrap()).collect();
     proxy.log_line("can't accept");
     for _ in 0..20 {
@@ -364,7 +367,7 @@ fn without_descriptors_those_that_are_served_go_on_and_the_log_says_so_once() {
     }
     let said = |message: &str| proxy.log().lines().filter(|line| line.contains(message)).count();
     assert_eq!(said("can't accept\""), 1, "{}", proxy.log());
-    limit(open + 100);
+    limit_descriptors(&proxy, open + 100);
     // Those that waited in the kernel's queue are served now.
     for mut stream in waiting {
         std::io::Write::write_all(&mut stream, b"GET /v1/BTC HTTP/1.0\r\n\r\n").unwrap();
