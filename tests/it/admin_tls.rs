@@ -81,7 +81,7 @@ fn either_of_token_and_certificate_is_enough_and_beyond_loopback_for_reading_too
     // TLS alone lets nobody do anything.
     let proxy = Proxy::start(&config(&rig, "bind = \"0.0.0.0:0\"", ""));
     assert_eq!(ask(&rig, &proxy, Some(&me), WRITE, &[]).reason(), "no_token_configured");
-    assert!(proxy.log().contains("this admin address can be reached from elsewhere, and there is no token"));
+    proxy.log_says("this admin address can be reached from elsewhere, and there is no token");
 }
 
 #[test]

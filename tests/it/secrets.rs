@@ -234,5 +234,5 @@ fn a_token_that_others_can_read_is_warned_of() {
     }
     fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
     let proxy = Proxy::start(&config);
-    assert!(proxy.log().contains("token can be read by others"), "{}", proxy.log());
+    proxy.log_says("token can be read by others");
 }

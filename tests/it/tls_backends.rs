@@ -136,7 +136,7 @@ fn insecure_believes_anyone_and_says_so() {
         let front = Front::start(origin.addr(), certificate.server());
         let proxy = Proxy::start(&config(&[front.addr()], "tls = { insecure = true }"));
         assert_eq!(proxy.get("/v1/BTC").status, 200);
-        assert!(proxy.log().contains("backends are not asked who they are"), "{}", proxy.log());
+        proxy.log_says("backends are not asked who they are");
         let file = proxy.config_file();
         let (code, _, warnings) = run(&["check", "-c", file.to_str().unwrap()]);
         assert!(code == 0 && warnings.contains("backends are not asked who they are"), "{warnings}");

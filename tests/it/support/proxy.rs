@@ -309,6 +309,12 @@ impl Proxy {
             .unwrap_or_else(|| panic!("no log line {text:?}:\n{}", self.log()))
     }
 
+    /// Waits for a log line with this text in it. A line may come after the answer that tells of the same.
+    pub fn log_says(&self, text: &str) {
+        let found = self.stderr.find(DEADLINE, |line| line.contains(text).then_some(()));
+        assert!(found.is_some(), "no log line says {text:?}:\n{}", self.log());
+    }
+
     /// What it wrote to standard error.
     pub fn log(&self) -> String {
         self.stderr.all().join("\n")
