@@ -27,6 +27,12 @@ use crate::message::{Response, ResponseHead, hop};
 use crate::model::{Outcome, PoolSettings, ProxyProtocol, Reason, Timeouts};
 use crate::upstream::{self, ErrorKind, Terms, Upload};
 
+/// Connections that may turn out to be closing, one after the other, before a try is given up.
+const MAX_STALE: u32 = 4;
+
+/// A backend's answer to a try.
+type Reply<B> = upstream::Reply<Attempt<B>>;
+
 /// A response head, and the way to the rest of it.
 pub(crate) struct Sent<U> {
     /// The body in a box: this is handed through many hands.
@@ -161,8 +167,13 @@ impl Try<'_> {
                 upload: body,
                 interim: &interim,
             };
-            let request = self.request(proxy, outgoing, body, ticket);
-            match proxy.client.exchange(self.backend, &terms, request).await {
+            let request = self.request(proxy, outgoing, body, self.beside, ticket);
+            let mut answer = proxy.client.exchange(self.backend, &terms, request).await;
+            if matches!(&answer, Err(error) if error.is_stale) {
+                cold_path();
+                answer = Box::pin(self.over_others(answer, proxy, &terms, outgoing, body, ticket)).await;
+            }
+            match answer {
                 Ok(upstream::Reply { mut response, connect, at }) => {
                     if response.head.fields.has(words::FIELDS) {
                         words::hear(&mut response.head.fields, self.backend, self.server);
@@ -235,12 +246,39 @@ impl Try<'_> {
         }
     }
 
-    /// As this backend is sent it.
+    /// The same over other connections, as long as they turn out to be closing and the body can be sent again.
+    async fn over_others<B>(
+        &self,
+        mut answer: Result<Reply<B>, upstream::Error>,
+        proxy: &Proxy<B>,
+        terms: &Terms<'_>,
+        outgoing: &Outgoing<'_>,
+        body: &RequestBody<B>,
+        ticket: &Ticket,
+    ) -> Result<Reply<B>, upstream::Error>
+    where
+        B: Body<Data = Bytes> + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        for _ in 1..MAX_STALE {
+            if !matches!(&answer, Err(error) if error.is_stale && body.is_replayable()) {
+                break;
+            }
+            // Another try that is under way beside this one reads the same body.
+            let is_beside = self.beside || body.done().is_some();
+            let request = self.request(proxy, outgoing, body, is_beside, ticket);
+            answer = proxy.client.exchange(self.backend, terms, request).await;
+        }
+        answer
+    }
+
+    /// As this backend is sent it. `is_beside`: with a body that ends no other try.
     fn request<B>(
         &self,
         proxy: &Proxy<B>,
         outgoing: &Outgoing<'_>,
         body: &RequestBody<B>,
+        is_beside: bool,
         ticket: &Ticket,
     ) -> upstream::Outgoing<Attempt<B>>
     where
@@ -251,7 +289,7 @@ impl Try<'_> {
         let from = Caller { conn: &ticket.conn, request_id: ticket.request_id.as_bytes() };
         outgoing.write(&mut head, from, self.backend, self.settings);
         let is_head = *outgoing.method() == Method::HEAD;
-        let body_sent = if self.beside { body.beside() } else { body.attempt() };
+        let body_sent = if is_beside { body.beside() } else { body.attempt() };
         let upgrade = outgoing.upgrade().map(|name| {
             Box::new(upstream::Upgrade { protocol: name.into(), proof: outgoing.proof(), body: body.tunnelled() })
         });

@@ -42,9 +42,6 @@ use super::{BoxError, Error, ErrorKind, Outgoing, Reply, ResponseBody, Terms};
 use crate::backend::Backend;
 use crate::message::Response;
 
-/// Connections that may turn out closed, one after the other, before an exchange is given up.
-const MAX_STALE: u32 = 4;
-
 /// Sends one request and waits for the response head. See [`Client::exchange`](super::Client::exchange).
 pub(super) async fn exchange<B>(
     worker: &Rc<Worker>,
@@ -58,61 +55,47 @@ where
 {
     let Outgoing { head: lines, is_head: to_head, says_length, is_apart, body, mut upgrade } = request;
     let length = body.size_hint().exact().filter(|length| says_length || *length > 0);
-    let mut body = Some(body);
-    let mut stale = 0;
-    loop {
-        let (place, connect) = Links::place(worker, backend, terms).await?;
-        // For a server that has not said that it knows the word this would be a CONNECT to itself (RFC 8441, 3).
-        if upgrade.is_some() && !place.takes_tunnels() {
-            return Err(Error { connect, ..Error::new(ErrorKind::NoTunnel, false) });
+    let (place, connect) = Links::place(worker, backend, terms).await?;
+    // For a server that has not said that it knows the word this would be a CONNECT to itself (RFC 8441, 3).
+    if upgrade.is_some() && !place.takes_tunnels() {
+        return Err(Error { connect, ..Error::new(ErrorKind::NoTunnel, false) });
+    }
+    let protocol = upgrade.as_ref().map(|upgrade| &*upgrade.protocol);
+    let request = head::request(&lines, length, backend.tls.is_some(), protocol)
+        .ok_or_else(|| Error::new(ErrorKind::Protocol, false).because("a request that HTTP/2 can't express"))?;
+    worker.memory.give_back(lines);
+    let mut talk = Talk { worker, terms, mark: place.written(), upload: None, asking: None, interims: 0 };
+    let result = match talk.send(&place, request, body, protocol.is_some()) {
+        Ok(response) => {
+            let began = if connect.is_some() { Instant::now() } else { terms.began };
+            talk.head(&place, response, began).await
         }
-        let protocol = upgrade.as_ref().map(|upgrade| &*upgrade.protocol);
-        let request = head::request(&lines, length, backend.tls.is_some(), protocol)
-            .ok_or_else(|| Error::new(ErrorKind::Protocol, false).because("a request that HTTP/2 can't express"))?;
-        let mut talk = Talk { worker, terms, mark: place.written(), upload: None, asking: None, interims: 0 };
-        let result = match talk.send(&place, request, &mut body, protocol.is_some()) {
-            Ok(response) => {
-                let began = if connect.is_some() { Instant::now() } else { terms.began };
-                talk.head(&place, response, began).await
-            }
-            Err(error) => Err(talk.judge(&place, error)),
-        };
-        match result {
-            Ok((parts, recv)) => {
-                let at = Instant::now();
-                worker.memory.give_back(lines);
-                if let (Some(mut to), Some(upgrade)) = (talk.asking.take(), upgrade.take()) {
-                    if parts.status.is_success() {
-                        let agreed = tunnel::agreed(&parts, recv, to, *upgrade, place);
-                        let agreed = agreed.map_err(|fault| Error { connect, ..Error::from(fault) })?;
-                        return Ok(Reply { response: agreed.map(ResponseBody::stream), connect, at });
-                    }
-                    // It fails if the stream is over, as it should be.
-                    let _ = to.send_data(Bytes::new(), true);
-                }
-                let upload = match talk.upload.take() {
-                    None => Upload::Done,
-                    Some(sending) if is_apart => Upload::detach(sending),
-                    Some(sending) => Upload::Here(sending),
-                };
-                let body = answer(parts, recv, upload, to_head, place);
-                return match body {
-                    Ok(response) => Ok(Reply { response, connect, at }),
-                    Err(error) => Err(Error { connect, ..error }),
-                };
-            }
-            Err(Gave { error, is_stale }) => {
-                if error.kind == ErrorKind::Timeout {
-                    place.had_no_answer();
-                }
-                // The connection was going away: another one will do, as long as the body has not been touched.
-                stale += 1;
-                if is_stale && !error.wrote && body.is_some() && stale < MAX_STALE {
-                    continue;
-                }
-                return Err(Error { connect, ..error });
-            }
+        Err(error) => Err(talk.judge(&place, error)),
+    };
+    let (parts, recv) = result.map_err(|error| {
+        if error.kind == ErrorKind::Timeout {
+            place.had_no_answer();
         }
+        Error { connect, ..error }
+    })?;
+    let at = Instant::now();
+    if let (Some(mut to), Some(upgrade)) = (talk.asking.take(), upgrade.take()) {
+        if parts.status.is_success() {
+            let agreed = tunnel::agreed(&parts, recv, to, *upgrade, place);
+            let agreed = agreed.map_err(|fault| Error { connect, ..Error::from(fault) })?;
+            return Ok(Reply { response: agreed.map(ResponseBody::stream), connect, at });
+        }
+        // It fails if the stream is over, as it should be.
+        let _ = to.send_data(Bytes::new(), true);
+    }
+    let upload = match talk.upload.take() {
+        None => Upload::Done,
+        Some(sending) if is_apart => Upload::detach(sending),
+        Some(sending) => Upload::Here(sending),
+    };
+    match answer(parts, recv, upload, to_head, place) {
+        Ok(response) => Ok(Reply { response, connect, at }),
+        Err(error) => Err(Error { connect, ..error }),
     }
 }
 
@@ -145,13 +128,6 @@ where
 /// The head of a response, and the way to its body.
 type Head = (response::Parts, RecvStream);
 
-/// An exchange that came to nothing.
-struct Gave {
-    error: Error,
-    /// It was the connection that was not good any more.
-    is_stale: bool,
-}
-
 /// One request on one connection.
 struct Talk<'a, B> {
     worker: &'a Worker,
@@ -170,12 +146,12 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Opens a stream. The body is taken if there is anything of it to be sent.
+    /// Opens a stream.
     fn send(
         &mut self,
         place: &Place,
         request: http::Request<()>,
-        body: &mut Option<B>,
+        body: B,
         asks: bool,
     ) -> Result<ResponseFuture, h2::Error> {
         if asks {
@@ -183,16 +159,16 @@ where
             self.asking = Some(stream);
             return Ok(response);
         }
-        let is_empty = body.as_ref().is_none_or(Body::is_end_stream);
+        let is_empty = body.is_end_stream();
         let (response, stream) = place.sender().send_request(request, is_empty)?;
-        if !is_empty && let Some(body) = body.take() {
+        if !is_empty {
             self.upload = Some(Sending::new(stream, body));
         }
         Ok(response)
     }
 
     /// Waits for the response head, passing interim responses on and keeping to the terms.
-    async fn head(&mut self, place: &Place, mut response: ResponseFuture, began: Instant) -> Result<Head, Gave> {
+    async fn head(&mut self, place: &Place, mut response: ResponseFuture, began: Instant) -> Result<Head, Error> {
         let mut now = Some(began);
         let worker = self.worker;
         let mut alarm = worker.alarms.alarm();
@@ -212,7 +188,7 @@ where
         cx: &mut Context<'_>,
         place: &Place,
         response: &mut ResponseFuture,
-    ) -> Poll<Result<Head, Gave>> {
+    ) -> Poll<Result<Head, Error>> {
         if let Some(upload) = &mut self.upload
             && let Poll::Ready(sent) = upload.poll_send(cx)
         {
@@ -244,21 +220,21 @@ where
     }
 
     /// What an error of the library means for the request.
-    fn judge(&self, place: &Place, error: h2::Error) -> Gave {
+    fn judge(&self, place: &Place, error: h2::Error) -> Error {
         // The backend's word that it has not begun with this one (RFC 9113, 8.7). The library ends a stream with a GOAWAY
         // only if its number is above the last one that the backend has taken.
         let is_refused = error.is_remote() && error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
         let is_left_out = error.is_remote() && error.is_go_away();
-        let is_stale = is_left_out || error.is_io();
+        let was_closing = is_left_out || error.is_io();
         let is_theirs = error.is_remote() || error.is_io();
         let kind = if is_theirs { ErrorKind::Reset } else { ErrorKind::Protocol };
-        let mut gave = self.gave(place, Error::new(kind, false).because(error));
-        gave.error.wrote &= !is_refused && !is_left_out;
-        Gave { is_stale, ..gave }
+        let gave = self.gave(place, Error::new(kind, false).because(error));
+        let wrote = gave.wrote && !is_refused && !is_left_out;
+        Error { wrote, is_stale: was_closing && !wrote, ..gave }
     }
 
     /// Whether the backend may have seen the request is what the socket knows.
-    fn gave(&self, place: &Place, error: Error) -> Gave {
-        Gave { error: Error { wrote: place.written() > self.mark, ..error }, is_stale: false }
+    fn gave(&self, place: &Place, error: Error) -> Error {
+        Error { wrote: place.written() > self.mark, ..error }
     }
 }

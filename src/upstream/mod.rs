@@ -88,6 +88,8 @@ pub struct Error {
     /// Whether any byte of the request was written to the backend's socket. Only if not is it certain that the backend
     /// knows nothing of the request.
     pub wrote: bool,
+    /// The connection was closing, and the backend has not begun with the request: it may be asked over another one.
+    pub is_stale: bool,
     /// The cause, for the log.
     #[source]
     pub source: Option<BoxError>,
@@ -135,7 +137,7 @@ pub enum ErrorKind {
 
 impl Error {
     fn new(kind: ErrorKind, wrote: bool) -> Self {
-        Self { kind, wrote, source: None, connect: None }
+        Self { kind, wrote, is_stale: false, source: None, connect: None }
     }
 
     fn because(mut self, source: impl Into<BoxError>) -> Self {

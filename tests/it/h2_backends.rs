@@ -237,6 +237,25 @@ fn a_backend_that_shuts_down_loses_nothing() {
     assert!(clients.iter_mut().all(|client| client.response().status == 200));
 }
 
+/// It has read the request, and says that it has not begun with it. There is nobody else to ask.
+#[test]
+fn what_a_connection_that_closes_leaves_out_goes_over_another_one() {
+    let origin = Frames::start(|number, wire| {
+        wire.greet(&[])?;
+        let stream = wire.request()?;
+        if number < 3 {
+            wire.go_away(0, 0)?;
+            return wire.wait_end();
+        }
+        wire.hold_head(stream, &[(":status", "200")]);
+        wire.last(stream, b"whole")
+    });
+    let proxy = Proxy::start(&config(&[origin.addr()], ""));
+    let answer = proxy.client().post("/v1/predict/BTC", "order");
+    assert_eq!((answer.status, answer.body.as_slice(), origin.accepted()), (200, &b"whole"[..], 4));
+    assert_eq!(proxy.metric("shardgate_upstream_attempts_total", &[]), 1.0);
+}
+
 #[test]
 fn a_client_that_leaves_resets_its_stream() {
     let origin = H2Origin::start("a");
