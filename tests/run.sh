@@ -66,4 +66,5 @@ RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --quiet
 step "licences, bans and sources of what we depend on"
 "$deny" --locked --log-level error check --hide-inclusion-graph bans licenses sources
 step "tests"
-cargo test --locked
+# Most of a test is waiting for what others do: with two for each core the machine is busy, and done a third sooner.
+RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))} cargo test --locked
