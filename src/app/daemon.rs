@@ -238,7 +238,10 @@ impl Daemon {
                     gather = None;
                     self.controller.flush();
                 }
-                Some(Resolved { name, addresses }) = self.resolved.recv() => self.controller.resolved(name, addresses),
+                Some(Resolved { name, addresses }) = self.resolved.recv() => {
+                    self.controller.resolved(name, addresses);
+                    gather.get_or_insert(Instant::now() + GATHER);
+                }
                 Some(request) = self.changes.recv(), if self.takes_changes() => self.operate(request),
                 () = std::future::ready(()), if self.controller.is_sweeping() => self.sweep().await,
                 () = self.keeper.written() => {}

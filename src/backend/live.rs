@@ -365,14 +365,15 @@ impl InFlight {
         self.began & !3 == self.backend.line.passive.load(Relaxed) & !3
     }
 
-    /// The request ended well. Something has to be said about that if its backend was on probation, or had been spared.
-    pub fn succeeded(&self) -> Option<Observation> {
+    /// The request ended well. Something has to be said about that if its backend is on probation and the pool is one that
+    /// ejects: what it hears elsewhere, where it may be spared, ends no ejection before its time. `terms`: the pool's.
+    pub fn succeeded(&self, terms: Option<&Outlier>) -> Option<Observation> {
         // Nearly always there is nothing to reset, and a look at a line that is at hand costs nothing.
         let line = &self.backend.line;
         if line.errors.load(Relaxed) != 0 {
             line.errors.store(0, Relaxed);
         }
-        if line.passive() == Passive::Trusted || !self.is_of_now() {
+        if line.passive() != Passive::HalfOpen || !self.is_of_now() || terms.is_none_or(|terms| !terms.enforce) {
             return None;
         }
         Some(Observation::Recovered(Arc::clone(&self.backend)))

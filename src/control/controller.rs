@@ -23,7 +23,7 @@ use super::board::Board;
 use super::heard::Heard;
 use super::orders::Orders;
 use super::passive::{Change, Ejections, What};
-use super::staging::{Finder, Known, Next, Settled, Settling, Staged, Staging};
+use super::staging::{Known, Next, Settled, Settling, Staged, Staging};
 use super::world::{Answers, World};
 use crate::backend::{Backend, Observation};
 use crate::health::{Prober, Transition};
@@ -31,6 +31,7 @@ use crate::model::{Plan, PoolId};
 use crate::routing::{Snapshot, Table};
 use crate::telemetry::{Cause, Metrics, Subject};
 
+mod names;
 mod operator;
 mod tell;
 mod words;
@@ -53,8 +54,8 @@ pub struct Controller {
     prober: Prober,
     /// `None` while a step on another thread has it.
     known: Option<Known>,
-    /// Addresses of names that came in meanwhile.
-    late: Answers,
+    /// Addresses of names that have come in.
+    news: Answers,
     world: World,
     /// The Plan that waits for its first round of checks.
     next: Option<Next>,
@@ -93,7 +94,7 @@ impl Controller {
             metrics,
             prober,
             known: Some(Known::default()),
-            late: Answers::new(),
+            news: Answers::new(),
             world,
             next: None,
             since: None,
@@ -252,7 +253,7 @@ impl Controller {
                     "backend is ejected"
                 );
             }
-            What::Counted(detector) => {
+            What::Counted(detector, _) => {
                 // A backend that goes on failing must not fill the log; the counter has them all.
                 if self.counted_until.is_none_or(|until| until <= now) {
                     self.counted_until = Some(now + COUNTED_PAUSE);
@@ -280,14 +281,14 @@ impl Controller {
                         metrics.transition(&asset, &region, label, false, Cause::Passive);
                     }
                 }
-                What::Counted(detector) if !terms.enforce => {
+                What::Counted(detector, pool) if !terms.enforce && pool.is_none_or(|pool| pool == id) => {
                     metrics.ejection(&asset, &region, label, *detector, false);
                 }
                 What::Closed if terms.enforce => metrics.transition(&asset, &region, label, true, Cause::Passive),
-                What::Counted(_) | What::Closed | What::HalfOpened => {}
+                What::Counted(..) | What::Closed | What::HalfOpened => {}
             }
         }
-        if matches!(what, What::Counted(_)) {
+        if matches!(what, What::Counted(..)) {
             return;
         }
         if matches!(what, What::Closed) {
@@ -316,34 +317,9 @@ impl Controller {
         }
     }
 
-    /// A name has other addresses now.
-    pub fn resolved(&mut self, name: Arc<str>, addresses: Vec<IpAddr>) {
-        // What a name leads to is for the registry to say.
-        let Some(known) = &mut self.known else {
-            self.late.insert(name, addresses);
-            return;
-        };
-        let pools = self.world.pools_of_name(&name).to_vec();
-        known.answers.insert(name, addresses);
-        if pools.is_empty() {
-            return;
-        }
-        let snapshot = self.table.load();
-        let index = Arc::clone(&self.world.index);
-        let mut finder = Finder::new(known, &index);
-        let now = Instant::now();
-        let mut found: Vec<_> = pools.into_iter().map(|id| (id, finder.servers(id))).collect();
-        found.iter_mut().for_each(|(id, servers)| self.orders.mark(*id, servers));
-        known.added.drain(..).for_each(|backend| backend.warm_up(now));
-        let changes: Vec<_> =
-            found.into_iter().map(|(id, servers)| (id, self.world.replace(snapshot.pool(id), servers, now))).collect();
-        self.swap(snapshot.with_changes(changes));
-        self.watch();
-        self.end_series();
-    }
-
     /// Publishes the facts that have come in.
     pub fn flush(&mut self) {
+        self.take_up_names();
         if self.dirty.is_empty() {
             return;
         }
@@ -405,24 +381,24 @@ impl Controller {
     /// A step is over; addresses that came in meanwhile are taken up.
     fn take_back(&mut self, known: Known) {
         self.known = Some(known);
-        for (name, addresses) in std::mem::take(&mut self.late) {
-            self.resolved(name, addresses);
-        }
+        self.take_up_names();
     }
 
     /// Ends the series of what is not configured any more.
     fn end_series(&self) {
         let snapshot = self.table.load();
         let index = &snapshot.index;
+        // By the spelling: a series goes on under the one that is configured now.
+        let asset_of = |name: &str| index.asset(name).filter(|id| *index.plan.assets[id.index()].name == *name);
+        let region_of = |name: &str| index.region(name).filter(|id| *index.plan.regions[id.index()].name == *name);
         let pool_of = |asset: &str, region: &str| {
-            let region = index.region(region)?;
-            let asset = if asset == "*" { None } else { Some(index.asset(asset)?) };
-            index.own_pool(asset, region)
+            let asset = if asset == "*" { None } else { Some(asset_of(asset)?) };
+            index.own_pool(asset, region_of(region)?)
         };
         self.metrics.retain(|subject| match subject {
-            Subject::Region(region) => index.region(region).is_some(),
+            Subject::Region(region) => region_of(region).is_some(),
             Subject::Asset("*") => true,
-            Subject::Asset(asset) => index.asset(asset).is_some(),
+            Subject::Asset(asset) => asset_of(asset).is_some(),
             Subject::Pool { asset, region } => pool_of(asset, region).is_some(),
             Subject::Backend { asset, region, backend } => pool_of(asset, region)
                 .is_some_and(|id| snapshot.pool(id).servers().any(|server| *server.backend.label == *backend)),

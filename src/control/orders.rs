@@ -47,12 +47,12 @@ impl Orders {
                     }
                 }
                 Target::Pool(asset, region) => {
-                    if let Some(id) = pool(index, asset, region) {
+                    if let Some(id) = own(index, asset, region) {
                         orders.pools.entry(id).or_default().pool = said.state;
                     }
                 }
                 Target::Backend(asset, region, address) => {
-                    if let Some(id) = pool(index, asset, region) {
+                    if let Some(id) = own(index, asset, region) {
                         orders.pools.entry(id).or_default().backends.push((usual(address), said.state));
                     }
                 }
@@ -137,13 +137,14 @@ pub(super) fn find(snapshot: &Snapshot, target: &Target) -> Result<(Scope, Targe
 pub(super) fn is_configured(snapshot: &Snapshot, target: &Target) -> bool {
     let plan = &snapshot.index.plan;
     match target {
-        Target::Backend(asset, region, address) => pool(&snapshot.index, asset, region).is_some_and(|id| {
+        Target::Backend(asset, region, address) => own(&snapshot.index, asset, region).is_some_and(|id| {
             let address = &*usual(address);
             let members = plan.pools.get(id.index()).map_or(&[][..], |pool| &pool.members);
             members.iter().any(|member| *member.address.to_string() == *address)
                 || snapshot.pool(id).servers().any(|server| *server.backend.label == *address)
         }),
-        other => find(snapshot, other).is_ok(),
+        Target::Pool(asset, region) => own(&snapshot.index, asset, region).is_some(),
+        Target::Region(region) => snapshot.index.region(&**region).is_some(),
     }
 }
 
@@ -156,11 +157,20 @@ pub(super) fn pools_of<'i>(index: &'i Index, target: &Target) -> Box<dyn Iterato
             Box::new(pools.filter(move |(_, pool)| Some(pool.region) == region).map(|(id, _)| id))
         }
         Target::Pool(asset, region) | Target::Backend(asset, region, _) => {
-            Box::new(pool(index, asset, region).into_iter())
+            Box::new(own(index, asset, region).into_iter())
         }
     }
 }
 
+/// The pool that this was said of: an asset that has become another's alias is none any more, so that what was said of it
+/// does not hold for the other.
+fn own(index: &Index, asset: &str, region: &str) -> Option<PoolId> {
+    let id = pool(index, asset, region)?;
+    let (name, _) = index.pool_labels(id);
+    name.eq_ignore_ascii_case(asset).then_some(id)
+}
+
+/// The pool that an operator means, by whatever name of its asset.
 fn pool(index: &Index, asset: &str, region: &str) -> Option<PoolId> {
     let asset = if asset == "*" { None } else { Some(index.asset(asset)?) };
     index.own_pool(asset, index.region(region)?)

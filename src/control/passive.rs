@@ -32,8 +32,8 @@ pub struct Change {
 pub enum What {
     /// It is out.
     Ejected(Ejection),
-    /// It would be, if its pool enforced that.
-    Counted(Detector),
+    /// It would be, if its pools enforced that: this one, or all that do not.
+    Counted(Detector, Option<PoolId>),
     /// It gets one request at a time.
     HalfOpened,
     /// It is one like the others again.
@@ -57,7 +57,7 @@ impl Ejections {
     /// What a worker has observed.
     pub fn observe(&mut self, observation: Observation, now: Instant) -> Option<Change> {
         match observation {
-            Observation::Failing(backend, terms) => self.eject(backend, &terms, Detector::ConsecutiveErrors, now),
+            Observation::Failing(backend, terms) => self.eject(backend, &terms, Detector::ConsecutiveErrors, None, now),
             Observation::Recovered(backend) => self.close(backend, now),
             // What is said of other things is not for here.
             Observation::Announced(..) | Observation::Reports(_) => None,
@@ -125,16 +125,30 @@ impl Ejections {
             for place in outliers(&rates) {
                 let Some(server) = pool.servers().nth(place) else { continue };
                 if server.backend.passive() == Passive::Trusted {
-                    changes.extend(self.eject(Arc::clone(&server.backend), terms, Detector::SuccessRate, now));
+                    changes.extend(self.eject(
+                        Arc::clone(&server.backend),
+                        terms,
+                        Detector::SuccessRate,
+                        Some(id),
+                        now,
+                    ));
                 }
             }
         }
         changes
     }
 
-    fn eject(&mut self, backend: Arc<Backend>, terms: &Outlier, detector: Detector, now: Instant) -> Option<Change> {
+    /// `pool`: in which it stands out; `None`: its errors are of all its pools.
+    fn eject(
+        &mut self,
+        backend: Arc<Backend>,
+        terms: &Outlier,
+        detector: Detector,
+        pool: Option<PoolId>,
+        now: Instant,
+    ) -> Option<Change> {
         if !terms.enforce {
-            return Some(Change { backend, what: What::Counted(detector) });
+            return Some(Change { backend, what: What::Counted(detector, pool) });
         }
         let new = || (Arc::clone(&backend), Breaker::new(now));
         let (_, breaker) = self.breakers.entry(Arc::as_ptr(&backend) as usize).or_insert_with(new);

@@ -56,14 +56,10 @@ impl<'a> Finder<'a> {
                 Role::Replica => replicas,
             };
             let mut add = |(backend, [check, agent]): Found| {
-                // Two names may lead to one address; it is one backend all the same, and inside TLS the one by the first
-                // of its names.
-                let is_there = |server: &Server| {
-                    Arc::ptr_eq(&server.backend, &backend)
-                        || backend.tls.is_some() && server.backend.identity.address == backend.identity.address
-                };
-                if !tier.iter().any(is_there) {
-                    tier.push(Server { agent, ..Server::new(backend, check, member.weight) });
+                // Two names may lead to one address.
+                let server = Server { agent, ..Server::new(backend, check, member.weight) };
+                if !tier.iter().any(|other| other.is_at_the_place_of(&server)) {
+                    tier.push(server);
                 }
             };
             if let Address::Name(host, port) = &*member.address {
@@ -170,6 +166,7 @@ impl Settling {
             let mut finder = Finder::new(&mut known, &index);
             let anew = |id| {
                 let mut servers = finder.servers(id);
+                world.keep_what_works(snapshot.pool(id), &mut servers);
                 orders.mark(id, &mut servers);
                 (id, world.replace(snapshot.pool(id), servers, Instant::now()))
             };

@@ -165,6 +165,47 @@ async fn addresses_that_come_in_while_a_step_is_taken_are_taken_up_after_it() {
     assert_eq!((labels(0), labels(1)), (vec!["10.0.0.1:1".into()], vec!["10.0.0.1:2".into(), "10.0.0.2:2".into()]));
 }
 
+/// Where it is checked, what a name leads to now is not known to work.
+#[tokio::test]
+async fn what_a_name_led_to_stays_until_what_it_leads_to_is_checked() {
+    let (mut controller, table) = controller(&plan(&pool("A.r", "\"one.test:1\"")));
+    let resolve = |controller: &mut Controller, last: &[u8]| {
+        controller.resolved("one.test".into(), last.iter().map(|last| IpAddr::from([10, 0, 0, *last])).collect());
+        controller.flush();
+    };
+    let ends = |table: &Table| servers(table, 0).iter().map(|s| s.backend.label.to_string()).collect::<Vec<_>>();
+    let check = |at: usize| Arc::clone(servers(&table, 0)[at].check.as_ref().expect("it is checked"));
+    resolve(&mut controller, &[1]);
+    set(&mut controller, &check(0), Status::Up);
+    resolve(&mut controller, &[2, 3]);
+    assert_eq!(ends(&table), ["10.0.0.2:1", "10.0.0.3:1", "10.0.0.1:1"]);
+    assert_eq!(names(&table), ["unchecked", "unchecked", "up"]);
+    set(&mut controller, &check(0), Status::Up);
+    controller.flush();
+    assert_eq!(names(&table), ["up", "unchecked", "up"], "one is still to be checked");
+    set(&mut controller, &check(1), Status::Down(Cause::Refused));
+    controller.flush();
+    assert_eq!(ends(&table), ["10.0.0.2:1", "10.0.0.3:1"]);
+    // What does not work is not kept, nor what comes and goes before it was checked.
+    resolve(&mut controller, &[4]);
+    resolve(&mut controller, &[5]);
+    assert_eq!(ends(&table), ["10.0.0.5:1", "10.0.0.2:1"]);
+    // Back before that: nothing has changed.
+    resolve(&mut controller, &[2]);
+    assert_eq!((ends(&table), names(&table)), (vec!["10.0.0.2:1".into()], vec!["up".into()]));
+    // A reload judges by a first round; what changes after that is as ever.
+    let next = plan(&(pool("A.r", "\"one.test:1\"") + &pool("B.r", "\"10.0.0.9:1\"")));
+    let staged = stage(&mut controller, &next);
+    drop(controller.check(staged));
+    resolve(&mut controller, &[6]);
+    let settled = controller.settle().expect("it is on its way").run();
+    controller.publish(settled);
+    assert_eq!(ends(&table), ["10.0.0.6:1", "10.0.0.2:1"]);
+    set(&mut controller, &check(0), Status::Up);
+    controller.flush();
+    assert_eq!(ends(&table), ["10.0.0.6:1"]);
+}
+
 #[tokio::test]
 async fn a_plan_that_is_given_up_leaves_no_trace() {
     let (mut controller, table) = controller(&plan(&pool("A.r", "\"one.test:1\"")));
@@ -181,6 +222,7 @@ async fn a_plan_that_is_given_up_leaves_no_trace() {
     assert!(controller.settle().is_none());
     assert_eq!((table.load().generation, controller.plan().pools.len()), (generation, 1));
     controller.resolved("one.test".into(), vec![IpAddr::from([10, 0, 0, 1])]);
+    controller.flush();
     assert_eq!(servers(&table, 0).len(), 1);
     drop(controller.tick());
     assert_eq!(controller.backends(), 1);
@@ -223,7 +265,7 @@ fn requests(server: &Server, n: usize, errors: usize) {
     let terms = Outlier { consecutive_errors: u32::MAX, ..Outlier::default() };
     for i in 0..n {
         let request = server.backend.try_request(u32::MAX).expect("room");
-        if i < errors { drop(request.failed(false, &terms)) } else { drop(request.succeeded()) }
+        if i < errors { drop(request.failed(false, &terms)) } else { drop(request.succeeded(None)) }
     }
 }
 
@@ -258,7 +300,7 @@ async fn who_fails_more_than_its_neighbours_is_ejected() {
     assert_eq!(tick(50), 1, "half-open");
     assert_eq!(names(&table)[5], "half-open");
     let probe = servers[5].backend.try_request(9).expect("one");
-    let told = probe.succeeded().expect("it was half-open");
+    let told = probe.succeeded(Some(&Outlier::default())).expect("it was half-open");
     assert!(ejections.observe(told, start + std::time::Duration::from_secs(51)).is_some());
     assert_eq!(names(&table)[5], "not-checked");
 }
@@ -277,8 +319,7 @@ async fn a_lost_word_is_said_again_and_an_old_one_does_no_harm() {
     assert_eq!((names(&table)[0].as_str(), healths(&table)[0]), ("ejected", 70));
     controller.observe(and_again);
     assert_eq!(backend.standing().ejection.map(|ejection| ejection.detector), Some(Detector::ConsecutiveErrors));
-    // The one that is left fails as well: it is spared, and goes on with as many requests as before, half-open, too. One
-    // that it answers well is enough.
+    // The one that is left fails as well: it is spared, and goes on with as many requests as before, half-open, too.
     let other = Arc::clone(&servers(&table, 0)[1].backend);
     (0..3).for_each(|_| {
         if let Some(told) = other.try_request(9).expect("room").failed(false, &terms) {
@@ -287,8 +328,12 @@ async fn a_lost_word_is_said_again_and_an_old_one_does_no_harm() {
     });
     controller.flush();
     assert_eq!(names(&table), ["ejected", "spared"]);
-    let told = other.try_request(9).expect("room").succeeded().expect("it was spared");
-    controller.observe(told);
+    // What it answers well shows nothing before its time has come, and then only where it can be ejected.
+    let good = other.try_request(9).expect("room");
+    assert!(good.succeeded(Some(&terms)).is_none());
+    other.half_open();
+    assert!(good.succeeded(None).is_none() && good.succeeded(Some(&Outlier { enforce: false, ..terms })).is_none());
+    controller.observe(good.succeeded(Some(&terms)).expect("it was half-open"));
     controller.flush();
     assert_eq!(names(&table), ["ejected", "not-checked"]);
     // A reload leaves it out.
@@ -314,6 +359,51 @@ async fn who_leaves_while_out_is_let_go_of_and_comes_back_without_a_past() {
     assert_eq!(controller.backends(), 1);
     put_in_force(&mut controller, &plan(&two));
     assert_eq!(names(&table), ["not-checked", "not-checked"]);
+}
+
+#[tokio::test]
+async fn who_was_out_begins_slowly_however_that_ends() {
+    let text = pool("A.r", "\"10.0.0.1:1\", \"10.0.0.2:1\"")
+        + "[defaults]\nhealth = false\nslow_start = { window = \"1h\" }\n";
+    let (mut controller, table) = controller(&plan(&text));
+    let base_ejection = std::time::Duration::from_millis(1);
+    let terms = Outlier { consecutive_errors: 1, base_ejection, ..Outlier::default() };
+    let failed = servers(&table, 0)[0].backend.try_request(9).expect("room").failed(false, &terms);
+    controller.observe(failed.expect("one is too many"));
+    controller.flush();
+    let mut seen = vec![(names(&table)[0].clone(), false)];
+    while seen.len() < 3 {
+        drop(controller.tick());
+        let now = (names(&table)[0].clone(), table.load().pool(PoolId(0)).is_warming_up());
+        if seen.last() != Some(&now) {
+            seen.push(now);
+        }
+    }
+    let seen: Vec<_> = seen.iter().map(|(why, warms_up)| (&**why, *warms_up)).collect();
+    assert_eq!(seen, [("ejected", false), ("half-open", false), ("not-checked", true)]);
+}
+
+#[tokio::test]
+async fn who_stands_out_is_counted_in_the_pool_where_it_does() {
+    let members = (1..=6).map(|i| format!("\"10.0.0.{i}:1\"")).collect::<Vec<_>>().join(", ");
+    let text =
+        pool("A.r", &members) + &pool("B.r", &members) + "[defaults]\nhealth = false\noutlier = { enforce = false }\n";
+    let (_controller, table) = controller(&plan(&text));
+    let (snapshot, start) = (table.load(), Instant::now());
+    let mut ejections = Ejections::new(start);
+    let mut tick = |seconds: u64| {
+        let now = start + std::time::Duration::from_secs(seconds);
+        ejections.tick(&snapshot, [PoolId(0), PoolId(1)].into_iter(), |_| true, now)
+    };
+    assert!(tick(10).is_empty());
+    let servers = servers(&table, 0);
+    servers.iter().take(5).for_each(|server| requests(server, 200, 0));
+    requests(&servers[5], 200, 60);
+    let counted: Vec<_> = tick(20).into_iter().map(|change| change.what).collect();
+    assert!(
+        matches!(counted[..], [What::Counted(_, Some(PoolId(0))), What::Counted(_, Some(PoolId(1)))]),
+        "{counted:?}"
+    );
 }
 
 #[tokio::test]

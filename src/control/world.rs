@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 
-use crate::backend::{Backend, Check, outlier};
+use crate::backend::{Backend, Check, Status, outlier};
 use crate::model::{Address, Plan, Pool, PoolId};
 use crate::routing::{Index, PoolState, Server, Snapshot};
 
@@ -28,6 +28,8 @@ pub(super) struct World {
     /// The pools in which a server may be warming up.
     pub(super) warming: BTreeSet<PoolId>,
     by_name: HashMap<Arc<str>, Vec<PoolId>>,
+    /// The pools with servers that no name leads to any more, see [`World::keep_what_works`].
+    changing: BTreeSet<PoolId>,
 }
 
 impl World {
@@ -51,6 +53,7 @@ impl World {
             adaptive: BTreeSet::new(),
             warming: BTreeSet::new(),
             by_name,
+            changing: BTreeSet::new(),
         }
     }
 
@@ -131,6 +134,28 @@ impl World {
         pool
     }
 
+    /// Adds to the servers that a pool is about to get those of its own that work, while one of the others has not been
+    /// checked yet.
+    pub(super) fn keep_what_works(&mut self, pool: &PoolState, servers: &mut [Vec<Server>; 2]) {
+        self.changing.remove(&pool.id);
+        if servers.iter().flatten().all(is_checked) {
+            return;
+        }
+        for (tier, next) in pool.tiers.iter().zip(servers) {
+            for server in tier.servers.iter().filter(|server| works(server)) {
+                if !next.iter().any(|other| other.is_at_the_place_of(server)) {
+                    next.push(server.clone());
+                    self.changing.insert(pool.id);
+                }
+            }
+        }
+    }
+
+    /// The pools of which each server has been checked by now, since one of them was not.
+    pub(super) fn checked_by_now(&self, snapshot: &Snapshot) -> impl Iterator<Item = PoolId> {
+        self.changing.iter().copied().filter(|id| snapshot.pool(*id).servers().all(is_checked))
+    }
+
     /// Whether a pool names a name.
     pub(super) fn has_names(pool: &Pool) -> bool {
         pool.members.iter().any(|member| matches!(*member.address, Address::Name(..)))
@@ -207,6 +232,14 @@ pub(super) fn pools(index: &Index) -> impl Iterator<Item = (PoolId, &Pool)> {
 /// Whether its servers are enough to compare them.
 fn is_comparable(pool: &PoolState) -> bool {
     pool.settings.outlier.is_some() && pool.servers().count() >= outlier::MIN_BACKENDS
+}
+
+fn is_checked(server: &Server) -> bool {
+    server.checks().all(|check| check.status() != Status::Unchecked)
+}
+
+fn works(server: &Server) -> bool {
+    server.checks().all(|check| check.status() == Status::Up)
 }
 
 fn place<T>(of: &Arc<T>) -> usize {

@@ -426,7 +426,7 @@ impl Serving {
         self.server.cells.attempt(outcome);
         // Only an answer that has come whole speaks for a backend; one that the client did not wait for says nothing.
         let observation = match outcome {
-            Outcome::Ok if self.complete => self.in_flight.succeeded(),
+            Outcome::Ok if self.complete => self.in_flight.succeeded(self.server.outlier.as_ref()),
             Outcome::Ok => None,
             _ if self.is_blameless => None,
             _ => self.server.outlier.as_ref().and_then(|terms| self.in_flight.failed(self.shallow, terms)),

@@ -51,6 +51,12 @@ impl Server {
         }
     }
 
+    /// Whether both are one: the same backend, which inside TLS has the first of the names that lead to its address.
+    pub fn is_at_the_place_of(&self, other: &Self) -> bool {
+        let (one, other) = (&self.backend, &other.backend);
+        Arc::ptr_eq(one, other) || one.tls.is_some() && one.identity.address == other.identity.address
+    }
+
     /// Whoever is asked how it is: its check and its agent.
     pub fn checks(&self) -> impl Iterator<Item = &Arc<Check>> {
         self.check.iter().chain(&self.agent)
@@ -226,11 +232,11 @@ impl PoolState {
         })
     }
 
-    /// Whether requests are sent to this backend, as the tiers say.
+    /// Whether requests are sent to this backend, as the tiers say, and more than one at a time.
     pub fn uses(&self, backend: &Backend) -> bool {
         self.tiers.iter().any(|tier| {
             let mut servers = tier.usable.iter().filter_map(|&place| tier.servers.get(place as usize));
-            servers.any(|server| std::ptr::eq(&*server.backend, backend))
+            servers.any(|server| std::ptr::eq(&*server.backend, backend) && !server.is_half_open)
         })
     }
 

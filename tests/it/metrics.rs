@@ -186,6 +186,13 @@ fn series_end_with_what_they_describe() {
     assert_eq!(proxy.metric("shardgate_requests_total", &[("asset", "*")]), 1.0);
     assert_eq!(proxy.metric("shardgate_config_last_reload_successful", &[]), 1.0);
 
+    // Nor under a name that is another's by now.
+    assert_eq!(client.get("/v1/ETH").status, 200);
+    proxy.metric_until("shardgate_requests_total", &[("asset", "ETH")], |n| n == 1.0);
+    assert!(proxy.reload(&(config(&one, &two) + "[assets.BTC]\naliases = ['ETH']\n")));
+    let page = proxy.admin_request("GET", "/metrics").text();
+    assert!(!page.contains("asset=\"ETH\""), "{page}");
+
     assert!(!proxy.reload("nonsense = true"));
     assert_eq!(proxy.metric("shardgate_config_last_reload_successful", &[]), 0.0);
     assert_eq!(proxy.metric("shardgate_requests_total", &[("asset", "*")]), 1.0);

@@ -62,7 +62,8 @@ fn errors_in_a_row_are_told_and_one_success_ends_the_row() {
     let terms = Outlier { consecutive_errors: 3, ..Outlier::default() };
     let request = backend.try_request(9).unwrap();
     let told = |ends: &[bool]| -> Vec<bool> {
-        let end = |good: &bool| if *good { request.succeeded() } else { request.failed(false, &terms) }.is_some();
+        let end =
+            |good: &bool| if *good { request.succeeded(Some(&terms)) } else { request.failed(false, &terms) }.is_some();
         ends.iter().map(end).collect()
     };
     // Once there are too many each one tells, for the first word may have been lost.
@@ -72,13 +73,15 @@ fn errors_in_a_row_are_told_and_one_success_ends_the_row() {
     let now = Instant::now();
     backend.eject(Ejection { since: now, until: now, detector: Detector::ConsecutiveErrors, shallow: false });
     assert_eq!(told(&[false; 4]), [false; 4]);
-    // One that was spared answers well; a request from before the ejection says nothing about it.
+    // One that was spared answers well, which changes nothing. Then its time has come: what is asked of it since the
+    // ejection decides, where it can be ejected.
     assert_eq!(told(&[true]), [false]);
     let newer = backend.try_request(9).unwrap();
-    assert!(newer.succeeded().is_some());
+    assert!(newer.succeeded(Some(&terms)).is_none());
     backend.half_open();
     assert_eq!(told(&[false, true]), [false, false]);
-    assert!(newer.failed(false, &terms).is_some() && newer.succeeded().is_some());
+    assert!(newer.failed(false, &terms).is_some() && newer.succeeded(Some(&terms)).is_some());
+    assert!(newer.succeeded(None).is_none() && newer.succeeded(Some(&Outlier { enforce: false, ..terms })).is_none());
     drop(newer);
     backend.trust();
     assert!(backend.are_errors_shallow());

@@ -77,10 +77,12 @@ impl Controller {
         let Request { change: Change { target, state, author }, reply } = request;
         let snapshot = self.table.load();
         let mut states = (*self.board.states()).clone();
+        let is_absent = |said: &Said| state == Operator::Ready && !orders::is_configured(&snapshot, &said.target);
         let (scope, target) = match (orders::find(&snapshot, &target), states.get(&target)) {
-            (Ok((scope, target)), _) => (Some(scope), target),
-            // It is not configured any more, but its state can be taken back.
+            // It is not configured any more, though its name may mean another by now. Its state can be taken back.
+            (_, Some(said)) if is_absent(said) => (None, said.target.clone()),
             (Err(_), Some(said)) => (None, said.target.clone()),
+            (Ok((scope, target)), _) => (Some(scope), target),
             (Err(unknown), None) => {
                 // Whoever asked may have gone.
                 let _ = reply.send(Err(Refused::Unknown(unknown)));

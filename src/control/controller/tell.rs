@@ -54,7 +54,7 @@ impl Controller {
             What::HalfOpened => "half-open",
             What::Closed => "closed",
             // Nothing has happened to it.
-            What::Counted(_) => return,
+            What::Counted(..) => return,
         };
         self.board.events().emit(name, &about);
     }

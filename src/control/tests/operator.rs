@@ -164,14 +164,18 @@ async fn what_a_name_leads_to_is_drained_with_its_pool() {
     let (mut controller, table) = controller(&plan(&(pool("A.r", "\"one.test:1\"") + NO_CHECKS)));
     let address = |last| IpAddr::from([10, 0, 0, last]);
     controller.resolved("one.test".into(), vec![address(1)]);
+    controller.flush();
     say(&mut controller, "A/r", Drain);
     controller.resolved("one.test".into(), vec![address(1), address(2)]);
+    controller.flush();
     assert_eq!(states(&table), ["dd"]);
     say(&mut controller, "A/r", Ready);
     say(&mut controller, "A/r/10.0.0.2:1", Drain);
     controller.resolved("one.test".into(), vec![address(3)]);
+    controller.flush();
     assert_eq!(states(&table), ["r"]);
     controller.resolved("one.test".into(), vec![address(2), address(3)]);
+    controller.flush();
     assert_eq!(states(&table), ["dr"], "it is back and still drained");
 }
 
@@ -264,4 +268,23 @@ async fn changes_are_counted_and_told() {
     let told: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).collect();
     let after = |event: &Event| serde_json::from_str::<serde_json::Value>(&event.data).expect("JSON")["after"].clone();
     assert_eq!(told.iter().map(|event| after(event)).collect::<Vec<_>>(), ["drain", "drain", "ready"]);
+}
+
+#[tokio::test]
+async fn what_was_said_of_an_asset_does_not_hold_for_the_one_whose_alias_it_becomes() {
+    let two = pool("A.r", "\"10.0.0.1:1\"") + &pool("B.r", "\"10.0.0.2:1\"") + NO_CHECKS;
+    let (mut controller, table) = controller(&plan(&two));
+    say(&mut controller, "B/r", Drain);
+    say(&mut controller, "B/r/10.0.0.2:1", Drain);
+    let one = pool("A.r", "\"10.0.0.1:1\", \"10.0.0.2:1\"") + "[assets.A]\naliases = [\"B\"]\n" + NO_CHECKS;
+    put_in_force(&mut controller, &plan(&one));
+    assert_eq!(states(&table), ["rr"]);
+    let absent =
+        |controller: &Controller| controller.board.states().iter().filter(|said| said.absent_since.is_some()).count();
+    assert_eq!(absent(&controller), 2, "they wait for it to come back");
+    // By the alias, the asset is meant; what waits can be taken back by its own name.
+    assert_eq!(say(&mut controller, "B/r", Ready).before, Drain);
+    assert_eq!((states(&table), absent(&controller)), (vec!["rr".into()], 1));
+    assert_eq!(say(&mut controller, "B/r", Drain).target.to_string(), "A/r");
+    assert_eq!(states(&table), ["dd"]);
 }

@@ -315,7 +315,7 @@ impl World {
         let outcome = if crashed { Outcome::Lost } else { outcome };
         let terms = self.snapshot.pool(PoolId(0)).settings.outlier.expect("on by default");
         let observation = match outcome {
-            Outcome::Good => in_flight.succeeded(),
+            Outcome::Good => in_flight.succeeded(Some(&terms)),
             Outcome::Refused => {
                 machine.backend.note_connect(true);
                 in_flight.failed(true, &terms)
