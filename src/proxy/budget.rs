@@ -55,9 +55,16 @@ impl Budget {
         self.has_room(terms).then(|| self.count(|budget| &budget.retrying))
     }
 
-    /// Counts a retry as soon as there is room for one; `None`: there was none for too long, or there never is.
-    pub(crate) async fn wait(self: &Rc<Self>, terms: &Retry, random: &mut fastrand::Rng) -> Option<Counted> {
-        let end = Instant::now() + PATIENCE;
+    /// Counts a retry as soon as there is room for one; `None`: there was none for too long or until it was `due`, or there
+    /// never is.
+    pub(crate) async fn wait(
+        self: &Rc<Self>,
+        terms: &Retry,
+        due: Option<Instant>,
+        random: &mut fastrand::Rng,
+    ) -> Option<Counted> {
+        let patience = Instant::now() + PATIENCE;
+        let end = due.map_or(patience, |due| due.min(patience));
         loop {
             let counted = self.retry(terms);
             let hopeless = terms.budget_percent == 0 && terms.budget_min == 0;
@@ -109,20 +116,23 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(1);
         let terms = Retry { budget_percent: 0, budget_min: 1, ..Retry::default() };
         let budget = Rc::new(Budget::default());
-        let first = budget.wait(&terms, &mut random).await;
+        let first = budget.wait(&terms, None, &mut random).await;
         assert!(first.is_some());
         let began = Instant::now();
-        assert!(budget.wait(&terms, &mut random).await.is_none());
+        assert!(budget.wait(&terms, None, &mut random).await.is_none());
         assert!((500..520).contains(&began.elapsed().as_millis()));
+        let began = Instant::now();
+        assert!(budget.wait(&terms, Some(began + Duration::from_millis(50)), &mut random).await.is_none());
+        assert!((50..70).contains(&began.elapsed().as_millis()));
         let release = async {
             sleep(Duration::from_millis(100)).await;
             drop(first);
         };
-        let (second, ()) = futures_util::future::join(budget.wait(&terms, &mut random), release).await;
+        let (second, ()) = futures_util::future::join(budget.wait(&terms, None, &mut random), release).await;
         assert!(second.is_some());
         let never = Retry { budget_min: 0, ..terms };
         let began = Instant::now();
-        assert!(Rc::new(Budget::default()).wait(&never, &mut random).await.is_none());
+        assert!(Rc::new(Budget::default()).wait(&never, None, &mut random).await.is_none());
         assert_eq!(began.elapsed().as_millis(), 0);
     }
 }

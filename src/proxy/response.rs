@@ -1,6 +1,6 @@
 //! The response on its way to the client: a backend's or our own, counted as it goes.
 //!
-//! A backend that sends nothing for `timeouts.idle`, or ends its body early, makes the client's connection end without
+//! A backend that sends nothing for `timeouts.idle` and takes nothing of what is left of the request, or ends its body early, makes the client's connection end without
 //! a proper end of the message: that is the only way left to say that the body is not whole.
 
 use std::future::Future as _;
@@ -192,7 +192,10 @@ where
                 Poll::Pending => break,
             }
         }
-        let due = *relay.waiting.get_or_insert_with(Instant::now) + relay.idle;
+        // What is left of the request may be on its way: then it is the exchange that must not stand still.
+        let upload = this.ticket.upload.as_ref().and_then(|upload| upload.pending());
+        let since = *relay.waiting.get_or_insert_with(Instant::now);
+        let due = upload.map_or(since, |(progress, _)| since.max(progress)) + relay.idle;
         let is_last = relay.deadline.is_some_and(|deadline| deadline <= due);
         let due = relay.deadline.map_or(due, |deadline| deadline.min(due));
         let timer = relay.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
@@ -204,6 +207,11 @@ where
             }
             if is_last {
                 return Poll::Ready(Some(this.out_of_time()));
+            }
+            if upload.is_some_and(|(_, is_clients_turn)| is_clients_turn) {
+                this.ticket.reason = Some(Reason::BodyTimeout);
+                this.inner = Inner::Over;
+                return Poll::Ready(Some(Err("the request's body stalled".into())));
             }
             tracing::warn!(backend = relay.serving.label(), idle = ?relay.idle, "a response body stalled");
             this.end(Some(Reason::UpstreamStalled));

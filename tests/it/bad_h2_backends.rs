@@ -301,6 +301,17 @@ const TABLE: &[Row] = &[
         Good,
         TRUNCATED,
     ),
+    (
+        "a head and then a reset without an error",
+        |wire| {
+            let stream = wire.request()?;
+            wire.hold_head(stream, OK);
+            wire.reset(stream, NO_ERROR)?;
+            wire.wait_end()
+        },
+        Good,
+        TRUNCATED,
+    ),
     // It is no backend for HTTP/2.
     (
         "another protocol",
@@ -416,14 +427,21 @@ fn a_connection_that_swallows_requests_is_left() {
 
 #[test]
 fn a_body_that_breaks_off_later_ends_the_clients_connection() {
-    let bad = Frames::start(|_, wire| {
+    // Not even if the backend sees no error in that: it is not whole.
+    for code in [INTERNAL_ERROR, NO_ERROR] {
+        breaks_off_later(code);
+    }
+}
+
+fn breaks_off_later(code: u32) {
+    let bad = Frames::start(move |_, wire| {
         wire.greet(&[])?;
         let stream = wire.request()?;
         wire.hold_head(stream, OK);
         wire.send(DATA, 0, stream, b"the begin")?;
         // Only when that has arrived.
         wire.frame()?;
-        wire.reset(stream, INTERNAL_ERROR)?;
+        wire.reset(stream, code)?;
         wire.wait_end()
     });
     let good = H2Origin::start("good");

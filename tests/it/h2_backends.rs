@@ -256,6 +256,30 @@ fn what_a_connection_that_closes_leaves_out_goes_over_another_one() {
     assert_eq!(proxy.metric("shardgate_upstream_attempts_total", &[]), 1.0);
 }
 
+/// Servers that end a stream in a frame of its own do so for answers without a body, too.
+#[test]
+fn an_answer_of_no_bytes_is_whole_before_its_stream_ends() {
+    let origin = Frames::start(|_, wire| {
+        wire.greet(&[])?;
+        loop {
+            let stream = wire.request()?;
+            match stream {
+                1 => wire.hold_head(stream, &[(":status", "200"), ("content-length", "5")]),
+                3 => wire.hold_head(stream, &[(":status", "204")]),
+                _ => wire.hold_head(stream, &[(":status", "200"), ("content-length", "0")]),
+            }
+            wire.last(stream, b"")?;
+        }
+    });
+    let proxy = Proxy::start(&config(&[origin.addr()], ""));
+    let mut client = proxy.client();
+    for (number, (method, status)) in [("HEAD", 200), ("GET", 204), ("GET", 200)].into_iter().enumerate() {
+        assert_eq!(client.request(method, &format!("/v1/predict/BTC?{number}"), &[], b"").status, status);
+        let line = proxy.access_where(|line| line["target"] == format!("/v1/predict/BTC?{number}"));
+        assert_eq!((line["reason"].as_str(), line["bytes_out"].as_u64()), (None, Some(0)), "{line}");
+    }
+}
+
 #[test]
 fn a_client_that_leaves_resets_its_stream() {
     let origin = H2Origin::start("a");

@@ -65,6 +65,35 @@ fn a_whole_exchange_ends_in_time_while_its_body_flows() {
     poll("the backend's connection to end", || (origin.open_connections() == 0).then_some(()));
 }
 
+/// An answer may begin while the request is still coming. As long as either goes on, the exchange does not stand still.
+#[test]
+fn an_upload_that_goes_on_behind_the_head_of_its_answer_keeps_the_exchange() {
+    let origin = Origin::start("one");
+    origin.on_custom("/v1/BTC", |_, exchange| {
+        exchange.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n")?;
+        exchange.body()?;
+        exchange.send("done")?;
+        Ok(After::Close)
+    });
+    let proxy = Proxy::start(&config(&origin, "", "timeouts = { idle = \"1s\" }"));
+    let post = "POST /v1/BTC HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n";
+    let mut client = proxy.client();
+    client.send(post);
+    assert_eq!(client.head_only().0, 200);
+    for _ in 0..25 {
+        client.send("xxxx");
+        std::thread::sleep(Duration::from_millis(80)); // it is slow
+    }
+    assert_eq!(client.take(4), b"done");
+    // One that stops is its own fault.
+    let mut client = proxy.client();
+    client.send(post);
+    assert_eq!(client.head_only().0, 200);
+    assert!(client.rest().is_empty());
+    proxy.access_where(|line| line["reason"] == "body_timeout");
+    assert_eq!(proxy.metric("shardgate_upstream_attempts_total", &[("outcome", "truncated")]), 0.0);
+}
+
 #[test]
 fn a_client_that_does_not_read_can_t_prolong_it() {
     let origin = Origin::start("one");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::Body;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{Answer, Tried, Tries};
 use crate::backend::Backend;
@@ -115,15 +115,20 @@ where
         Ok(terms.filter(|_| is_any_left).map_or(Then::Nothing, |terms| Then::Retry(terms, passed_over)))
     }
 
-    /// Pauses, and waits for room in the budget.
+    /// Pauses, and waits for room in the budget; not for longer than an answer could still be used.
     pub(super) async fn may_retry(
         &mut self,
         terms: &Retry,
         passed_over: Option<StatusCode>,
         order: &mut Order<'_>,
     ) -> bool {
-        sleep(pause(self.retries, &mut order.random)).await;
-        self.retrying = self.slot.budget.wait(terms, &mut order.random).await;
+        let pause = pause(self.retries, &mut order.random);
+        let due = self.due();
+        if due.is_some_and(|due| due <= Instant::now() + pause) {
+            return false;
+        }
+        sleep(pause).await;
+        self.retrying = self.slot.budget.wait(terms, due, &mut order.random).await;
         self.retries += 1;
         if self.retrying.is_none()
             && let Some(key) = &self.ticket.key

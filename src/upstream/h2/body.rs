@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream};
+use h2::RecvStream;
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::AbortHandle;
 
@@ -115,7 +115,7 @@ where
             return Ok(());
         }
         match self.poll_data(cx) {
-            Poll::Ready(Some(Ok(data))) => self.first = Some(data),
+            Poll::Ready(Some(Ok(data))) => self.first = Some(data).filter(|data| !data.is_empty()),
             Poll::Ready(Some(Err(error))) => return Err(error),
             Poll::Ready(None) => self.has_data = false,
             Poll::Pending => {}
@@ -143,11 +143,12 @@ where
         match ready!(self.recv.poll_trailers(cx)) {
             Ok(None) => Poll::Ready(None),
             Ok(Some(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-            Err(error) if error.reason() == Some(Reason::NO_ERROR) => Poll::Ready(None),
             Err(error) => Poll::Ready(Some(Err(BodyError::Stream(error)))),
         }
     }
 
+    /// A reset without an error is an error here: behind a whole answer it says that the backend does not want the rest of
+    /// the request (RFC 9113, 8.1), and then the library does not tell.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         let ended = match ready!(self.recv.poll_data(cx)) {
             Some(Ok(data)) => {
@@ -158,8 +159,6 @@ where
                 let _ = self.recv.flow_control().release_capacity(data.len());
                 return Poll::Ready(Some(Ok(data)));
             }
-            // All is said, and the backend does not want the rest of the request (RFC 9113, 8.1).
-            Some(Err(error)) if error.is_remote() && error.reason() == Some(Reason::NO_ERROR) => None,
             Some(Err(error)) => Some(error),
             None => None,
         };
@@ -170,8 +169,9 @@ where
         })
     }
 
+    /// Nobody asks for what is known to be nothing, so that does not wait for the end of its stream.
     pub(in crate::upstream) fn is_end_stream(&self) -> bool {
-        self.first.is_none() && matches!(self.left, None | Some(0)) && self.recv.is_end_stream()
+        self.first.is_none() && self.left.map_or_else(|| self.recv.is_end_stream(), |left| left == 0)
     }
 
     pub(in crate::upstream) fn size_hint(&self) -> SizeHint {

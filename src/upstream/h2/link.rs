@@ -145,7 +145,7 @@ impl Links {
         loop {
             let news = match worker.links.look(backend, terms.max_connections) {
                 Found::Room(link) => return Ok((Place::new(worker, backend, link, terms.timeouts.keepalive), None)),
-                Found::Connection(counted) => return open(worker, backend, terms, counted).await,
+                Found::Connection(counted) => return open(worker, backend, terms, counted, until).await,
                 Found::Nothing => return Err(Error::new(ErrorKind::Limit, false)),
                 Found::Hope(news) => news,
             };
@@ -250,16 +250,17 @@ impl Drop for Opening<'_> {
     }
 }
 
-/// Opens a connection, and takes the first place on it.
+/// Opens a connection until then, and takes the first place on it.
 async fn open(
     worker: &Rc<Worker>,
     backend: &Arc<Backend>,
     terms: &Terms<'_>,
     counted: backend::Connection,
+    until: Instant,
 ) -> Result<(Place, Option<Duration>), Error> {
     let opening = Opening { worker, backend };
     let began = Instant::now();
-    let connected = timeout(terms.timeouts.connect, connect(backend, counted)).await;
+    let connected = timeout_at(until, connect(backend, counted)).await;
     let connect = Some(began.elapsed());
     let link = match connected {
         Ok(Ok(link)) => link,
