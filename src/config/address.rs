@@ -1,8 +1,7 @@
 //! Addresses and prefixes: of backends, of listeners, of clients.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 
@@ -20,7 +19,7 @@ pub(super) fn address(cx: &Context<'_>, value: &Value<'_>) -> Option<Address> {
             cx.note(Fault::error(value.span, "a Unix socket without a path").help("such as \"unix:/run/btc.sock\""));
             return None;
         }
-        return Some(Address::Unix(Arc::from(Path::new(&cx.resolve(value.span, path)))));
+        return unix(cx, value, path).map(|path| Address::Unix(path.into()));
     }
     match parse_address(text) {
         Ok(address) => Some(address),
@@ -29,6 +28,19 @@ pub(super) fn address(cx: &Context<'_>, value: &Value<'_>) -> Option<Address> {
             None
         }
     }
+}
+
+/// The path of a Unix socket. The kernel takes 107 bytes (`unix(7)`).
+fn unix(cx: &Context<'_>, value: &Value<'_>, path: &str) -> Option<PathBuf> {
+    const MOST: usize = 107;
+    let path = cx.resolve(value.span, path);
+    let bytes = path.as_os_str().len();
+    if bytes > MOST {
+        let fault = Fault::error(value.span, "the path of this Unix socket is too long");
+        cx.note(fault.label(format!("{bytes} bytes with its directory; {MOST} at most")));
+        return None;
+    }
+    Some(path)
 }
 
 /// Without `unix:`; or a hint.
@@ -99,7 +111,7 @@ pub(super) fn bind(cx: &Context<'_>, value: &Value<'_>) -> Option<Bind> {
     let text = string(cx, value)?;
     let help = match text.split_once(':') {
         Some(("unix", "")) => "with a path: \"unix:/run/shardgate/http.sock\"".to_owned(),
-        Some(("unix", path)) => return Some(Bind::Unix(cx.resolve(value.span, path))),
+        Some(("unix", path)) => return unix(cx, value, path).map(Bind::Unix),
         Some(("systemd", "")) => "with the socket unit's FileDescriptorName: \"systemd:public\"".to_owned(),
         Some(("systemd", name)) => return Some(Bind::Systemd(name.to_owned())),
         _ => match text.parse() {

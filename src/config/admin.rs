@@ -43,6 +43,11 @@ pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>, listeners: &Ha
         if let Some(at) = fields.get("bind") {
             span = at.span;
             admin.bind = bind(cx, at).unwrap_or(admin.bind);
+            if let Bind::Systemd(name) = &admin.bind {
+                let fault =
+                    Fault::error(at.span, format!("the admin address can't be a socket of systemd: systemd:{name}"));
+                cx.note(fault.help("an address, such as \"127.0.0.1:9600\", or \"unix:/run/shardgate/admin.sock\""));
+            }
         }
         if let Some((token, file)) = fields.read("token_file", token) {
             admin.token = Some(token);
@@ -71,9 +76,12 @@ pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>, listeners: &Ha
             cx.note(fault.help("only /livez, /readyz and /metrics will answer; for the rest set `token_file`, or a `client_ca` in `[admin.tls]`"));
         }
     }
-    let any_port = matches!(admin.bind, Bind::Tcp(address) if address.port() == 0);
-    if let Some(first) = listeners.get(&admin.bind).filter(|_| !any_port) {
-        let fault = Fault::error(*first, format!("{} is the admin address, too", admin.bind));
+    let other = listeners.iter().find(|(other, _)| other.overlaps(&admin.bind));
+    if let Some((other, first)) = other {
+        let fault = match *other == admin.bind {
+            true => Fault::error(*first, format!("{other} is the admin address, too")),
+            false => Fault::error(*first, format!("{other} and the admin address {} can't both be bound", admin.bind)),
+        };
         cx.note(match span.is_whole_file() {
             true => fault.help("give [admin] another `bind`, or set `admin = false`"),
             false => fault.also(span, "here"),
@@ -94,7 +102,11 @@ fn state_file(cx: &Context<'_>, value: &Value<'_>) -> Option<Option<PathBuf>> {
     }
     Some(match text(cx, value)? {
         "off" => None,
-        path => Some(cx.resolve(value.span, path)),
+        path => {
+            let path = cx.resolve(value.span, path);
+            cx.note_missing_directory(value.span, &path);
+            Some(path)
+        }
     })
 }
 

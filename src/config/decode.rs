@@ -82,6 +82,19 @@ static SECTIONS: &[(&str, &[&str])] = &[
     ("[defaults]", super::pools::settings::KEYS),
 ];
 
+/// The tables in a pool and in [defaults].
+static IN_POOLS: &[(&str, &[&str])] = &[
+    ("health", super::pools::settings::HEALTH_KEYS),
+    ("agent", super::pools::agent::KEYS),
+    ("timeouts", super::pools::settings::TIMEOUTS_KEYS),
+    ("retry", super::pools::retry::KEYS),
+    ("tls", super::pools::tls::KEYS),
+    ("outlier", super::pools::outlier::KEYS),
+    ("slow_start", super::pools::outlier::SLOW_START_KEYS),
+    ("limits", super::pools::settings::LIMITS_KEYS),
+    ("failover", super::pools::settings::FAILOVER_KEYS),
+];
+
 /// What other proxies call what is found elsewhere here.
 static ELSEWHERE: &[(&str, &str)] = &[
     ("backup", "a backend that helps out stands in the pool's `replicas`"),
@@ -94,9 +107,12 @@ static ELSEWHERE: &[(&str, &str)] = &[
 fn unknown_key(cx: &Context<'_>, span: Span, key: &str, known: &'static [&'static str], section: &str) {
     let fault = Fault::error(span, format!("unknown key `{key}` in {section}"));
     let near = super::hint::nearest(key, known.iter().copied());
+    let is_pool = section.starts_with("[pools") || section == "[defaults]";
+    let inside = IN_POOLS.iter().find(|(_, keys)| is_pool && keys.contains(&key));
     let elsewhere = SECTIONS.iter().find(|(_, keys)| keys.contains(&key));
-    let other = ELSEWHERE.iter().find(|(name, _)| *name == key);
+    let other = ELSEWHERE.iter().find(|(name, _)| *name == key && !section.ends_with(" table"));
     let help = match (near, elsewhere) {
+        _ if let Some((table, _)) = inside => format!("`{key}` belongs into a table: `{table} = {{ {key} = … }}`"),
         _ if let Some((_, here)) = other => (*here).to_owned(),
         (None, Some((home, _))) if *home != section => format!("`{key}` belongs to {home}"),
         (Some(near), _) => format!("did you mean `{near}`?"),

@@ -50,7 +50,9 @@ fn glob(cx: &Context<'_>, span: Span, pattern: &str) -> Option<Vec<PathBuf>> {
         true => pattern.to_owned(),
         false => Path::new(&glob::Pattern::escape(&directory.to_string_lossy())).join(pattern).display().to_string(),
     };
-    let entries = match glob::glob(&full) {
+    // As in a shell: a file that begins with a dot is an editor's lock or backup more often than a part of this.
+    let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
+    let entries = match glob::glob_with(&full, options) {
         Ok(entries) => entries,
         Err(error) => {
             cx.note(Fault::error(span, format!("`{pattern}` is not a pattern: {}", error.msg)));

@@ -26,11 +26,16 @@ pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>) -> (Vec<Listen
             let fault = Fault::error(name_span, format!("the listener `{}` is there already", listener.name));
             cx.note(fault.also(first, "first here"));
         }
-        // Port 0 is any free port, another one each time.
-        let any_port = matches!(listener.bind, Bind::Tcp(address) if address.port() == 0);
-        if let Some(first) = binds.insert(listener.bind.clone(), bind_span).filter(|_| !any_port) {
-            cx.note(Fault::error(bind_span, format!("{} is bound already", listener.bind)).also(first, "first here"));
+        if let Some((other, first)) = binds.iter().find(|(other, _)| other.overlaps(&listener.bind)) {
+            let fault = match *other == listener.bind {
+                true => Fault::error(bind_span, format!("{other} is bound already")).also(*first, "first here"),
+                false => Fault::error(bind_span, format!("{} and {other} can't both be bound", listener.bind))
+                    .also(*first, "the other")
+                    .help("an address of all interfaces takes the port on each of them; `[::]` takes IPv4, too"),
+            };
+            cx.note(fault);
         }
+        binds.insert(listener.bind.clone(), bind_span);
         Some(listener)
     };
     let listeners = value.and_then(|value| list(cx, value, &mut one)).unwrap_or_default();

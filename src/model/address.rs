@@ -1,7 +1,7 @@
 //! Addresses: where a backend is, and where we listen.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -37,12 +37,54 @@ pub enum Bind {
     Systemd(String),
 }
 
+impl Bind {
+    /// Whether the two can't both be bound. Port 0 is any free port, another one each time.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (Self::Tcp(one), Self::Tcp(other)) = (self, other) else { return self == other };
+        let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+        // `[::]` takes IPv4, too.
+        let takes = |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
+        one.port() == other.port() && one.port() != 0 && (a == b || takes(a, b) || takes(b, a))
+    }
+}
+
 impl fmt::Display for Bind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(addr) => addr.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Systemd(name) => write!(f, "systemd:{name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_take_the_same_port_overlap() {
+        let of = |text: &str| text.parse().map_or_else(|_| Bind::Unix(text.into()), Bind::Tcp);
+        let table = [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "127.0.0.1:81", false),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("0.0.0.0:80", "127.0.0.1:80", true),
+            ("0.0.0.0:80", "[::ffff:127.0.0.1]:80", true),
+            ("0.0.0.0:80", "[::]:80", true),
+            ("0.0.0.0:80", "[::1]:80", false),
+            ("[::]:80", "127.0.0.1:80", true),
+            ("[::]:80", "[::1]:80", true),
+            ("0.0.0.0:0", "0.0.0.0:0", false),
+            ("/run/a", "/run/a", true),
+            ("/run/a", "0.0.0.0:80", false),
+        ];
+        for (one, other, overlap) in table {
+            assert_eq!(
+                (of(one).overlaps(&of(other)), of(other).overlaps(&of(one))),
+                (overlap, overlap),
+                "{one} {other}"
+            );
         }
     }
 }

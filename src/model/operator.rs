@@ -46,13 +46,15 @@ pub enum Target {
 }
 
 impl Target {
-    /// From the form on the command line: `REGION`, `ASSET/REGION`, `ASSET/REGION/ADDRESS`. `None`: a part is empty.
+    /// From the form on the command line: `REGION`, `ASSET/REGION`, `ASSET/REGION/ADDRESS`; in ASSET `%2F` is a slash and
+    /// `%25` a percent sign. `None`: a part is empty.
     pub fn from_text(text: &str) -> Option<Self> {
         let mut parts = text.splitn(3, '/');
+        let asset = |text: &str| Arc::from(text.replace("%2f", "/").replace("%2F", "/").replace("%25", "%"));
         let target = match (parts.next()?, parts.next(), parts.next()) {
             (region, None, _) => Self::Region(region.into()),
-            (asset, Some(region), None) => Self::Pool(asset.into(), region.into()),
-            (asset, Some(region), Some(address)) => Self::Backend(asset.into(), region.into(), address.into()),
+            (name, Some(region), None) => Self::Pool(asset(name), region.into()),
+            (name, Some(region), Some(address)) => Self::Backend(asset(name), region.into(), address.into()),
         };
         let is_whole = target.parts().into_iter().flatten().all(|part| !part.is_empty());
         is_whole.then_some(target)
@@ -79,10 +81,11 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |asset: &str| asset.replace('%', "%25").replace('/', "%2F");
         match self {
             Self::Region(region) => f.write_str(region),
-            Self::Pool(asset, region) => write!(f, "{asset}/{region}"),
-            Self::Backend(asset, region, address) => write!(f, "{asset}/{region}/{address}"),
+            Self::Pool(asset, region) => write!(f, "{}/{region}", name(asset)),
+            Self::Backend(asset, region, address) => write!(f, "{}/{region}/{address}", name(asset)),
         }
     }
 }
@@ -100,6 +103,8 @@ mod tests {
             ("gold/north/10.0.0.1:80", Some("backend")),
             ("gold/north/[2001:db8::1]:80", Some("backend")),
             ("gold/north/unix:/run/gold.sock", Some("backend")),
+            ("gold%2Fusd/north", Some("pool")),
+            ("5%25%2Fusd/north/10.0.0.1:80", Some("backend")),
             ("", None),
             ("/north", None),
             ("gold/", None),
@@ -111,6 +116,14 @@ mod tests {
             assert_eq!(target.as_ref().map(Target::level), level, "{text:?}");
             assert!(target.is_none_or(|target| target.to_string() == text), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_slash_in_an_assets_name_is_no_slash_between_names() {
+        let target = Target::from_text("5%25%2fusd/north").expect("a target");
+        assert_eq!(target, Target::Pool("5%/usd".into(), "north".into()));
+        assert_eq!(Target::Pool("%2F".into(), "north".into()).to_string(), "%252F/north");
+        assert_eq!(Target::from_text("%252F/north"), Some(Target::Pool("%2F".into(), "north".into())));
     }
 
     #[test]

@@ -244,8 +244,12 @@ impl Metrics {
         cells
     }
 
-    /// The certificates in use from now on.
-    pub fn certificates(&self, in_use: Vec<CertificateEnd>) {
+    /// The certificates in use from now on. Of those that a listener has under one name, the first to expire counts.
+    pub fn certificates(&self, mut in_use: Vec<CertificateEnd>) {
+        in_use.sort_by(|a, b| {
+            (&a.listener, &a.certificate, a.not_after).cmp(&(&b.listener, &b.certificate, b.not_after))
+        });
+        in_use.dedup_by(|a, b| (&a.listener, &a.certificate) == (&b.listener, &b.certificate));
         *lock(&self.state.certificates) = in_use;
     }
 

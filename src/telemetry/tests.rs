@@ -207,3 +207,22 @@ fn the_reference_names_every_metric_with_its_labels() {
         assert!(row.contains(&format!("| {} |", labels.join(" ")).replace("|  |", "| |")), "{row}");
     }
 }
+
+#[test]
+fn each_certificate_of_a_listener_is_one_series() {
+    let metrics = Metrics::new(10);
+    let end = |listener: &str, certificate: &str, not_after| CertificateEnd {
+        listener: name(listener),
+        certificate: name(certificate),
+        not_after,
+    };
+    metrics.certificates(vec![end("b", "c.pem", 9), end("a", "c.pem", 7), end("a", "d.pem", 6), end("a", "c.pem", 5)]);
+    let text = metrics.encode();
+    let lines: Vec<_> = text.lines().filter(|line| line.contains("c.pem") || line.contains("d.pem")).collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    let of = |listener, certificate| {
+        let labels = format!("{{listener=\"{listener}\",certificate=\"{certificate}\"}}");
+        value(&metrics, &format!("tls_certificate_expiry_timestamp_seconds{labels}"))
+    };
+    assert_eq!([of("a", "c.pem"), of("a", "d.pem"), of("b", "c.pem")], [Some(5.0), Some(6.0), Some(9.0)]);
+}

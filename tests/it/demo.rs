@@ -51,6 +51,20 @@ fn its_three_lines_work_and_a_killed_pool_is_served_by_another_region() {
 }
 
 #[test]
+fn its_lines_work_over_unix_sockets_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| format!("unix:{}/{name}", directory.path().display());
+    let proxy = Proxy::command(["demo", "--listen", &at("proxy"), "--admin", &at("admin")]);
+    let lines = poll("three lines to try", || {
+        let lines: Vec<String> = proxy.output().iter().map(|l| l.trim().to_owned()).collect();
+        let lines: Vec<String> = lines.into_iter().filter(|l| l.starts_with("curl ")).collect();
+        (lines.len() == 3).then_some(lines)
+    });
+    assert_eq!(shell(&lines[0])["asset"], "BTC");
+    assert_eq!(shell(&lines[1])["forecast"]["steps_ahead"], 7);
+}
+
+#[test]
 fn a_region_is_taken_out_and_brought_back_by_the_line_it_prints() {
     let mut proxy = Proxy::command(["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     let drain = poll("the line to try", || {

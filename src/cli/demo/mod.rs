@@ -140,6 +140,7 @@ impl Lines {
     pub(super) fn invitation(&self, program: &str, proxy: &str, admin: &str) -> String {
         let Self { control, first: (asset, region), other: (other_asset, other_region), backends, credentials } = self;
         let (program, at) = (quoted(program), quoted(admin));
+        let ((socket, proxy), (admin_socket, admin)) = (reached(proxy), reached(admin));
         let drain = credentials.as_ref().map_or_else(String::new, |credentials| {
             format!(
                 "A whole region goes out for maintenance; the same with `ready` instead of `drain` brings it back:\n\
@@ -148,17 +149,25 @@ impl Lines {
             )
         });
         format!(
-            "shardgate demo: http://{proxy}, admin http://{admin}, {backends} sample backends (their data is made up)\n\
+            "shardgate demo: {socket}{proxy}, admin {admin_socket}{admin}, {backends} sample backends (their data is made up)\n\
              \n\
              Try, in another terminal:\n\
-             \n  curl -s http://{proxy}/v1/predict/{asset}\n\
-             \n  curl -s -H 'x-region: {other_region}' 'http://{proxy}/v1/predict/{other_asset}?horizon=7'\n\
+             \n  curl -s {socket}{proxy}/v1/predict/{asset}\n\
+             \n  curl -s -H 'x-region: {other_region}' {socket}'{proxy}/v1/predict/{other_asset}?horizon=7'\n\
              \n  curl -s -X POST http://{control}/die/{asset}/{region}   # kills every backend of {asset} in {region}\n\
              \n\
              Then ask for {asset} again: another region answers. `/revive/{asset}/{region}` brings them back.\n\
              {drain}\
-             Metrics: http://{admin}/metrics. State: {program} status --admin {at}. Ctrl-C ends it.\n"
+             Metrics: {admin_socket}{admin}/metrics. State: {program} status --admin {at}. Ctrl-C ends it.\n"
         )
+    }
+}
+
+/// How curl reaches an address: an option, with a space behind it, and the beginning of the URL.
+fn reached(address: &str) -> (String, String) {
+    match address.strip_prefix("unix:") {
+        Some(path) => (format!("--unix-socket {} ", quoted(path)), "http://localhost".to_owned()),
+        None => (String::new(), format!("http://{address}")),
     }
 }
 

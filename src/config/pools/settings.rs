@@ -4,6 +4,7 @@
 //! defaults makes the settings that every pool starts from; a pool's own over those makes the pool's.
 
 use http::HeaderValue;
+use http::uri::PathAndQuery;
 
 use super::{agent, grpc, hash, outlier, retry, tls, wire};
 use crate::config::context::Context;
@@ -387,8 +388,8 @@ fn check_path(cx: &Context<'_>, value: &Value<'_>) -> Option<String> {
     let fault = Fault::error(value.span, format!("`{path}` cannot be the target of a check"));
     if !path.starts_with('/') {
         cx.note(fault.help(format!("a target starts with a slash: \"/{path}\"")));
-    } else if !path.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
-        cx.note(fault.help("visible ASCII characters without `#`; encode others as %XX"));
+    } else if !path.bytes().all(|b| b.is_ascii_graphic() && b != b'#') || PathAndQuery::try_from(path).is_err() {
+        cx.note(fault.help("visible ASCII characters without `#`, `<` and the like; encode others as %XX"));
     } else {
         return Some(path.to_owned());
     }

@@ -72,7 +72,8 @@ pub(super) fn note(cx: &Context<'_>, routes: &[Read]) {
                 if let Some(first) = routes.get(first).filter(|_| first != index) {
                     fault = fault.also(first.path_at, "this one");
                 } else {
-                    fault = Fault::error(read.path_at, "this route has the same host twice");
+                    fault = Fault::error(read.hosts_at, "this route has the same host twice")
+                        .help("hosts are compared without regard to case, and to the names of captures");
                 }
                 cx.note(fault);
                 break 'hosts;
@@ -91,7 +92,10 @@ fn conflict(routes: &[Read], read: &Read, index: usize, error: &matchit::InsertE
                 Some(other) => fault.also(other.path_at, "this one"),
                 None => fault.label(format!("conflicts with `{with}`")),
             };
-            fault.help("where two paths are alike but for their captures' names, give those the same names")
+            fault.help(match path.contains("{*") || with.contains("{*") {
+                true => "a capture of the rest and another capture can't begin at the same place: put a fixed segment before one",
+                false => "where two paths are alike but for their captures' names, give those the same names",
+            })
         }
         other => fault.label(other.to_string()),
     }

@@ -53,6 +53,7 @@ struct Read {
     whole: bool,
     at: Span,
     path_at: Span,
+    hosts_at: Span,
 }
 
 /// `[[routes]]`. Pools have been read already: `any_pool` says whether there is a `*` pool, which serves every asset.
@@ -132,7 +133,14 @@ fn route(cx: &Context<'_>, item: &Value<'_>, known: &sources::Known<'_>) -> Opti
         request_headers,
         response_headers,
     };
-    Some(Read { route, named, whole, at: f.span("name").unwrap_or(item.span), path_at })
+    Some(Read {
+        route,
+        named,
+        whole,
+        at: f.span("name").unwrap_or(item.span),
+        path_at,
+        hosts_at: hosts_at.unwrap_or(path_at),
+    })
 }
 
 fn hosts(cx: &Context<'_>, value: &Value<'_>) -> Option<Vec<HostPattern>> {
