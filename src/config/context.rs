@@ -22,12 +22,18 @@ pub(super) struct Context<'e> {
     /// What TLS to backends is made of.
     pub(super) trust: Trust,
     /// Values that something of the environment was put into, by their file and the byte at which they start.
-    pub(super) from_environment: RefCell<HashSet<(u32, u32)>>,
+    from_environment: RefCell<HashSet<(u32, u32)>>,
     /// What was put into them: names of variables, and their values, which may be secrets.
     variables: RefCell<BTreeMap<String, String>>,
     /// Of each file, by its number.
     directories: Vec<PathBuf>,
 }
+
+/// A shorter value is hidden nowhere: it would be found in words.
+const SHORT: usize = 4;
+/// A value that is as long as this is hidden in what is said of other places, too. A shorter one (a region, "pool") may well
+/// be meant there.
+const WORD: usize = 8;
 
 impl<'e> Context<'e> {
     pub(super) fn new(environment: Environment<'e>) -> Self {
@@ -49,10 +55,16 @@ impl<'e> Context<'e> {
     }
 
     pub(super) fn note(&self, mut fault: Fault) {
-        for (name, value) in &*self.variables.borrow() {
+        let shortest = if self.is_from_environment(fault.span) { SHORT } else { WORD };
+        for (name, value) in self.variables.borrow().iter().filter(|(_, value)| value.len() >= shortest) {
             fault.hide(value, &format!("${{{name}}}"));
         }
         self.faults.note(fault);
+    }
+
+    /// Whether a variable was put into the value that starts there.
+    pub(super) fn is_from_environment(&self, span: Span) -> bool {
+        self.from_environment.borrow().contains(&(span.file, span.start))
     }
 
     /// The value that starts at `span` has this variable in it. From now on no finding shows its value.

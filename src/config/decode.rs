@@ -179,6 +179,9 @@ pub(super) fn integer<T: TryFrom<u64>>(
         let (low, high) = (*range.start(), *range.end());
         let Kind::Integer(number) = value.kind else {
             let help = match &value.kind {
+                Kind::String(_) if cx.is_from_environment(value.span) => {
+                    "`${NAME}` stands in strings only: write the number".to_owned()
+                }
                 Kind::String(text) if text.parse::<u64>().is_ok() => format!("without quotes: {text}"),
                 _ => format!("a whole number from {low} to {high}"),
             };

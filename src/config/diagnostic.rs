@@ -157,7 +157,7 @@ pub(super) struct Fault {
     severity: Severity,
     kind: Kind,
     message: String,
-    span: Span,
+    pub(super) span: Span,
     label: String,
     also: Vec<(Span, String)>,
     help: Option<String>,
@@ -176,16 +176,11 @@ enum Kind {
     Absence,
 }
 
-/// A shorter value is no secret, and would be found in words.
-const SECRET: usize = 4;
-
 impl Fault {
     /// Says `name` where it would say `value`.
     pub(super) fn hide(&mut self, value: &str, name: &str) {
-        if value.len() >= SECRET {
-            let texts = [&mut self.message, &mut self.label].into_iter().chain(&mut self.help);
-            texts.filter(|text| text.contains(value)).for_each(|text| *text = text.replace(value, name));
-        }
+        let texts = [&mut self.message, &mut self.label].into_iter().chain(&mut self.help);
+        texts.filter(|text| text.contains(value)).for_each(|text| *text = text.replace(value, name));
     }
 
     pub(super) fn error(span: Span, message: impl Into<String>) -> Self {

@@ -222,6 +222,13 @@ fn no_finding_shows_what_a_variable_brought() {
     let environment = |name: &str| (name == "KEY").then(|| OsString::from("s3cret word"));
     let found = load_with(Path::new("x.toml"), Some(text), &environment).expect_err("a space in a target").to_string();
     assert!(found.contains("/h?k=${KEY}") && !found.contains("s3cret"), "{found}");
+    // A word that may as well be meant is left where it was not brought.
+    let text = format!(
+        "{BASE}{POOL}replicas = []\n[server]\ndefault_region = \"${{R}}\"\nworkers = \"${{N}}\"\n[regions.b]\nfallback = [\"us-eest\"]"
+    );
+    let environment = |name: &str| ["R", "N"].contains(&name).then(|| if name == "R" { "us-east" } else { "4" }.into());
+    let found = load_with(Path::new("x.toml"), Some(text), &environment).expect_err("two faults").to_string();
+    assert!(found.contains("did you mean `us-east`?") && found.contains("write the number"), "{found}");
 }
 
 #[test]

@@ -170,8 +170,7 @@ fn edits(cx: &Context<'_>, value: &Value<'_>, request: bool) -> Option<HeaderEdi
                 cx.note(fault.help("no line ends or other control characters, and no space at either end"));
             }
             let (name, mut value) = (name?, value?);
-            let place = (entry.value.span.file, entry.value.span.start);
-            value.set_sensitive(is_credential(&name) || cx.from_environment.borrow().contains(&place));
+            value.set_sensitive(is_credential(&name) || cx.is_from_environment(entry.value.span));
             Some((name, value))
         };
         let mut set: Vec<(HeaderName, HeaderValue)> = Vec::new();
