@@ -1,7 +1,7 @@
 //! Which listeners are open, over reloads.
 //!
-//! Sockets that are bound stay open for as long as a listener with that name and address is configured: closing and
-//! opening again would lose the connections that wait in its queue. What a reload adds is bound before anything else
+//! Sockets that are bound stay open for as long as a listener with that address is configured, under whatever name: closing
+//! and opening again would lose the connections that wait in its queue. What a reload adds is bound before anything else
 //! changes, so that an address that is taken refuses the reload instead of half of it.
 
 use std::sync::Arc;
@@ -51,7 +51,9 @@ impl Listeners {
             .iter()
             .map(|listener| {
                 let known = self.open.iter().find(|open| is_same_socket(&open.listener, listener));
-                let sockets = match known {
+                // Under another name the address is bound all the same; a port of 0 is another one each time.
+                let same = |open: &&Open| open.listener.bind == listener.bind && listener.bind.overlaps(&listener.bind);
+                let sockets = match known.or_else(|| self.open.iter().find(same)) {
                     Some(open) => Arc::clone(&open.sockets),
                     None => Arc::new(bind(&listener.bind, workers)?),
                 };
@@ -93,7 +95,8 @@ impl Listeners {
                 let address = address(new);
                 tracing::info!(listener = &*new.listener.name, address, "listening");
             }
-            for worker in &self.workers {
+            // Last the first: it may have to accept for all, who should know what they are given.
+            for worker in self.workers.iter().rev() {
                 let Open { listener, sockets, tls } = new.clone();
                 let _ = worker.send(Order::Add(listener, sockets, tls)).await;
             }

@@ -51,21 +51,29 @@ pub(super) struct Kit {
     pub(super) max_connections: u32,
 }
 
+/// How long connections have for their end, which is a reset where an answer is not whole.
+const LAST: Duration = Duration::from_millis(200);
+
 /// Starts a worker's thread. It ends when `orders` does, or at [`Order::Stop`].
 ///
 /// # Errors
-/// When the operating system gives no thread.
+/// When the operating system gives no thread, or the thread nothing to wait with.
 pub(super) fn spawn(kit: Kit, orders: mpsc::Receiver<Order>) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(format!("worker-{}", kit.number)).spawn(move || {
-        let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                tracing::error!(%error, "a worker could not start");
-                return;
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name(format!("worker-{}", kit.number)).spawn(move || {
+        match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            Ok(runtime) => {
+                let _ = tell.send(Ok(()));
+                runtime.block_on(run(kit, orders));
             }
-        };
-        runtime.block_on(run(kit, orders));
-    })
+            Err(error) => {
+                let _ = tell.send(Err(error));
+            }
+        }
+    })?;
+    // Clients that are given to a worker that is not there would wait for ever.
+    told.recv().map_err(io::Error::other)??;
+    Ok(thread)
 }
 
 async fn run(kit: Kit, mut orders: mpsc::Receiver<Order>) {
@@ -96,6 +104,7 @@ async fn run(kit: Kit, mut orders: mpsc::Receiver<Order>) {
                 }
                 Some(Order::Stop) | None => {
                     server.close_all();
+                    let _ = tokio::time::timeout(LAST, server.idle()).await;
                     return;
                 }
             },

@@ -384,6 +384,9 @@ impl InFlight {
     pub fn failed(&self, shallow: bool, terms: &Outlier) -> Option<Observation> {
         let line = &self.backend.line;
         line.failures.fetch_add(1, Relaxed);
+        if !self.is_of_now() {
+            return None;
+        }
         let more = |n: u32| (n & !DEEP).saturating_add(1).min(!DEEP) | n & DEEP | if shallow { 0 } else { DEEP };
         let before = line.errors.fetch_update(Relaxed, Relaxed, |n| Some(more(n))).unwrap_or_else(|n| n);
         let errors = more(before) & !DEEP;
@@ -391,7 +394,7 @@ impl InFlight {
             // Said again with each one, for the first word may have been lost; where it is counted only, once for each row.
             Passive::Trusted if terms.enforce => errors >= terms.consecutive_errors,
             Passive::Trusted => errors.is_multiple_of(terms.consecutive_errors.max(1)),
-            Passive::HalfOpen => terms.enforce && self.is_of_now(),
+            Passive::HalfOpen => terms.enforce,
             Passive::Ejected => false,
         };
         too_many.then(|| Observation::Failing(Arc::clone(&self.backend), *terms))

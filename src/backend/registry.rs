@@ -29,13 +29,18 @@ impl Registry {
         self.entry(identity).backend.clone()
     }
 
-    /// The check of this backend by these settings: the one that is there with all it has found, or a new one.
+    /// The check of this backend by these settings: the one that is there with all it has found, or a new one, which goes
+    /// on from where one that asks the same is.
     pub fn check(&mut self, backend: &Arc<Backend>, settings: &HealthCheck, now: Instant) -> Arc<Check> {
         let entry = self.entry(backend.identity.clone());
         if let Some(check) = entry.checks.iter().find(|c| c.settings == *settings) {
             return check.clone();
         }
         let check = Arc::new(Check::new(entry.backend.clone(), settings.clone(), now));
+        // At other times, but the same question: its answers so far hold until there are others.
+        if let Some(before) = entry.checks.iter().find(|before| before.settings.asks_the_same(settings)) {
+            check.set(before.status(), now);
+        }
         entry.checks.push(check.clone());
         check
     }
@@ -92,7 +97,9 @@ mod tests {
         let check = registry.check(&a, &settings, now);
         check.set(Status::Up, now);
         assert_eq!(registry.check(&a, &settings, now).status(), Status::Up);
-        let other = HealthCheck { fall: 9, ..settings };
+        let slower = HealthCheck { fall: 9, interval: settings.interval * 2, ..settings.clone() };
+        assert_eq!(registry.check(&a, &slower, now).status(), Status::Up, "it is the same question");
+        let other = HealthCheck { host: Some("a".into()), ..settings };
         assert_eq!(registry.check(&a, &other, now).status(), Status::Unchecked);
     }
 

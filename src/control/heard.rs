@@ -6,7 +6,7 @@
 //! those that have moved only so many are taken at a time.
 //!
 //! A server that has announced drain is left alone until it says `ready`, until its checks have found it gone and back
-//! (`health::Transition`), or for [`DRAIN`]: one that forgot to take it back is not lost for ever. If it still means it
+//! (`health::Transition`), until it is in no pool any more, or for [`DRAIN`]: one that forgot to take it back is not lost for ever. If it still means it
 //! then, its first answer says so again.
 
 use std::sync::Arc;
@@ -104,6 +104,17 @@ impl Heard {
             backend.announce(None);
         }
         was
+    }
+
+    /// Forgets what was announced by those that are in no pool any more.
+    pub(super) fn forget(&mut self, lives: impl Fn(&Arc<Backend>) -> bool) {
+        self.draining.retain(|_, (backend, _)| {
+            let stays = lives(backend);
+            if !stays {
+                backend.announce(None);
+            }
+            stays
+        });
     }
 
     /// The backends whose announcement is too old to be held to.

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Summary;
 use super::diff::Diff;
@@ -135,6 +135,13 @@ impl Staging {
             known.added.clear();
         }
         known.added.retain(|backend| world.warms_up(backend));
+        if !known.added.is_empty() {
+            // Who is spoken to in another way only, such as with another certificate, is as warm as it was.
+            let place = |backend: &Arc<Backend>| (backend.identity.region.clone(), backend.identity.address.clone());
+            let servers = current.pools().flat_map(|pool| pool.servers());
+            let before: FxHashSet<_> = servers.map(|server| place(&server.backend)).collect();
+            known.added.retain(|backend| !before.contains(&place(backend)));
+        }
         Staged { known, next: Next { world, snapshot, summary } }
     }
 }

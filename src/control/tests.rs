@@ -10,9 +10,10 @@ use tokio::sync::mpsc;
 use super::passive::Ejections;
 use super::*;
 use crate::backend::{Cause, Check, Status};
+use crate::balance::slow_start::WHOLE;
 use crate::config;
 use crate::health::{Prober, Transition};
-use crate::model::{Detector, Outlier, Plan, PoolId};
+use crate::model::{Announcement, Detector, Outlier, Plan, PoolId};
 use crate::routing::{Index, Server, build};
 
 mod operator;
@@ -381,6 +382,34 @@ async fn who_was_out_begins_slowly_however_that_ends() {
     }
     let seen: Vec<_> = seen.iter().map(|(why, warms_up)| (&**why, *warms_up)).collect();
     assert_eq!(seen, [("ejected", false), ("half-open", false), ("not-checked", true)]);
+}
+
+#[tokio::test]
+async fn what_a_server_announced_goes_with_it() {
+    let (one, two) = (pool("A.r", "\"10.0.0.1:1\""), pool("A.r", "\"10.0.0.1:1\", \"10.0.0.2:1\""));
+    let (mut controller, table) = controller(&plan(&(two.clone() + NO_CHECKS)));
+    let backend = Arc::clone(&servers(&table, 0)[1].backend);
+    controller.observe(Observation::Announced(backend, Announcement::Drain));
+    controller.flush();
+    assert_eq!(names(&table), ["not-checked", "announced-drain: response"]);
+    put_in_force(&mut controller, &plan(&(one + NO_CHECKS)));
+    drop(controller.tick());
+    put_in_force(&mut controller, &plan(&(two + NO_CHECKS)));
+    assert_eq!(names(&table), ["not-checked", "not-checked"]);
+}
+
+#[tokio::test]
+async fn who_is_spoken_to_in_another_way_is_not_cold() {
+    let text = |address: &str, more: &str| {
+        pool("A.r", &format!("\"10.0.0.1:1\", \"{address}\""))
+            + &format!("[defaults]\nhealth = false\nslow_start = {{ window = \"1h\" }}\n{more}")
+    };
+    let (mut controller, table) = controller(&plan(&text("10.0.0.2:1", "")));
+    put_in_force(&mut controller, &plan(&text("10.0.0.2:1", "protocol = \"h2\"\n")));
+    let whole = || servers(&table, 0).iter().map(|server| server.share == WHOLE).collect::<Vec<_>>();
+    assert_eq!(whole(), [true, true]);
+    put_in_force(&mut controller, &plan(&text("10.0.0.3:1", "protocol = \"h2\"\n")));
+    assert_eq!(whole(), [true, false]);
 }
 
 #[tokio::test]

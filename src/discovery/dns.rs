@@ -29,7 +29,7 @@ const LEAST: Duration = Duration::from_secs(5);
 const MOST: Duration = Duration::from_secs(60);
 /// Names that are asked for at once.
 const MAX_CONCURRENT: usize = 32;
-/// For one name, over all servers and repetitions.
+/// For one family of a name, over all servers and repetitions.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A name has other addresses now.
@@ -94,10 +94,12 @@ impl Resolver {
             }
             let now = Instant::now();
             let stale: Vec<_> = names.iter().filter(|name| !lock(&shared.book).is_fresh(name, now)).cloned().collect();
+            // A family that is not answered must not cost the other one its answer.
+            let patience = PATIENCE.min(limit.mul_f32(0.8));
             let asking = stream::iter(stale).for_each_concurrent(MAX_CONCURRENT, |name| {
                 let shared = &shared;
                 async move {
-                    let answer = shared.client().ask(&name).await;
+                    let answer = shared.client().ask(&name, patience).await;
                     shared.take(&name, answer);
                 }
             });
@@ -148,7 +150,10 @@ async fn follow(shared: Arc<Shared>, mut names: watch::Receiver<Vec<Arc<str>>>, 
                     return;
                 }
                 let names = names.borrow_and_update().clone();
-                lock(&shared.book).follow(&names, Instant::now());
+                let mut book = lock(&shared.book);
+                book.follow(&names, Instant::now());
+                // What a reload has found out is in force and was told to nobody: said now, it is what all go by.
+                news.extend(names.into_iter().filter(|name| book.has_news(name)));
             }
             Some((name, answer)) = running.next() => {
                 if shared.take(&name, answer) == Taken::News && !news.contains(&name) {
@@ -161,7 +166,7 @@ async fn follow(shared: Arc<Shared>, mut names: watch::Receiver<Vec<Arc<str>>>, 
                 {
                     let client = shared.client();
                     running.push(Box::pin(async move {
-                        let answer = client.ask(&name).await;
+                        let answer = client.ask(&name, PATIENCE).await;
                         (name, answer)
                     }));
                 }
@@ -180,15 +185,13 @@ async fn follow(shared: Arc<Shared>, mut names: watch::Receiver<Vec<Arc<str>>>, 
 }
 
 impl Client {
-    async fn ask(&self, name: &str) -> Answer {
+    async fn ask(&self, name: &str, patience: Duration) -> Answer {
         if let Some(answer) = self.in_hosts(name) {
             return answer;
         }
-        let both = join(self.family(name, RecordType::A), self.family(name, RecordType::AAAA));
-        match timeout(PATIENCE, both).await {
-            Ok((v4, v6)) => Answer { v4, v6 },
-            Err(_) => Answer { v4: Found::Unknown, v6: Found::Unknown },
-        }
+        let family = async |kind| timeout(patience, self.family(name, kind)).await.unwrap_or(Found::Unknown);
+        let (v4, v6) = join(family(RecordType::A), family(RecordType::AAAA)).await;
+        Answer { v4, v6 }
     }
 
     fn in_hosts(&self, name: &str) -> Option<Answer> {

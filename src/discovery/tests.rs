@@ -24,6 +24,8 @@ enum Zone {
     Addresses(Vec<IpAddr>, u32),
     ServerFailure,
     Silence,
+    /// Addresses of IPv4, and to the question for those of IPv6 this.
+    Half(Vec<IpAddr>, Box<Zone>),
 }
 
 /// RFC 1035, as much of it as a stub resolver needs: one question, A or AAAA, over UDP.
@@ -70,9 +72,14 @@ fn answer(query: &[u8], zones: &HashMap<String, Zone>) -> Option<Vec<u8>> {
     }
     let question = &query[12..at + 5];
     let kind = query[at + 2];
-    let (code, addresses, ttl) = match zones.get(&labels.join(".")) {
+    let zone = match zones.get(&labels.join(".")) {
+        Some(Zone::Half(addresses, _)) if kind == 1 => Some(&Zone::Addresses(addresses.clone(), 1)),
+        Some(Zone::Half(_, other)) => Some(&**other),
+        zone => zone,
+    };
+    let (code, addresses, ttl) = match zone {
         None => (3, vec![], 0),
-        Some(Zone::Silence) => return None,
+        Some(Zone::Silence | Zone::Half(..)) => return None,
         Some(Zone::ServerFailure) => (2, vec![], 0),
         Some(Zone::Addresses(all, ttl)) => {
             let of_kind = |ip: &&IpAddr| kind == if ip.is_ipv4() { 1 } else { 28 };
@@ -98,6 +105,10 @@ fn ips(addresses: &[&str]) -> Vec<IpAddr> {
 }
 
 fn resolver(server: &NameServer, hosts: &str) -> (Resolver, mpsc::Receiver<Resolved>) {
+    resolver_with(server, hosts, Book::new(LEAST, MOST))
+}
+
+fn resolver_with(server: &NameServer, hosts: &str, book: Book) -> (Resolver, mpsc::Receiver<Resolved>) {
     let mut connection = ConnectionConfig::udp();
     connection.port = server.port;
     let mut upstream = NameServerConfig::udp("127.0.0.1".parse().unwrap());
@@ -108,7 +119,7 @@ fn resolver(server: &NameServer, hosts: &str) -> (Resolver, mpsc::Receiver<Resol
     options.timeout = Duration::from_millis(500);
     let client = client(ResolverConfig::from_name_servers(vec![upstream]), options, table);
     let (sender, updates) = mpsc::channel(1);
-    (Resolver::spawn_with(sender, Some(client), Book::new(LEAST, MOST)), updates)
+    (Resolver::spawn_with(sender, Some(client), book), updates)
 }
 
 async fn next(updates: &mut mpsc::Receiver<Resolved>) -> Resolved {
@@ -190,6 +201,44 @@ async fn a_silent_server_holds_a_load_up_no_longer_than_allowed() {
     server.addresses("slow.example", &["10.0.0.8"]);
     let news = next(&mut updates).await;
     assert_eq!((&*news.name, news.addresses), ("slow.example", ips(&["10.0.0.8"])));
+}
+
+/// As of servers that drop the questions they do not know (RFC 4074).
+#[tokio::test]
+async fn a_family_without_an_answer_does_not_cost_the_other_its_own() {
+    let server = NameServer::start();
+    server.set("half.example", Zone::Half(ips(&["10.0.0.1"]), Box::new(Zone::Silence)));
+    let (resolver, _updates) = resolver(&server, "");
+    let mut seen = vec![];
+    for _ in 0..20 {
+        seen = resolver.resolve_all(vec!["half.example".into()], Duration::from_secs(1)).await;
+        if !seen[0].1.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(seen[0].1, ips(&["10.0.0.1"]));
+}
+
+#[tokio::test]
+async fn what_a_reload_has_found_out_is_what_news_are_told_against() {
+    let hour = Duration::from_secs(3600);
+    let server = NameServer::start();
+    let zone = |ip| Zone::Half(ips(&[ip]), Box::new(Zone::ServerFailure));
+    // A family that fails: so a reload asks, and nobody else does within the hour.
+    server.set("a.example", zone("10.0.0.1"));
+    let (resolver, mut updates) = resolver_with(&server, "", Book::new(hour, hour));
+    let names: Vec<Arc<str>> = vec!["a.example".into()];
+    assert_eq!(resolver.resolve_all(names.clone(), PATIENCE).await[0].1, ips(&["10.0.0.1"]));
+    resolver.set(names.clone());
+    server.set("a.example", zone("10.0.0.2"));
+    let mut seen = vec![];
+    while seen != ips(&["10.0.0.2"]) {
+        // The names are followed by a task that may not have seen them yet.
+        tokio::task::yield_now().await;
+        seen = resolver.resolve_all(names.clone(), PATIENCE).await.remove(0).1;
+    }
+    resolver.set(names);
+    assert_eq!(next(&mut updates).await.addresses, ips(&["10.0.0.2"]));
 }
 
 #[tokio::test]

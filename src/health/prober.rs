@@ -296,7 +296,7 @@ impl Task {
             id,
             check: check.clone(),
             request: exchange::request(check).map(Arc::from),
-            machine: RiseFall::resume(check.status(), check.passes() > 0),
+            machine: RiseFall::resume(check.status(), check.passes() > 0 || check.status() == Status::Up),
             phase: self.schedule.phase(),
             interval,
             link: None,

@@ -29,8 +29,8 @@ const BACKLOG: i32 = 4096;
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 
-/// What a listener accepts on. When it is dropped, or a worker that accepts on it stops, the sockets close and the file
-/// of a Unix socket is removed.
+/// What a listener accepts on. When nobody holds it any more, or a worker that accepts on it drains, the sockets close and
+/// the file of a Unix socket is removed.
 #[derive(Debug)]
 pub struct Sockets {
     open: Mutex<Open>,

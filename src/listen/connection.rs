@@ -67,8 +67,8 @@ pub(super) async fn serve<W: Wire, S: Service>(
     };
     if protocol == Some(Protocol::Http1) && speaks.h1 {
         serve::serve(stream, common).await;
-        if watch.has_lagged() {
-            metrics.limit_hit("min_body_rate");
+        if let Some(limit) = watch.has_lagged() {
+            metrics.limit_hit(limit);
         }
         return;
     }

@@ -37,7 +37,7 @@ use self::io::{Io, Lower};
 use self::meter::Verdict;
 use super::connection::PREFACE;
 use super::serve::linger;
-use super::watch::{DRAINED, SLOW_READER, TICK, TOO_SLOW, Watch, is_too_long};
+use super::watch::{DRAINED, SLOW_READER, TOO_SLOW, Watch, is_too_long};
 use super::wire::Wire;
 use super::{Common, Service};
 use crate::model::Limits;
@@ -215,7 +215,8 @@ async fn drive<W: Wire, S: Service>(
                 return Poll::Ready(false);
             }
             let is_next = connection.lower.flow.next();
-            match times.look(&mut library, !open.is_empty()) {
+            // What has been given to the library has still to go out, though its streams are over.
+            match times.look(&mut library, !open.is_empty() || !connection.lower.flow.is_empty()) {
                 Look::Fine if is_new || is_next => {}
                 Look::Fine => return Poll::Pending,
                 Look::Changed => {}
@@ -361,9 +362,8 @@ impl<S: Service> Times<S> {
         let connection = &self.connection;
         let watch = &connection.watch;
         let limits = connection.common.service.limits();
-        let idle = u32::try_from(limits.idle_timeout.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX).max(1);
         connection.lower.meter.borrow_mut().tick();
-        if connection.lower.writing.sweep(&limits, idle) {
+        if connection.lower.writing.sweep(&limits) {
             tracing::debug!(client = watch.conn.peer_text(), now, "the client reads too slowly");
             connection.streams.borrow().iter().for_each(|(_, stream)| stream.conn.set_fault(SLOW_READER));
             self.lags(&limits);
@@ -381,8 +381,8 @@ impl<S: Service> Times<S> {
                 continue;
             }
             // Once there is an answer, a body that goes on beside it is a conversation, which the backend's times bound.
-            let reads = stream.reading.sweep(&limits, idle) && !stream.conn.answered();
-            let lags = stream.writing.sweep(&limits, idle);
+            let reads = stream.reading.sweep(&limits) && !stream.conn.answered();
+            let lags = stream.writing.sweep(&limits);
             let writes = lags | is_too_long(&stream.conn);
             if reads {
                 stream.conn.set_fault(TOO_SLOW);

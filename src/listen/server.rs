@@ -79,13 +79,12 @@ struct Bound {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        self.stop();
+        self.accept_no_more();
     }
 }
 
 impl Bound {
-    fn stop(&self) {
-        self.sockets.close();
+    fn accept_no_more(&self) {
         self.acceptors.borrow_mut().drain(..).for_each(|task| task.abort());
     }
 }
@@ -130,6 +129,10 @@ impl<S: Service> Server<S> {
             *bound.tls.borrow_mut() = tls;
             return Ok(());
         }
+        let destination = sockets.destination();
+        let sockets_of_worker = sockets.of_worker(inner.worker, inner.shared.workers())?;
+        let acceptors = sockets_of_worker.into_iter().map(|socket| Acceptor::new(socket, destination));
+        let acceptors = acceptors.collect::<io::Result<Vec<_>>>()?;
         inner.listeners.borrow_mut().retain(|bound| bound.listener.borrow().name != listener.name);
         let bound = Rc::new(Bound {
             cells: inner.shared.metrics.listener(&listener.name),
@@ -138,9 +141,7 @@ impl<S: Service> Server<S> {
             sockets: Arc::clone(sockets),
             acceptors: RefCell::default(),
         });
-        let destination = sockets.destination();
-        for socket in sockets.of_worker(inner.worker, inner.shared.workers())? {
-            let acceptor = Acceptor::new(socket, destination)?;
+        for acceptor in acceptors {
             let task = spawn_local(accept(Rc::downgrade(inner), Rc::downgrade(&bound), acceptor));
             bound.acceptors.borrow_mut().push(task.abort_handle());
         }
@@ -162,7 +163,10 @@ impl<S: Service> Server<S> {
     /// half of the timeout; what is left at the end of it is cut off.
     pub fn drain(&self, timeout: Duration) {
         self.inner.draining.set(Some(Instant::now() + timeout));
-        self.inner.listeners.borrow().iter().for_each(|bound| bound.stop());
+        self.inner.listeners.borrow().iter().for_each(|bound| {
+            bound.sockets.close();
+            bound.accept_no_more();
+        });
         for (_, watch) in &*self.inner.connections.borrow() {
             drain(watch, timeout);
         }

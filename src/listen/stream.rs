@@ -340,7 +340,22 @@ impl<W: Wire> Stream<W> {
         let progress = delivered.saturating_sub(self.delivered.replace(delivered));
         match measure {
             Measure::End(enough) if progress < enough => {
-                self.watch.lags();
+                self.watch.lags(enough);
+                Err(io::ErrorKind::TimedOut.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same for what has been taken by the wire and not yet by the socket: how much that is, TLS does not tell, so it is
+    /// asked for no more than that something is taken. It is some 64 KiB at most.
+    fn measure_flush(&self) -> io::Result<()> {
+        let Some(measure) = self.watch.take_measure() else { return Ok(()) };
+        let undelivered = self.wire.borrow().undelivered() as u64;
+        let before = self.delivered.replace(undelivered);
+        match measure {
+            Measure::End(enough) if undelivered == before => {
+                self.watch.lags(enough);
                 Err(io::ErrorKind::TimedOut.into())
             }
             _ => Ok(()),
@@ -436,7 +451,12 @@ impl<W: Wire> AsyncWrite for Writer<'_, W> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.wire.borrow_mut()).poll_flush(cx)
+        let flushed = Pin::new(&mut *self.0.wire.borrow_mut()).poll_flush(cx);
+        if flushed.is_pending() {
+            self.0.measure_flush()?;
+            self.0.watch.write_waits();
+        }
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

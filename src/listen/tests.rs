@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::serve;
 use super::watch::{Clock, TICK, Watch};
+use super::wire::Wire;
 use super::{Common, Incoming, Service};
 use crate::message::tunnel::Duplex;
 use crate::message::{Conn, Request, RequestHead, Response, ResponseHead, respond};
@@ -185,6 +186,16 @@ struct Pipe {
 
 /// Runs a client against one served connection. `room`: bytes that the pipe holds in either direction.
 async fn with_limits<T>(room: usize, limits: Limits, client: impl AsyncFnOnce(&mut Pipe) -> T) -> T {
+    with_wire(room, limits, |wire| wire, client).await
+}
+
+/// The same over what is made of the pipe.
+async fn with_wire<T, W: Wire>(
+    room: usize,
+    limits: Limits,
+    wire: impl FnOnce(DuplexStream) -> W,
+    client: impl AsyncFnOnce(&mut Pipe) -> T,
+) -> T {
     let (client_end, server_end) = duplex(room);
     let clock = Rc::<Clock>::default();
     let conn = Conn::new(Some("10.0.0.9".parse().unwrap()), listener());
@@ -209,7 +220,7 @@ async fn with_limits<T>(room: usize, limits: Limits, client: impl AsyncFnOnce(&m
         drop(pipe);
         out
     };
-    let both = async { tokio::join!(run, serve(server_end, None, watch, Common::new(service), &metrics)).0 };
+    let both = async { tokio::join!(run, serve(wire(server_end), None, watch, Common::new(service), &metrics)).0 };
     tokio::select! {
         out = timeout(Duration::from_secs(3600), both) => out.expect("the connection does not end"),
         () = sweep => unreachable!(),

@@ -114,8 +114,8 @@ pub(super) struct Watch {
     expired: Cell<bool>,
     killed: Cell<bool>,
     measure: Cell<Option<Measure>>,
-    /// The client took its answer too slowly.
-    lagging: Cell<bool>,
+    /// The client took its answer too slowly: by which limit.
+    lagging: Cell<Option<&'static str>>,
 }
 
 impl Watch {
@@ -206,25 +206,21 @@ impl Watch {
 
     fn sweep_bodies(&self, limits: &Limits) -> bool {
         let enough = least(limits);
-        if enough == 0 {
-            return false;
-        }
         let mut act = false;
-        if self.reading.tick() == WINDOW && self.reading.restart() < enough {
+        // Without a rate, an upload that stands still is for whoever sends it on to end.
+        if enough > 0 && self.reading.tick() == WINDOW && self.reading.restart() < enough {
             self.conn.set_fault(TOO_SLOW);
             act = true;
         }
-        match self.writing.tick() {
-            1 => {
-                self.measure.set(Some(Measure::Begin));
-                act = true;
-            }
-            WINDOW => {
-                self.writing.restart();
-                self.measure.set(Some(Measure::End(enough)));
-                act = true;
-            }
-            _ => {}
+        let (window, enough) = window(limits);
+        let ticks = self.writing.tick();
+        if ticks == 1 {
+            self.measure.set(Some(Measure::Begin));
+            act = true;
+        } else if ticks >= window {
+            self.writing.restart();
+            self.measure.set(Some(Measure::End(enough)));
+            act = true;
         }
         act
     }
@@ -292,14 +288,14 @@ impl Watch {
         self.measure.take()
     }
 
-    /// The client took its answer too slowly, which ends the connection.
-    pub(super) fn lags(&self) {
+    /// The client took its answer too slowly, which ends the connection: fewer bytes than were enough.
+    pub(super) fn lags(&self, enough: u64) {
         self.conn.set_fault(SLOW_READER);
-        self.lagging.set(true);
+        self.lagging.set(Some(if enough == ANY { "idle_timeout" } else { "min_body_rate" }));
     }
 
-    /// Whether that is how it has ended.
-    pub(super) fn has_lagged(&self) -> bool {
+    /// The limit by which it has ended, if that is how.
+    pub(super) fn has_lagged(&self) -> Option<&'static str> {
         self.lagging.get()
     }
 
@@ -355,9 +351,23 @@ impl Watch {
     }
 }
 
+/// Bytes that are enough where there is no rate. By a rate it is more: that of ten seconds.
+const ANY: u64 = 1;
+
 /// Bytes that a body must move by in a window.
 fn least(limits: &Limits) -> u64 {
     limits.min_body_rate.saturating_mul(u64::from(WINDOW)) * TICK.as_millis() as u64 / 1000
+}
+
+/// In how many ticks, and by how many bytes at least; without a rate by any, for as long as an idle connection is kept.
+fn window(limits: &Limits) -> (u32, u64) {
+    match least(limits) {
+        0 => {
+            let idle = limits.idle_timeout.as_millis() / TICK.as_millis();
+            (u32::try_from(idle).unwrap_or(u32::MAX).max(2), ANY)
+        }
+        enough => (WINDOW, enough),
+    }
 }
 
 impl Pace {
@@ -378,11 +388,8 @@ impl Pace {
 
     /// One sweep more. Whether the client was too slow: waited for through a whole window, which is as long as `idle` if
     /// there is no `min_body_rate`, and less came or went than that rate asks.
-    pub(super) fn sweep(&self, limits: &Limits, idle: u32) -> bool {
-        let (window, enough) = match least(limits) {
-            0 => (idle, 1),
-            enough => (WINDOW, enough),
-        };
+    pub(super) fn sweep(&self, limits: &Limits) -> bool {
+        let (window, enough) = window(limits);
         self.tick() >= window && self.restart() < enough
     }
 

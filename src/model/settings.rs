@@ -149,6 +149,14 @@ pub struct HealthCheck {
     pub fall: u32,
 }
 
+impl HealthCheck {
+    /// Whether the other one asks the same in the same way, at whatever times.
+    pub fn asks_the_same(&self, other: &Self) -> bool {
+        let Self { interval, fast_interval, timeout, rise, fall, .. } = *other;
+        Self { interval, fast_interval, timeout, rise, fall, ..self.clone() } == *other
+    }
+}
+
 /// The HTTP part of a check: a GET of a path, and the status that passes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HttpCheck {

@@ -1,11 +1,13 @@
 //! Drain: SIGTERM lets what is under way end, takes nothing new, and leaves with 0.
 
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::Command;
 
 use rustix::process::Signal;
 
 use crate::support::proxy::AUTHORIZED;
-use crate::support::{Client, DEADLINE, Origin, Proxy, poll};
+use crate::support::{After, Client, DEADLINE, Origin, Proxy, poll};
 
 fn config(origin: &Origin, server: &str) -> String {
     format!(
@@ -48,6 +50,31 @@ fn requests_in_flight_end_and_idle_connections_close() {
     busy.expect_closed();
     idle.expect_closed();
     assert_eq!(proxy.wait_exit(DEADLINE).code(), Some(0));
+}
+
+/// It must not look whole, which without a length it would if the connection just ended.
+#[test]
+fn an_answer_that_is_cut_off_ends_with_a_reset() {
+    let origin = Origin::start("one");
+    origin.on_custom("/v1/BTC", |_, exchange| {
+        exchange.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nbegun\r\n")?;
+        exchange.wait_end();
+        Ok(After::Close)
+    });
+    let mut proxy = Proxy::start(&config(&origin, "drain_timeout = \"60s\""));
+    let mut client = TcpStream::connect(proxy.address()).unwrap();
+    client.write_all(b"GET /v1/BTC HTTP/1.0\r\n\r\n").unwrap();
+    let (mut came, mut part) = (Vec::new(), [0; 1024]);
+    while !came.ends_with(b"begun") {
+        let n = client.read(&mut part).unwrap();
+        came.extend_from_slice(&part[..n]);
+    }
+    proxy.signal(Signal::TERM);
+    poll("the drain", || Client::try_connect(proxy.address()).is_err().then_some(()));
+    proxy.signal(Signal::TERM);
+    let end = client.read(&mut part);
+    assert_eq!(end.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+    proxy.wait_exit(DEADLINE);
 }
 
 #[test]

@@ -87,6 +87,33 @@ fn listeners_come_and_go() {
 }
 
 #[test]
+fn a_listener_gets_another_name_or_the_address_of_another() {
+    let one = Origin::start("one");
+    let pools = pool("BTC", &[&one]);
+    let directory = tempfile::tempdir().unwrap();
+    let listener = |name: &str, file: &str| {
+        let name = if name.is_empty() { String::new() } else { format!("name = \"{name}\"\n") };
+        format!("[[listeners]]\n{name}bind = \"unix:{}/{file}\"\n", directory.path().display())
+    };
+    let serve = |proxy: &Proxy, file: &str, name: &str| {
+        let path = directory.path().join(file);
+        assert_eq!(crate::support::Client::connect_unix(&path).get(&format!("/v1/BTC?{file}={name}")).status, 200);
+        let line = proxy.access_where(|line| line["target"] == format!("/v1/BTC?{file}={name}"));
+        assert!(line["listener"].as_str().unwrap().contains(name), "{line}");
+    };
+    let proxy = Proxy::start(&config(&pools, &(listener("", "a") + &listener("b", "b"))));
+    serve(&proxy, "a", "unix:");
+    assert!(proxy.reload(&config(&pools, &(listener("public", "a") + &listener("b", "b")))));
+    serve(&proxy, "a", "public");
+    assert!(proxy.reload(&config(&pools, &(listener("public", "b") + &listener("b", "a")))));
+    serve(&proxy, "a", "b");
+    serve(&proxy, "b", "public");
+    assert!(proxy.reload(&config(&pools, &listener("b", "a"))));
+    serve(&proxy, "a", "b");
+    poll("the other to go", || (!directory.path().join("b").exists()).then_some(()));
+}
+
+#[test]
 fn a_listener_that_can_t_be_bound_refuses_the_reload() {
     let one = Origin::start("one");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

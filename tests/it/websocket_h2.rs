@@ -139,6 +139,12 @@ fn what_is_not_agreed_to_is_no_tunnel() {
     client.send(connect(1, "chat", &[]));
     assert_eq!(client.head(1).status(), Some(405));
     proxy.access_where(|line| line["status"] == 405 && line["reason"] == "method_not_allowed");
+    // Nor one that would be more than a word in a head of HTTP/1.1.
+    for protocol in ["websocket\r\nx-a: b", ""] {
+        let mut client = Frames::connect(proxy.address());
+        client.send(connect(1, protocol, &[]));
+        assert_eq!(client.head(1).status(), Some(400), "{protocol:?}");
+    }
     // A backend that declines is passed on; one that says 200 has not switched (CVE-2024-23326).
     for (stream, answer, status) in [
         (3, "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\n\r\nno", 426),

@@ -25,6 +25,8 @@ impl Controller {
         for backend in self.heard.expired(now) {
             self.end_drain(&backend, "expired", now);
         }
+        // What is in no pool says nothing more, and may be another server when it comes back.
+        self.heard.forget(|backend| self.world.has(backend));
         let changed = self.heard.look(now);
         if changed.is_empty() {
             return;

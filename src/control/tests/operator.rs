@@ -4,7 +4,6 @@
 use jiff::Timestamp;
 
 use super::*;
-use crate::balance::slow_start::WHOLE;
 use crate::model::{Operator, Target};
 
 use Operator::{Drain, Maintenance, Ready};

@@ -55,6 +55,11 @@ impl Flow {
         self.given.get() < MOST
     }
 
+    /// Whether all that was given has gone out.
+    pub(super) fn is_empty(&self) -> bool {
+        self.given.get() == 0
+    }
+
     /// Whether answers that begin are to be read little by little.
     pub(super) fn is_crowded(&self) -> bool {
         self.stuck.get() > 0 || !self.has_room()

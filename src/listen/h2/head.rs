@@ -57,6 +57,11 @@ fn write(parts: &request::Parts, is_whole: bool, out: &mut Vec<u8>) -> Result<()
     let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
     let wanted = wanted(parts);
     let is_whole = is_whole || wanted.is_some();
+    // The library has looked at the values of fields, and not at this one.
+    let is_visible = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if !wanted.is_none_or(is_visible) {
+        return Err(Fault::bad(":protocol is not a word"));
+    }
     let target = match uri.path_and_query().map(|path| path.as_str()) {
         _ if parts.method == Method::CONNECT && wanted.is_none() => {
             uri.authority().map_or("", |authority| authority.as_str())

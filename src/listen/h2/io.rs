@@ -32,6 +32,8 @@ pub(super) struct Lower {
     pub(super) idle: Cell<bool>,
     /// What is to be sent.
     out: RefCell<Gather>,
+    /// Bytes that the socket held when that was last asked.
+    undelivered: Cell<usize>,
     /// The library has more than is taken from it at the moment.
     blocked: Cell<bool>,
 }
@@ -60,6 +62,7 @@ impl Lower {
             writing: Pace::default(),
             idle: Cell::default(),
             out: RefCell::default(),
+            undelivered: Cell::default(),
             blocked: Cell::default(),
         }
     }
@@ -67,7 +70,17 @@ impl Lower {
     /// Sends what has been gathered, and has it go on its way. To be called when the library has nothing more to do.
     pub(super) fn poll_flush<W: Wire>(&self, cx: &mut Context<'_>, wire: &RefCell<W>) -> Poll<io::Result<()>> {
         ready!(self.poll_send(cx, wire))?;
-        ready!(Pin::new(&mut *wire.borrow_mut()).poll_flush(cx))?;
+        let flushed = Pin::new(&mut *wire.borrow_mut()).poll_flush(cx);
+        if flushed.is_pending() {
+            // How much TLS still holds it does not tell; what the socket holds shows that something moves.
+            let undelivered = wire.borrow().undelivered();
+            let moved = undelivered.abs_diff(self.undelivered.replace(undelivered));
+            if moved > 0 {
+                self.writing.went(moved);
+            }
+            self.writing.waits();
+        }
+        ready!(flushed)?;
         if !self.blocked.get() {
             self.flow.gone();
         }

@@ -137,7 +137,9 @@ fn requests_are_served_over_a_unix_socket() {
         until(&mut client, "[]").await;
         assert!(path.exists());
         rig.server.remove("unix", Duration::ZERO);
-        assert!(!path.exists());
+        assert!(path.exists(), "it may be another listener's by now");
+        drop(sockets);
+        eventually(|| !path.exists()).await;
     });
 }
 

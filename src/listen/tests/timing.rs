@@ -1,6 +1,12 @@
 //! Time-outs and drain, in paused time.
 
+use std::io;
+use std::task::ready;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
 use super::*;
+use crate::message::socket::Arriving;
 
 const GET: &str = "GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
 
@@ -133,6 +139,91 @@ async fn a_client_that_takes_nothing_is_cut_off_and_one_that_is_slow_is_not() {
         assert!(all > 1 << 20, "{all}");
         assert!(!pipe.metrics.encode().contains("limit=\"min_body_rate\""));
         assert_eq!(pipe.service.fault(), None);
+    })
+    .await;
+}
+
+/// Takes what is written before it can go on, as TLS does.
+struct Greedy {
+    below: DuplexStream,
+    held: Vec<u8>,
+    passed: usize,
+}
+
+impl Arriving for Greedy {}
+
+impl Wire for Greedy {
+    fn undelivered(&self) -> usize {
+        self.passed % 10_007
+    }
+
+    fn abort(&self) {}
+}
+
+impl AsyncRead for Greedy {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.below).poll_read(cx, out)
+    }
+}
+
+impl AsyncWrite for Greedy {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.held.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        while !this.held.is_empty() {
+            let n = ready!(Pin::new(&mut this.below).poll_write(cx, &this.held))?;
+            this.held.drain(..n);
+            this.passed += n;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.as_mut().poll_flush(cx))?;
+        Pin::new(&mut self.below).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_encrypted_and_not_taken_is_seen_as_well() {
+    let wire = |below| Greedy { below, held: Vec::new(), passed: 0 };
+    let post = format!("POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 30000\r\n\r\n{}", "y".repeat(30_000));
+    with_wire(8192, Limits::default(), wire, async |pipe: &mut Pipe| {
+        pipe.send(&post).await;
+        sleep(Duration::from_secs(25)).await;
+        assert_eq!(pipe.service.fault(), Some(Reason::SlowReader));
+        let (_, rest) = ends(pipe).await;
+        assert!(rest.len() < 30_000, "{}", rest.len());
+    })
+    .await;
+    with_wire(8192, Limits::default(), wire, async |pipe: &mut Pipe| {
+        pipe.send(&post).await;
+        let (mut all, mut part) = (0, [0; 1024]);
+        while all < 30_000 {
+            all += pipe.client.read(&mut part).await.unwrap();
+            sleep(Duration::from_secs(3)).await;
+        }
+        assert_eq!(pipe.service.fault(), None);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_rate_a_client_that_takes_nothing_is_cut_off_when_it_could_be_idle_no_longer() {
+    let limits = Limits { min_body_rate: 0, idle_timeout: Duration::from_secs(40), ..Limits::default() };
+    with_limits(8192, limits, async |pipe: &mut Pipe| {
+        pipe.send("GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        sleep(Duration::from_secs(35)).await;
+        assert_eq!(pipe.service.fault(), None);
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(pipe.service.fault(), Some(Reason::SlowReader));
+        assert!(ends(pipe).await.1.len() < 100_000);
+        let metrics = pipe.metrics.encode();
+        assert!(metrics.contains("shardgate_limit_hits_total{limit=\"idle_timeout\"} 1"), "{metrics}");
     })
     .await;
 }
