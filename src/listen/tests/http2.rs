@@ -174,3 +174,20 @@ async fn a_preface_that_is_not_whole_is_waited_for_and_no_longer() {
     })
     .await;
 }
+
+/// What the library has been given is not what the client has.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_an_answer_is_waited_for_while_draining() {
+    with_limits(1000, limits(), async |pipe| {
+        let window = frame(8, 0, 0, &(1u32 << 21).to_be_bytes());
+        pipe.send([PREFACE, &settings(1 << 21), &window, &get(1, "/large")].concat()).await;
+        pipe.watch.drain(Duration::ZERO, Duration::from_secs(600));
+        let mut bytes = 0;
+        while let Some((kind, _, payload)) = pipe.frame().await {
+            bytes += if kind == 0 { payload.len() } else { 0 };
+            sleep(Duration::from_millis(500)).await;
+        }
+        assert_eq!(bytes, 1 << 20);
+    })
+    .await;
+}
