@@ -424,6 +424,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
                 if std::mem::replace(&mut this.is_over, true) { None } else { shared.trailers.borrow().clone() };
             return Poll::Ready(again.map(|trailers| Ok(Frame::trailers(*trailers))));
         }
+        // What another try has read and was not kept is missing here: the rest alone must not pass for the whole.
+        if this.sent != shared.received.get() {
+            return Poll::Ready(Some(Err(BodyFault::Over)));
+        }
         loop {
             let polled = Pin::new(&mut *shared.source.borrow_mut()).poll_frame(cx);
             shared.waiting_for_client.set(polled.is_pending());

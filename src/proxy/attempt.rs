@@ -393,6 +393,12 @@ impl Serving {
         self.outcome = Some(Outcome::Truncated);
     }
 
+    /// Its answer is none to what the client asked.
+    pub(crate) fn unfit(&mut self) {
+        self.outcome = Some(Outcome::ProtocolError);
+        self.is_blameless = true;
+    }
+
     /// The body has come whole.
     pub(crate) fn complete(&mut self) {
         self.complete = true;

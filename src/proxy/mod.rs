@@ -283,6 +283,7 @@ where
 
         if is_connect && response.head.status.is_success() {
             cold_path();
+            response.body.serving.unfit();
             return Err(Reason::UpstreamProtocolError.into());
         }
 

@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::attempt::Serving;
 use super::ticket::Ticket;
 use super::tunnel::Tunnel;
+use crate::message::body::BodyFault;
 use crate::message::fields::Fields;
 use crate::message::tunnel::Duplex;
 use crate::message::{grpc, load_report, respond, trailers};
@@ -177,7 +178,8 @@ where
                 Poll::Ready(Some(Err(error))) => {
                     let error = error.into();
                     // With the request's body ends the exchange, and then it is not the backend who ended it.
-                    match this.ticket.upload.as_ref().and_then(|upload| upload.fault()) {
+                    let fault = this.ticket.upload.as_ref().and_then(|upload| upload.fault());
+                    match fault.filter(|fault| *fault != BodyFault::Over) {
                         Some(fault) => {
                             this.ticket.reason = Some(this.ticket.client_fault(fault));
                             this.inner = Inner::Over;

@@ -40,7 +40,7 @@ use super::client::{MAX_INTERIM, due};
 use super::connection::Worker;
 use super::{BoxError, Error, ErrorKind, Outgoing, Reply, ResponseBody, Terms};
 use crate::backend::Backend;
-use crate::message::Response;
+use crate::message::{Response, ResponseHead};
 
 /// Sends one request and waits for the response head. See [`Client::exchange`](super::Client::exchange).
 pub(super) async fn exchange<B>(
@@ -88,20 +88,23 @@ where
         // It fails if the stream is over, as it should be.
         let _ = to.send_data(Bytes::new(), true);
     }
+    // Of an answer that is none nothing goes on, the upload neither.
+    let (head, length) = head::response(&parts).map_err(|fault| Error { connect, ..fault.into() })?;
     let upload = match talk.upload.take() {
         None => Upload::Done,
         Some(sending) if is_apart => Upload::detach(sending),
         Some(sending) => Upload::Here(sending),
     };
-    match answer(parts, recv, upload, to_head, place) {
+    match answer(head, length, recv, upload, to_head, place) {
         Ok(response) => Ok(Reply { response, connect, at }),
         Err(error) => Err(Error { connect, ..error }),
     }
 }
 
-/// The response, if its head keeps the rules and its body is not known to break off.
+/// The response, if its body is not known to break off.
 fn answer<B>(
-    parts: response::Parts,
+    head: ResponseHead,
+    length: Option<u64>,
     recv: RecvStream,
     upload: Upload<B>,
     to_head: bool,
@@ -111,7 +114,6 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    let (head, length) = head::response(&parts)?;
     let is_bodyless = head::is_bodyless(head.status, to_head);
     if is_bodyless && recv.is_end_stream() && matches!(upload, Upload::Done) {
         return Ok(Response { head, body: ResponseBody::empty() });

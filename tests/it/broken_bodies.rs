@@ -50,6 +50,29 @@ fn a_body_that_ends_early_ends_the_client_s_connection() {
     }
 }
 
+/// Who was not asked for the body has not broken it off.
+#[test]
+fn an_answer_before_the_body_that_ends_early_is_the_backend_s_fault() {
+    let (one, two) = (Origin::start("one"), Origin::start("two"));
+    let proxy = Proxy::start(&config([&one, &two], ""));
+    let gate = Gate::new();
+    for origin in [&one, &two] {
+        let gate = gate.clone();
+        origin.on_custom("/v1/BTC", move |_, exchange| {
+            exchange.send("HTTP/1.1 413 Too Large\r\ncontent-length: 100\r\n\r\nhalf")?;
+            gate.pass();
+            Ok(After::Close)
+        });
+    }
+    let mut client = proxy.client();
+    client.send("PUT /v1/BTC HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!(client.head_only().0, 413);
+    gate.open();
+    assert!(client.rest().ends_with(b"half"));
+    proxy.access_where(|line| line["reason"] == "upstream_truncated" && line["status"] == 413);
+    assert_eq!(proxy.metric("shardgate_upstream_attempts_total", &[("outcome", "truncated")]), 1.0);
+}
+
 #[test]
 fn a_body_that_breaks_before_it_is_passed_on_is_a_failed_try() {
     for (what, bytes, after) in BROKEN.into_iter().filter(|broken| broken.2 == After::Close) {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use http::HeaderMap;
 
+use crate::support::frames::{self, END_HEADERS, HEADERS, RST_STREAM};
 use crate::support::h2_origin::{read, status, write};
 use crate::support::h2_script::{DATA, Frames};
 use crate::support::http2::run;
@@ -280,6 +281,27 @@ fn an_answer_of_no_bytes_is_whole_before_its_stream_ends() {
     }
 }
 
+/// Its answer is refused, and with it ends the upload, which an answer that is one would have left to go on.
+#[test]
+fn an_early_answer_that_is_none_ends_its_stream() {
+    let (told, tell) = std::sync::mpsc::sync_channel(1);
+    let origin = Frames::start(move |_, wire| {
+        wire.greet(&[])?;
+        let stream = wire.head_of_request()?;
+        wire.hold_head(stream, &[(":status", "200"), ("content-length", "5"), ("content-length", "6")]);
+        wire.send(0x6, 0, 0, &[0; 8])?; // PING, which flushes it
+        while wire.frame()?.kind != RST_STREAM {}
+        told.send(()).unwrap();
+        wire.wait_end()
+    });
+    let proxy = Proxy::start(&config(&[origin.addr()], ""));
+    let mut client = frames::Frames::connect(proxy.address());
+    let put = [(":method", "PUT"), (":scheme", "http"), (":authority", "a"), (":path", "/v1/predict/BTC")];
+    client.send(frames::frame(HEADERS, END_HEADERS, 1, &frames::block(&put)));
+    assert_eq!(client.head(1).status(), Some(502));
+    tell.recv_timeout(DEADLINE).unwrap();
+}
+
 #[test]
 fn a_client_that_leaves_resets_its_stream() {
     let origin = H2Origin::start("a");
@@ -344,11 +366,22 @@ fn a_try_that_a_backend_refuses_is_free_for_any_method() {
 
 #[test]
 fn trailers_go_both_ways_without_what_routes() {
+    // With a length, too, they are behind the last byte.
+    for says_length in [false, true] {
+        trailers_go_both_ways(says_length);
+    }
+}
+
+fn trailers_go_both_ways(says_length: bool) {
     let origin = H2Origin::start("a");
-    origin.on("/trailers", |request, mut respond| async move {
+    origin.on("/trailers", move |request, mut respond| async move {
         let (body, trailers) = read(&mut request.into_parts().1).await?;
         let got: Vec<_> = trailers.unwrap_or_default().keys().map(|name| name.to_string()).collect();
-        let mut stream = respond.send_response(status(200), false)?;
+        let mut head = status(200);
+        if says_length {
+            head.headers_mut().insert("content-length", body.len().into());
+        }
+        let mut stream = respond.send_response(head, false)?;
         write(&mut stream, Bytes::from(body), false).await?;
         let mut trailers = HeaderMap::new();
         trailers.insert("x-got", got.join(",").parse().unwrap());

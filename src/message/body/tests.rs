@@ -75,6 +75,17 @@ async fn past_its_bound_a_body_streams_on_but_can_t_be_replayed() {
     assert!(!body.hit_budget());
 }
 
+/// A try that is given up may still read, and then there is more than can be kept: what is left is not the body.
+#[tokio::test]
+async fn the_rest_of_a_body_does_not_pass_for_the_whole() {
+    let body = body(vec![data("0123456789"), data("0123456789"), data("the end")], 100, 15);
+    let mut first = body.attempt();
+    first.frame().await.unwrap().unwrap();
+    assert!(body.is_replayable());
+    first.frame().await.unwrap().unwrap();
+    assert_eq!(read(body.attempt()).await, Err(BodyFault::Over));
+}
+
 #[tokio::test]
 async fn the_budget_of_a_worker_is_given_back() {
     let budget = ReplayBudget::new(15);

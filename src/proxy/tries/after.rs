@@ -128,7 +128,12 @@ where
             return false;
         }
         sleep(pause).await;
-        self.retrying = self.slot.budget.wait(terms, due, &mut order.random).await;
+        let counted = self.slot.budget.wait(terms, due, &mut order.random).await;
+        // Whoever is still sending the body to a backend that has answered may have read more than can be kept.
+        if !self.body.is_replayable() {
+            return false;
+        }
+        self.retrying = counted;
         self.retries += 1;
         if self.retrying.is_none()
             && let Some(key) = &self.ticket.key

@@ -35,6 +35,8 @@ pub(in crate::upstream) struct Streaming<B> {
     first: Option<Bytes>,
     /// How much is still to come, if that was said.
     left: Option<u64>,
+    /// It is known to be of no bytes, so that nobody asks for it.
+    is_nothing: bool,
     /// The data has ended; there may be trailers.
     has_data: bool,
     _place: Place,
@@ -106,7 +108,7 @@ where
     B::Error: Into<BoxError>,
 {
     pub(super) fn new(recv: RecvStream, upload: Upload<B>, left: Option<u64>, place: Place) -> Self {
-        Self { recv, upload, first: None, left, has_data: true, _place: place }
+        Self { recv, upload, first: None, left, is_nothing: left == Some(0), has_data: true, _place: place }
     }
 
     /// Reads on once, without waiting: whether the body is known to break off, while nothing of it has been passed on.
@@ -169,9 +171,9 @@ where
         })
     }
 
-    /// Nobody asks for what is known to be nothing, so that does not wait for the end of its stream.
+    /// Behind the last of the data there may be trailers.
     pub(in crate::upstream) fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.left.map_or_else(|| self.recv.is_end_stream(), |left| left == 0)
+        self.is_nothing || self.first.is_none() && self.recv.is_end_stream() && matches!(self.left, None | Some(0))
     }
 
     pub(in crate::upstream) fn size_hint(&self) -> SizeHint {
