@@ -1,6 +1,9 @@
 //! The metrics that are not counted but read: the state of pools, tiers and backends, from the Snapshot in force at the
 //! moment of a scrape.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
@@ -70,6 +73,7 @@ impl Collector for State {
         for pool in view::pools(&snapshot).filter(|pool| self.handle.metrics().admit(&pool.asset, &pool.region)) {
             let verdicts = pool.state.verdicts();
             let mut verdicts = verdicts.iter();
+            let mut checked = HashSet::new();
             for (tier, role) in pool.state.tiers.iter().zip(Role::ALL) {
                 for server in tier.servers.iter() {
                     let is_up = verdicts.next().is_some_and(|verdict| verdict.usable);
@@ -88,6 +92,10 @@ impl Collector for State {
                         utilization.push(&labels, busy);
                     }
                     let Some(check) = &server.check else { continue };
+                    // Of a backend that is in the pool twice, under a name and under its address, once.
+                    if !checked.insert(Arc::as_ptr(check)) {
+                        continue;
+                    }
                     for (result, count) in [("success", check.passes()), ("failure", check.failures())] {
                         checks.push(&[labels[0], labels[1], labels[2], result], count as f64);
                     }

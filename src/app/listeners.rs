@@ -77,15 +77,13 @@ impl Listeners {
 
     /// Makes every worker accept from these listeners and from no others.
     pub(super) async fn commit(&mut self, next: Vec<Open>, drain_timeout: Duration) {
-        for gone in
-            self.open.iter().filter(|open| !next.iter().any(|new| is_same_socket(&new.listener, &open.listener)))
-        {
-            tracing::info!(listener = &*gone.listener.name, "no longer listening");
-            for worker in &self.workers {
-                let _ = worker.send(Order::Remove(Arc::clone(&gone.listener.name), drain_timeout)).await;
-            }
-            self.metrics.remove_listener(&gone.listener.name);
-        }
+        let gone =
+            self.open.iter().filter(|open| !next.iter().any(|new| is_same_socket(&new.listener, &open.listener)));
+        // Whose name is another's by now goes before that comes. The others go last: what a worker has accepted for one may
+        // be handed to another worker until its address has its new name everywhere.
+        let is_reused = |gone: &&Open| next.iter().any(|new| new.listener.name == gone.listener.name);
+        let (first, last): (Vec<_>, Vec<_>) = gone.partition(is_reused);
+        self.remove(&first, drain_timeout).await;
         for new in &next {
             let known = self.open.iter().any(|open| Arc::ptr_eq(&open.listener, &new.listener));
             if known && new.tls.is_none() {
@@ -101,7 +99,18 @@ impl Listeners {
                 let _ = worker.send(Order::Add(listener, sockets, tls)).await;
             }
         }
+        self.remove(&last, drain_timeout).await;
         self.open = next;
+    }
+
+    async fn remove(&self, gone: &[&Open], drain_timeout: Duration) {
+        for gone in gone {
+            tracing::info!(listener = &*gone.listener.name, "no longer listening");
+            for worker in &self.workers {
+                let _ = worker.send(Order::Remove(Arc::clone(&gone.listener.name), drain_timeout)).await;
+            }
+            self.metrics.remove_listener(&gone.listener.name);
+        }
     }
 
     /// Those in force.

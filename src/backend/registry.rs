@@ -38,7 +38,7 @@ impl Registry {
         }
         let check = Arc::new(Check::new(entry.backend.clone(), settings.clone(), now));
         // At other times, but the same question: its answers so far hold until there are others.
-        if let Some(before) = entry.checks.iter().find(|before| before.settings.asks_the_same(settings)) {
+        if let Some(before) = entry.checks.iter().rev().find(|before| before.settings.asks_the_same(settings)) {
             check.set(before.status(), now);
         }
         entry.checks.push(check.clone());

@@ -55,9 +55,14 @@ impl<'e> Context<'e> {
     }
 
     pub(super) fn note(&self, mut fault: Fault) {
-        let shortest = if self.is_from_environment(fault.span) { SHORT } else { WORD };
-        for (name, value) in self.variables.borrow().iter().filter(|(_, value)| value.len() >= shortest) {
+        let is_own = self.is_from_environment(fault.span);
+        let shortest = if is_own { SHORT } else { WORD };
+        let variables = self.variables.borrow();
+        for (name, value) in variables.iter().filter(|(_, value)| value.len() >= shortest) {
             fault.hide(value, &format!("${{{name}}}"));
+        }
+        if is_own && variables.values().any(|value| fault.shows(value)) {
+            fault.hide_all();
         }
         self.faults.note(fault);
     }

@@ -176,11 +176,33 @@ enum Kind {
     Absence,
 }
 
+/// So many bytes of a secret in a row are a part of it.
+const PIECE: usize = 6;
+
 impl Fault {
     /// Says `name` where it would say `value`.
     pub(super) fn hide(&mut self, value: &str, name: &str) {
-        let texts = [&mut self.message, &mut self.label].into_iter().chain(&mut self.help);
+        let also = self.also.iter_mut().map(|(_, text)| text);
+        let texts = [&mut self.message, &mut self.label].into_iter().chain(&mut self.help).chain(also);
         texts.filter(|text| text.contains(value)).for_each(|text| *text = text.replace(value, name));
+    }
+
+    /// Says of the value no more than where it stands: what is made of it may be a part of it.
+    pub(super) fn hide_all(&mut self) {
+        "what the environment brings into this value can't stand here".clone_into(&mut self.message);
+        self.label.clear();
+        self.help = None;
+        self.also.clear();
+    }
+
+    /// Whether it shows any piece of this text.
+    pub(super) fn shows(&self, value: &str) -> bool {
+        let texts =
+            [&self.message, &self.label].into_iter().chain(&self.help).chain(self.also.iter().map(|(_, text)| text));
+        let value = value.to_ascii_lowercase();
+        let shown = texts.map(|text| text.to_ascii_lowercase()).collect::<Vec<_>>();
+        let pieces = (0..value.len()).filter_map(|at| value.get(at..at + PIECE));
+        pieces.into_iter().any(|piece| shown.iter().any(|text| text.contains(piece)))
     }
 
     pub(super) fn error(span: Span, message: impl Into<String>) -> Self {

@@ -22,7 +22,10 @@ pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>) -> (Vec<Listen
     let mut binds: HashMap<Bind, Span> = HashMap::new();
     let mut one = |cx: &Context<'_>, item: &Value<'_>| {
         let (listener, name_span, bind_span) = listener(cx, item)?;
-        if let Some(first) = names.insert(listener.name.clone(), name_span).filter(|_| name_span != bind_span) {
+        let first = names.insert(listener.name.clone(), name_span);
+        // Of two that have their address for a name it is said below that it is the same.
+        let is_said = name_span == bind_span && binds.keys().any(|other| other.overlaps(&listener.bind));
+        if let Some(first) = first.filter(|_| !is_said) {
             let fault = Fault::error(name_span, format!("the listener `{}` is there already", listener.name));
             cx.note(fault.also(first, "first here"));
         }

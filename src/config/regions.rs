@@ -51,13 +51,13 @@ pub(super) fn quoted(key: &str) -> String {
 
 pub(super) fn decode(cx: &Context<'_>, value: Option<&Value<'_>>) -> Regions {
     let mut regions = Regions::default();
-    let Some(entries) = value.and_then(|value| table(cx, value)).map(|table| &table.entries) else {
-        if value.is_none() {
-            let fault = Fault::error(Span::whole_file(0), "there is no region").absence();
-            cx.note(fault.help("name at least one: [regions.us-east]"));
-        }
-        return regions;
-    };
+    let entries = value.and_then(|value| table(cx, value)).map(|table| &table.entries);
+    if value.is_none() || entries.is_some_and(|entries| entries.is_empty()) {
+        let span = value.map_or(Span::whole_file(0), |value| value.span);
+        let fault = Fault::error(span, "there is no region").absence();
+        cx.note(fault.help("name at least one: [regions.us-east]"));
+    }
+    let Some(entries) = entries else { return regions };
     // First the names, because a fallback may stand further down.
     let mut bodies = Vec::new();
     for entry in entries {

@@ -222,6 +222,13 @@ fn no_finding_shows_what_a_variable_brought() {
     let environment = |name: &str| (name == "KEY").then(|| OsString::from("s3cret word"));
     let found = load_with(Path::new("x.toml"), Some(text), &environment).expect_err("a space in a target").to_string();
     assert!(found.contains("/h?k=${KEY}") && !found.contains("s3cret"), "{found}");
+    // Nor a part of it, in whatever form.
+    let text = format!(
+        "{BASE}[pools.BTC.us-east]\nprimaries = [\"${{KEY}}\"]\n[[routes]]\npath = \"/x\"\nhosts = [\"${{KEY}}\"]"
+    );
+    let environment = |name: &str| (name == "KEY").then(|| OsString::from("http://svc:Hunter2SECRET@10.0.0.1:80/x"));
+    let found = load_with(Path::new("x.toml"), Some(text), &environment).expect_err("a scheme").to_string();
+    assert!(!found.to_lowercase().contains("hunter"), "{found}");
     // A word that may as well be meant is left where it was not brought.
     let text = format!(
         "{BASE}{POOL}replicas = []\n[server]\ndefault_region = \"${{R}}\"\nworkers = \"${{N}}\"\n[regions.b]\nfallback = [\"us-eest\"]"

@@ -43,8 +43,8 @@ pub struct Sockets {
 struct Open {
     /// Goes first, so that nobody finds the file without a listener behind it.
     _file: Option<SocketFile>,
-    /// One per worker.
-    own: Vec<Listening>,
+    /// One per worker, as far as it can accept.
+    own: Vec<Option<Listening>>,
     /// For one acceptor each, which hands connections on to the other workers.
     single: Vec<Listening>,
 }
@@ -105,7 +105,14 @@ impl Sockets {
     pub(super) fn of_worker(&self, worker: usize, workers: usize) -> io::Result<Vec<Listening>> {
         let open = self.open();
         let single = open.single.iter().enumerate().filter(|(i, _)| i % workers.max(1) == worker).map(|(_, s)| s);
-        open.own.get(worker).into_iter().chain(single).map(Listening::try_clone).collect()
+        open.own.get(worker).into_iter().flatten().chain(single).map(Listening::try_clone).collect()
+    }
+
+    /// Closes the one of a worker that can't accept on it, so that clients come to the others.
+    pub(super) fn give_up(&self, worker: usize) {
+        if let Some(own) = self.open().own.get_mut(worker) {
+            *own = None;
+        }
     }
 
     /// Gives up the sockets; they close once no worker accepts on them any more.
@@ -121,7 +128,7 @@ impl Sockets {
 
 impl Open {
     fn local_addr(&self) -> Option<SocketAddr> {
-        self.own.iter().chain(&self.single).find_map(|socket| match socket {
+        self.own.iter().flatten().chain(&self.single).find_map(|socket| match socket {
             Listening::Tcp(socket) => socket.local_addr().ok(),
             Listening::Unix(_) => None,
         })
@@ -165,7 +172,7 @@ fn tcp(address: SocketAddr, workers: usize) -> io::Result<Open> {
         let socket = tcp_socket(address, true)?;
         inherit(&socket)?;
         socket.listen(BACKLOG)?;
-        Ok(Listening::Tcp(socket.into()))
+        Ok(Some(Listening::Tcp(socket.into())))
     });
     Ok(Open { own: own.collect::<io::Result<_>>()?, single: vec![], _file: None })
 }

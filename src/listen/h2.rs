@@ -363,7 +363,7 @@ impl<S: Service> Times<S> {
         let watch = &connection.watch;
         let limits = connection.common.service.limits();
         connection.lower.meter.borrow_mut().tick();
-        if connection.lower.writing.sweep(&limits) {
+        if connection.lower.writing.sweep(&limits) | connection.lower.flushing.sweep(&limits) {
             tracing::debug!(client = watch.conn.peer_text(), now, "the client reads too slowly");
             connection.streams.borrow().iter().for_each(|(_, stream)| stream.conn.set_fault(SLOW_READER));
             self.lags(&limits);

@@ -130,9 +130,11 @@ impl<S: Service> Server<S> {
             return Ok(());
         }
         let destination = sockets.destination();
-        let sockets_of_worker = sockets.of_worker(inner.worker, inner.shared.workers())?;
-        let acceptors = sockets_of_worker.into_iter().map(|socket| Acceptor::new(socket, destination));
-        let acceptors = acceptors.collect::<io::Result<Vec<_>>>()?;
+        let acceptors = sockets
+            .of_worker(inner.worker, inner.shared.workers())
+            .and_then(|sockets| sockets.into_iter().map(|socket| Acceptor::new(socket, destination)).collect());
+        // Nobody would accept what came to it.
+        let acceptors: Vec<_> = acceptors.inspect_err(|_| sockets.give_up(inner.worker))?;
         inner.listeners.borrow_mut().retain(|bound| bound.listener.borrow().name != listener.name);
         let bound = Rc::new(Bound {
             cells: inner.shared.metrics.listener(&listener.name),

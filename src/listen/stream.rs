@@ -73,6 +73,8 @@ pub(super) struct Stream<W> {
     /// Bytes written in all, and how many of them had been delivered when that was last measured.
     written: Cell<u64>,
     delivered: Cell<u64>,
+    /// Bytes that the socket held when it was last asked about a flush that waits.
+    undelivered: Cell<usize>,
 }
 
 /// What comes from the client when an answer has gone out.
@@ -100,6 +102,7 @@ impl<W: Wire> Stream<W> {
             interim_sent: Cell::default(),
             written: Cell::default(),
             delivered: Cell::default(),
+            undelivered: Cell::default(),
         }
     }
 
@@ -348,17 +351,22 @@ impl<W: Wire> Stream<W> {
     }
 
     /// The same for what has been taken by the wire and not yet by the socket: how much that is, TLS does not tell, so it is
-    /// asked for no more than that something is taken. It is some 64 KiB at most.
-    fn measure_flush(&self) -> io::Result<()> {
-        let Some(measure) = self.watch.take_measure() else { return Ok(()) };
-        let undelivered = self.wire.borrow().undelivered() as u64;
-        let before = self.delivered.replace(undelivered);
-        match measure {
-            Measure::End(enough) if undelivered == before => {
+    /// asked for no more than that something moves. It is some 64 KiB at most.
+    fn flush_waits(&self) -> io::Result<()> {
+        let due = self.watch.take_flush_due();
+        if !self.watch.flush_waits() && due.is_none() {
+            return Ok(());
+        }
+        let undelivered = self.wire.borrow().undelivered();
+        match due {
+            Some(enough) if self.undelivered.replace(undelivered) == undelivered => {
                 self.watch.lags(enough);
                 Err(io::ErrorKind::TimedOut.into())
             }
-            _ => Ok(()),
+            _ => {
+                self.undelivered.set(undelivered);
+                Ok(())
+            }
         }
     }
 
@@ -452,9 +460,9 @@ impl<W: Wire> AsyncWrite for Writer<'_, W> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut *self.0.wire.borrow_mut()).poll_flush(cx);
-        if flushed.is_pending() {
-            self.0.measure_flush()?;
-            self.0.watch.write_waits();
+        match flushed {
+            Poll::Pending => self.0.flush_waits()?,
+            Poll::Ready(_) => self.0.watch.flushed(),
         }
         flushed
     }

@@ -102,6 +102,7 @@ impl Echo {
             }
             "/large" => return ok(Answer { left: 1 << 20, ..Answer::whole("") }),
             "/broken" => return ok(Answer { fails: true, left: 10, ..Answer::whole("") }),
+            "/burst" => return ok(Answer { sticks: true, left: 20_000, ..Answer::whole("begun") }),
             "/stuck" => return ok(Answer { sticks: true, ..Answer::whole("begun") }),
             _ => {}
         }

@@ -103,6 +103,10 @@ pub(super) struct Watch {
     deadline: Cell<u32>,
     reading: Pace,
     writing: Pace,
+    /// What has been written and waits above the socket.
+    flushing: Pace,
+    /// It has waited for a window, in which so many bytes would have been enough.
+    flush_due: Cell<Option<u64>>,
     /// Set when there is one.
     tunnel: OnceCell<Rc<Lasting>>,
     /// Set by drain: when to close even if idle for a moment only, and when to close in any case.
@@ -128,6 +132,8 @@ impl Watch {
             deadline: Cell::new(deadline),
             reading: Pace::default(),
             writing: Pace::default(),
+            flushing: Pace::default(),
+            flush_due: Cell::default(),
             tunnel: OnceCell::new(),
             close_at: Cell::new(u32::MAX),
             kill_at: Cell::new(u32::MAX),
@@ -152,6 +158,8 @@ impl Watch {
             deadline: self.deadline.clone(),
             reading: Pace::default(),
             writing: Pace::default(),
+            flushing: Pace::default(),
+            flush_due: Cell::default(),
             tunnel: OnceCell::new(),
             close_at: self.close_at.clone(),
             kill_at: self.kill_at.clone(),
@@ -213,6 +221,11 @@ impl Watch {
             act = true;
         }
         let (window, enough) = window(limits);
+        if self.flushing.tick() >= window {
+            self.flushing.restart();
+            self.flush_due.set(Some(enough));
+            act = true;
+        }
         let ticks = self.writing.tick();
         if ticks == 1 {
             self.measure.set(Some(Measure::Begin));
@@ -322,6 +335,7 @@ impl Watch {
         self.measure.set(None);
         self.reading.clear();
         self.writing.clear();
+        self.flushed();
     }
 
     /// The exchange has become a tunnel.
@@ -344,6 +358,23 @@ impl Watch {
     /// The client takes nothing more at the moment.
     pub(super) fn write_waits(&self) {
         self.writing.waiting.set(true);
+    }
+
+    /// What has been written waits above the socket. Whether it does since now.
+    pub(super) fn flush_waits(&self) -> bool {
+        !self.flushing.waiting.replace(true)
+    }
+
+    /// All of it has gone.
+    pub(super) fn flushed(&self) {
+        if self.flushing.waiting.get() {
+            self.flushing.clear();
+            self.flush_due.set(None);
+        }
+    }
+
+    pub(super) fn take_flush_due(&self) -> Option<u64> {
+        self.flush_due.take()
     }
 
     pub(super) fn written(&self, bytes: usize) {
@@ -408,7 +439,8 @@ impl Pace {
         self.bytes.take()
     }
 
-    fn clear(&self) {
+    /// Nothing is waited for.
+    pub(super) fn clear(&self) {
         self.waiting.set(false);
         self.restart();
     }

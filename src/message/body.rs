@@ -286,8 +286,8 @@ pub trait Told {
     fn received(&self) -> u64;
     /// What went wrong while reading it.
     fn fault(&self) -> Option<BodyFault>;
-    /// While there is more to come: when anything was last read, and whether it is the client who is being waited for now.
-    fn pending(&self) -> Option<(Instant, bool)>;
+    /// When anything was last read, and whether it is the client who is being waited for now.
+    fn progress(&self) -> (Instant, bool);
 }
 
 impl<B> Told for Shared<B> {
@@ -299,8 +299,8 @@ impl<B> Told for Shared<B> {
         self.fault.get()
     }
 
-    fn pending(&self) -> Option<(Instant, bool)> {
-        self.done.get().is_none().then(|| (self.progress.get(), self.waiting_for_client.get()))
+    fn progress(&self) -> (Instant, bool) {
+        (self.progress.get(), self.done.get().is_none() && self.waiting_for_client.get())
     }
 }
 

@@ -195,7 +195,7 @@ where
             }
         }
         // What is left of the request may be on its way: then it is the exchange that must not stand still.
-        let upload = this.ticket.upload.as_ref().and_then(|upload| upload.pending());
+        let upload = this.ticket.upload.as_ref().map(|upload| upload.progress());
         let since = *relay.waiting.get_or_insert_with(Instant::now);
         let due = upload.map_or(since, |(progress, _)| since.max(progress)) + relay.idle;
         let is_last = relay.deadline.is_some_and(|deadline| deadline <= due);

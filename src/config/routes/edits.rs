@@ -62,6 +62,11 @@ pub(in crate::config) fn redirect(cx: &Context<'_>, value: &Value<'_>) -> Option
     }
     if !["http://", "https://", "/", "{target}"].iter().any(|start| template.starts_with(start)) {
         cx.note(fault.help("such as \"https://{host}{target}\""));
+    } else if template == "{target}" {
+        cx.note(fault.help("it would lead to itself; such as \"https://{host}{target}\""));
+    } else if template.starts_with("/{target}") {
+        // Two slashes begin a host.
+        cx.note(fault.help("a target like /other.example would lead to that host; such as \"https://{host}{target}\""));
     } else if !template.bytes().all(|b| b.is_ascii_graphic()) {
         cx.note(fault.help("visible ASCII characters; encode others as %XX"));
     } else {

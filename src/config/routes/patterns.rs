@@ -23,6 +23,8 @@ pub(super) fn host(cx: &Context<'_>, value: &Value<'_>) -> Option<HostPattern> {
 
 fn parse_host(text: &str) -> Result<HostPattern, String> {
     const USAGE: &str = "a name, `*.` and a name, or `{capture}.` and a name, such as \"*.example.org\"";
+    // As of what clients send (`message::key`): a dot at the end makes no difference.
+    let text = text.strip_suffix('.').unwrap_or(text);
     let lower = text.to_ascii_lowercase();
     if let Some((_, rest)) = lower.split_once("://") {
         return Err(format!("without a scheme: \"{rest}\""));

@@ -28,6 +28,8 @@ pub(super) struct Lower {
     pub(super) flow: Flow,
     /// Of the socket: how fast the client takes what is sent.
     pub(super) writing: Pace,
+    /// The same for what TLS holds above it.
+    pub(super) flushing: Pace,
     /// Nothing is open: memory is given back.
     pub(super) idle: Cell<bool>,
     /// What is to be sent.
@@ -60,6 +62,7 @@ impl Lower {
             meter: RefCell::new(Meter::new(preface)),
             flow: Flow::default(),
             writing: Pace::default(),
+            flushing: Pace::default(),
             idle: Cell::default(),
             out: RefCell::default(),
             undelivered: Cell::default(),
@@ -75,12 +78,11 @@ impl Lower {
             // How much TLS still holds it does not tell; what the socket holds shows that something moves.
             let undelivered = wire.borrow().undelivered();
             let moved = undelivered.abs_diff(self.undelivered.replace(undelivered));
-            if moved > 0 {
-                self.writing.went(moved);
-            }
-            self.writing.waits();
+            self.flushing.went(moved);
+            self.flushing.waits();
         }
         ready!(flushed)?;
+        self.flushing.clear();
         if !self.blocked.get() {
             self.flow.gone();
         }

@@ -191,3 +191,24 @@ async fn the_end_of_an_answer_is_waited_for_while_draining() {
     })
     .await;
 }
+
+/// Over TLS: what it holds is seen, while it holds it.
+#[tokio::test(start_paused = true)]
+async fn who_has_taken_it_all_is_not_waited_for_and_who_takes_nothing_is() {
+    let window = frame(8, 0, 0, &(1u32 << 20).to_be_bytes());
+    let ask = [PREFACE, &settings(1 << 20), &window, &get(1, "/burst")].concat();
+    with_wire(8192, limits(), timing::Greedy::new, async |pipe| {
+        pipe.send(&ask).await;
+        sleep(Duration::from_secs(4)).await;
+        let taken = timeout(Duration::from_secs(600), async { while pipe.frame().await.is_some() {} }).await;
+        assert!(taken.is_err(), "it is the answer that pauses");
+        assert_eq!(pipe.service.fault(), None);
+    })
+    .await;
+    with_wire(8192, limits(), timing::Greedy::new, async |pipe| {
+        pipe.send(&ask).await;
+        sleep(Duration::from_secs(25)).await;
+        assert_eq!(pipe.service.fault(), Some(Reason::SlowReader));
+    })
+    .await;
+}

@@ -144,10 +144,16 @@ async fn a_client_that_takes_nothing_is_cut_off_and_one_that_is_slow_is_not() {
 }
 
 /// Takes what is written before it can go on, as TLS does.
-struct Greedy {
+pub(super) struct Greedy {
     below: DuplexStream,
     held: Vec<u8>,
     passed: usize,
+}
+
+impl Greedy {
+    pub(super) fn new(below: DuplexStream) -> Self {
+        Self { below, held: Vec::new(), passed: 0 }
+    }
 }
 
 impl Arriving for Greedy {}
@@ -190,7 +196,7 @@ impl AsyncWrite for Greedy {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_encrypted_and_not_taken_is_seen_as_well() {
-    let wire = |below| Greedy { below, held: Vec::new(), passed: 0 };
+    let wire = Greedy::new;
     let post = format!("POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 30000\r\n\r\n{}", "y".repeat(30_000));
     with_wire(8192, Limits::default(), wire, async |pipe: &mut Pipe| {
         pipe.send(&post).await;
@@ -207,6 +213,18 @@ async fn what_is_encrypted_and_not_taken_is_seen_as_well() {
             all += pipe.client.read(&mut part).await.unwrap();
             sleep(Duration::from_secs(3)).await;
         }
+        assert_eq!(pipe.service.fault(), None);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_taken_it_all_is_not_waited_for() {
+    with_wire(8192, Limits::default(), Greedy::new, async |pipe: &mut Pipe| {
+        pipe.send("GET /burst HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        sleep(Duration::from_secs(4)).await;
+        let taken = timeout(Duration::from_secs(600), pipe.rest()).await;
+        assert!(taken.is_err(), "it is the answer that pauses");
         assert_eq!(pipe.service.fault(), None);
     })
     .await;
