@@ -389,16 +389,14 @@ impl Controller {
         let snapshot = self.table.load();
         let index = &snapshot.index;
         // By the spelling: a series goes on under the one that is configured now.
-        let asset_of = |name: &str| index.asset(name).filter(|id| *index.plan.assets[id.index()].name == *name);
-        let region_of = |name: &str| index.region(name).filter(|id| *index.plan.regions[id.index()].name == *name);
         let pool_of = |asset: &str, region: &str| {
-            let asset = if asset == "*" { None } else { Some(asset_of(asset)?) };
-            index.own_pool(asset, region_of(region)?)
+            let asset = if asset == "*" { None } else { Some(index.asset_spelled(asset)?) };
+            index.own_pool(asset, index.region_spelled(region)?)
         };
         self.metrics.retain(|subject| match subject {
-            Subject::Region(region) => region_of(region).is_some(),
+            Subject::Region(region) => index.region_spelled(region).is_some(),
             Subject::Asset("*") => true,
-            Subject::Asset(asset) => asset_of(asset).is_some(),
+            Subject::Asset(asset) => index.asset_spelled(asset).is_some(),
             Subject::Pool { asset, region } => pool_of(asset, region).is_some(),
             Subject::Backend { asset, region, backend } => pool_of(asset, region)
                 .is_some_and(|id| snapshot.pool(id).servers().any(|server| *server.backend.label == *backend)),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::model::{AssetId, Plan, PoolAsset, PoolId, PoolSettings, RegionId};
+use crate::model::{AssetId, Plan, PoolAsset, PoolId, PoolSettings};
 use crate::routing::Index;
 
 /// What a reload can't change, by its name in the file; empty: nothing of that kind differs.
@@ -50,7 +50,7 @@ pub(super) struct Diff {
 impl Diff {
     /// Of going from one Plan to another. Pools are told apart by the names of their asset and region.
     pub(super) fn new(old: &Index, new: &Index) -> Self {
-        let regions: Vec<_> = new.plan.regions.iter().map(|region| old_region(old, &region.name)).collect();
+        let regions: Vec<_> = new.plan.regions.iter().map(|region| old.region_spelled(&region.name)).collect();
         let mut diff = Self {
             summary: Summary { pools: new.plan.pools.len(), ..Summary::default() },
             same: Vec::with_capacity(new.plan.pools.len()),
@@ -95,16 +95,10 @@ impl Diff {
     }
 }
 
-/// The region that was spelled like this.
-fn old_region(old: &Index, name: &str) -> Option<RegionId> {
-    old.region(name).filter(|id| old.plan.regions.get(id.index()).is_some_and(|region| *region.name == *name))
-}
-
 /// The asset that was spelled like this.
 fn old_asset(old: &Index, new: &Plan, asset: PoolAsset) -> Option<AssetId> {
     let PoolAsset::Named(id) = asset else { return None };
-    let name = &new.assets.get(id.index())?.name;
-    old.asset(&**name).filter(|id| old.plan.assets.get(id.index()).is_some_and(|asset| asset.name == *name))
+    old.asset_spelled(&new.assets.get(id.index())?.name)
 }
 
 impl fmt::Display for Summary {

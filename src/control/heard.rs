@@ -6,8 +6,8 @@
 //! those that have moved only so many are taken at a time.
 //!
 //! A server that has announced drain is left alone until it says `ready`, until its checks have found it gone and back
-//! (`health::Transition`), until it is in no pool any more, or for [`DRAIN`]: one that forgot to take it back is not lost for ever. If it still means it
-//! then, its first answer says so again.
+//! (`health::Transition`), until it is in no pool any more, or for [`DRAIN`]: one that forgot to take it back is not lost for
+//! ever. If it still means it then, its first answer says so again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,7 +1,8 @@
 //! The response on its way to the client: a backend's or our own, counted as it goes.
 //!
-//! A backend that sends nothing for `timeouts.idle` and takes nothing of what is left of the request, or ends its body early, makes the client's connection end without
-//! a proper end of the message: that is the only way left to say that the body is not whole.
+//! A backend that sends nothing for `timeouts.idle` and takes nothing of what is left of the request, or ends its body
+//! early, makes the client's connection end without a proper end of the message: that is the only way left to say that the
+//! body is not whole.
 
 use std::future::Future as _;
 use std::pin::Pin;

@@ -135,6 +135,16 @@ impl Index {
         self.regions.find(name).and_then(|number| u16::try_from(number).ok()).map(RegionId)
     }
 
+    /// The asset that the file spells like this.
+    pub fn asset_spelled(&self, name: &str) -> Option<AssetId> {
+        self.asset(name).filter(|id| self.plan.assets.get(id.index()).is_some_and(|asset| *asset.name == *name))
+    }
+
+    /// The region that the file spells like this.
+    pub fn region_spelled(&self, name: &str) -> Option<RegionId> {
+        self.region(name).filter(|id| self.plan.regions.get(id.index()).is_some_and(|region| *region.name == *name))
+    }
+
     /// The region whose `clients` hold the longest prefix of this address. `::ffff:10.1.0.1` is 10.1.0.1.
     pub fn region_of(&self, address: IpAddr) -> Option<RegionId> {
         if self.clients_v4.is_empty() && self.clients_v6.is_empty() {

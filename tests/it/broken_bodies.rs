@@ -23,20 +23,26 @@ const BROKEN: [(&str, &[u8], After); 3] = [
     ("no last chunk", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n", After::Close),
 ];
 
+/// Both send these bytes, and end so when the gate opens.
+fn send_and_wait(origins: [&Origin; 2], bytes: &'static [u8], after: After) -> Gate {
+    let gate = Gate::new();
+    for origin in origins {
+        let gate = gate.clone();
+        origin.on_custom("/v1/BTC", move |_, exchange| {
+            exchange.send(bytes)?;
+            gate.pass();
+            Ok(after)
+        });
+    }
+    gate
+}
+
 #[test]
 fn a_body_that_ends_early_ends_the_client_s_connection() {
     for (what, bytes, after) in BROKEN {
         let (one, two) = (Origin::start("one"), Origin::start("two"));
         let proxy = Proxy::start(&config([&one, &two], ""));
-        let gate = Gate::new();
-        for origin in [&one, &two] {
-            let gate = gate.clone();
-            origin.on_custom("/v1/BTC", move |_, exchange| {
-                exchange.send(bytes)?;
-                gate.pass();
-                Ok(after)
-            });
-        }
+        let gate = send_and_wait([&one, &two], bytes, after);
         let mut client = proxy.client();
         let request = client.format("GET", "/v1/BTC", &[], b"");
         client.send(request);
@@ -55,15 +61,8 @@ fn a_body_that_ends_early_ends_the_client_s_connection() {
 fn an_answer_before_the_body_that_ends_early_is_the_backend_s_fault() {
     let (one, two) = (Origin::start("one"), Origin::start("two"));
     let proxy = Proxy::start(&config([&one, &two], ""));
-    let gate = Gate::new();
-    for origin in [&one, &two] {
-        let gate = gate.clone();
-        origin.on_custom("/v1/BTC", move |_, exchange| {
-            exchange.send("HTTP/1.1 413 Too Large\r\ncontent-length: 100\r\n\r\nhalf")?;
-            gate.pass();
-            Ok(After::Close)
-        });
-    }
+    let bytes = b"HTTP/1.1 413 Too Large\r\ncontent-length: 100\r\n\r\nhalf";
+    let gate = send_and_wait([&one, &two], bytes, After::Close);
     let mut client = proxy.client();
     client.send("PUT /v1/BTC HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
     assert_eq!(client.head_only().0, 413);
